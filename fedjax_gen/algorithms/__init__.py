@@ -1,0 +1,1 @@
+"""One paper, one file; these files never import each other."""

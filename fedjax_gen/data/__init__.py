@@ -1,0 +1,1 @@
+"""From files to federations: sources, partitions, the federated data set."""

@@ -1,0 +1,146 @@
+"""Linear aggregation: the server only ever sees sums.
+
+An aggregate is split in two: `partial` turns the messages of any block of
+clients into sums, `finish` turns the sums of the whole cohort into what the
+server descends. Sums of blocks add up, so a cohort of any size runs in bounded
+memory, spreads over devices with one `psum`, and could be summed securely.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_gen import trees, validate
+from fedjax_gen.errors import InputError
+from fedjax_gen.types import Array, Tree
+
+
+class Aggregate(NamedTuple):
+  """A linear aggregation rule.
+
+  Attributes:
+    partial: `(messages [K, ...], infos [K]) -> sums`, for any block.
+    finish: `sums -> aggregated`; a sum to which nobody contributed gives zero.
+    merge: `(sums, sums) -> sums`, joins the sums of two fleets. Within a fleet
+      sums are simply added.
+  """
+
+  partial: Callable[[Tree, Tree], Tree]
+  finish: Callable[[Tree], Tree]
+  merge: Callable[[Tree, Tree], Tree] = trees.add
+
+
+class _Weighted(NamedTuple):
+  """A sum of weighted messages and the sum of their weights."""
+
+  total: Tree
+  weight: Array
+
+
+def weighted_mean() -> Aggregate:
+  """Mean weighted by `info.weight`, the number of examples unless sampled so.
+
+  FedAvg's rule (McMahan et al., 2017, Algorithm 1). Zero if all are absent.
+  """
+  return _mean(lambda info: info.weight)
+
+
+def uniform_mean() -> Aggregate:
+  """Mean over the clients that are present, each counting once."""
+  return _mean(lambda info: info.present.astype(jnp.float32))
+
+
+def total() -> Aggregate:
+  """Sum over the clients that are present, for instance of statistics."""
+
+  def partial(messages, infos):
+    return trees.weighted_sum(messages, infos.present.astype(jnp.float32))
+
+  return Aggregate(partial, lambda sums: sums)
+
+
+def by_group(num_groups: int) -> Aggregate:
+  """Weighted mean within each group; leaves gain a leading `[G]` axis.
+
+  A group without a participant gets zero, so that a server which descends the
+  aggregate keeps what it had for that group.
+
+  Args:
+    num_groups: G; `info.group` lies in [0, G).
+
+  Raises:
+    InputError: `num_groups` is not a whole number above zero.
+  """
+  validate.positive_int(num_groups=num_groups)
+
+  def partial(messages, infos):
+    weights = jax.nn.one_hot(infos.group, num_groups) * infos.weight[:, None]
+    sums = jax.vmap(trees.weighted_sum, (None, 1))(messages, weights)
+    return _Weighted(sums, weights.sum(axis=0))
+
+  return Aggregate(partial, _divide)
+
+
+def by_module(aggregates: Mapping[str, Aggregate]) -> Aggregate:
+  """Another rule for each top-level module of the message.
+
+  Messages are mappings from module names; a fleet may send only some of the
+  modules, and sums of fleets that send the same module are merged. This is
+  how an encoder can be shared by fleets with decoders of their own.
+
+  Args:
+    aggregates: the rule of each module.
+
+  Returns:
+    An aggregate whose result maps module names to aggregated modules.
+  """
+  rules = dict(aggregates)
+
+  def partial(messages, infos):
+    unknown = sorted(set(messages) - set(rules))
+    if unknown:
+      raise InputError(
+        f'Expected messages to hold modules among {sorted(rules)}, got '
+        f'{unknown}: no aggregation rule is given for it.'
+      )
+    return {
+      name: rules[name].partial(message, infos)
+      for name, message in messages.items()
+    }
+
+  def finish(sums):
+    return {name: rules[name].finish(value) for name, value in sums.items()}
+
+  def merge(left, right):
+    merged = dict(left)
+    for name, sums in right.items():
+      known = name in left
+      merged[name] = rules[name].merge(left[name], sums) if known else sums
+    return merged
+
+  return Aggregate(partial, finish, merge)
+
+
+def _mean(weight_of: Callable[[Tree], Array]) -> Aggregate:
+  """Mean with the weight that a function reads from the clients' infos."""
+
+  def partial(messages, infos):
+    # An absent client weighs nothing, whatever its message holds.
+    weights = jnp.where(infos.present, weight_of(infos), 0.0)
+    return _Weighted(trees.weighted_sum(messages, weights), weights.sum())
+
+  return Aggregate(partial, _divide)
+
+
+def _divide(sums: _Weighted) -> Tree:
+  """Total over weight; zero where there is no weight."""
+  empty = sums.weight == 0
+  scale = jnp.where(empty, 0.0, 1.0 / jnp.where(empty, 1.0, sums.weight))
+
+  def divide(leaf):
+    shape = scale.shape + (1,) * (leaf.ndim - scale.ndim)
+    return leaf * scale.reshape(shape).astype(leaf.dtype)
+
+  return jax.tree.map(divide, sums.total)

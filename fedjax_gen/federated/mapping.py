@@ -1,0 +1,204 @@
+"""How the clients of a cohort are laid over time and devices.
+
+The numbers are the same to float tolerance whichever mapping is chosen; with
+`reproducible=True` they are the same to the last bit for every number of
+devices. Clients are laid out as lanes x blocks x clients of a block: a block
+is mapped at once (`vmap`), the blocks of a lane follow each other (`scan`,
+adding up sums, so that one block's messages are alive at a time), and lanes
+are what devices share.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec as P
+
+from fedjax_gen import trees, validate
+from fedjax_gen.errors import InputError
+from fedjax_gen.federated.aggregates import Aggregate
+from fedjax_gen.types import Tree
+
+AXIS = 'clients'
+"""Name of the mesh axis that clients are spread over."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Mapping:
+  """Where and when each client of a cohort is computed.
+
+  Attributes:
+    block_size: clients computed at once. 1 is one after the other, `'all'`
+      the whole cohort. `'auto'` is 1 on CPU, where mapping clients brings no
+      speed and costs memory, and `'all'` on accelerators.
+    mesh: devices to share the cohort, a mesh with the axis `'clients'` (see
+      `clients_mesh`); one device if `None`.
+    reproducible: whether sums are taken in an order that does not depend on
+      the number of devices. Costs one gather of `num_lanes` sums in place of
+      a `psum`; needs a whole `block_size`.
+    num_lanes: how many partial sums the reproducible order has. The number of
+      devices must divide it, and changing it changes the last bits.
+
+  Raises:
+    InputError: a field is out of range or two of them exclude each other.
+  """
+
+  block_size: int | str = 'auto'
+  mesh: Mesh | None = None
+  reproducible: bool = False
+  num_lanes: int = 8
+
+  def __post_init__(self):
+    if isinstance(self.block_size, str):
+      validate.one_of(('auto', 'all'), block_size=self.block_size)
+    else:
+      validate.positive_int(block_size=self.block_size)
+    validate.positive_int(num_lanes=self.num_lanes)
+    if self.mesh is not None and self.mesh.axis_names != (AXIS,):
+      raise InputError(
+        f"Expected mesh to have the one axis '{AXIS}', got "
+        f'{self.mesh.axis_names}.'
+      )
+    if self.reproducible and self.num_lanes % self.num_devices:
+      raise InputError(
+        'Expected num_lanes to be a multiple of the number of devices, got '
+        f'num_lanes={self.num_lanes} and {self.num_devices} devices.'
+      )
+    if self.reproducible and self.block_size == 'all':
+      raise InputError(
+        "Expected a whole block_size with reproducible=True, got 'all': the "
+        'block would depend on the number of devices.'
+      )
+
+  @property
+  def num_devices(self) -> int:
+    """Devices that share a cohort."""
+    return 1 if self.mesh is None else self.mesh.size
+
+  def layout(self, num_clients: int) -> tuple[int, int, int]:
+    """(lanes, blocks of a lane, clients of a block) for a cohort."""
+    lanes = self.num_lanes if self.reproducible else self.num_devices
+    block = self.block_size
+    if block == 'auto':
+      alone = self.reproducible or jax.default_backend() == 'cpu'
+      block = 1 if alone else 'all'
+    if block == 'all':
+      block = -(-num_clients // lanes)
+    block = min(block, num_clients)
+    if self.reproducible:
+      # Lanes that would hold padding alone are not computed, unless a device
+      # would be idle anyway. Their sums would be zero: the bits agree.
+      needed = -(-num_clients // block)
+      lanes = min(lanes, -(-needed // self.num_devices) * self.num_devices)
+    return lanes, -(-num_clients // (lanes * block)), block
+
+
+def clients_mesh(num_devices: int | None = None) -> Mesh:
+  """A mesh of the first `num_devices` devices (all by default).
+
+  Raises:
+    InputError: there are fewer devices than that.
+  """
+  available = len(jax.devices())
+  count = available if num_devices is None else num_devices
+  validate.positive_int(num_devices=count)
+  if count > available:
+    raise InputError(
+      f'Expected num_devices <= {available}, the devices there are, got '
+      f'num_devices={count}.'
+    )
+  return jax.make_mesh(
+    (count,),
+    (AXIS,),
+    axis_types=(jax.sharding.AxisType.Auto,),
+    devices=jax.devices()[:count],
+  )
+
+
+def map_clients(
+  mapping: Mapping,
+  aggregate: Aggregate,
+  work: Callable[[Tree, Tree], tuple[Tree, Tree, Tree]],
+  shared: Tree,
+  members: Tree,
+  absent: Callable[[Tree], Tree],
+) -> tuple[Tree, Tree]:
+  """Runs every member of a cohort and sums their messages.
+
+  Args:
+    mapping: how to lay the members over time and devices.
+    aggregate: its `partial` turns the messages of a block into sums.
+    work: `(shared, member) -> (message, info, output)` for ONE member.
+    shared: what all members read (server state, data set).
+    members: leaves `[K, ...]`.
+    absent: turns a member into one that counts for nothing; pads the cohort
+      to whole blocks.
+
+  Returns:
+    `(sums, outputs)`; outputs have leaves `[K, ...]` in the members' order.
+  """
+  num_members = jax.tree.leaves(members)[0].shape[0]
+  lanes, blocks, block = mapping.layout(num_members)
+  members = _padded(members, num_members, lanes * blocks * block, absent)
+  members = jax.tree.map(
+    lambda leaf: leaf.reshape(lanes, blocks, block, *leaf.shape[1:]), members
+  )
+
+  def run_block(shared, members):
+    if block == 1:
+      # Not mapped: products with a client axis of one are slower on CPU.
+      member = jax.tree.map(lambda leaf: leaf[0], members)
+      done = jax.tree.map(lambda leaf: leaf[None], work(shared, member))
+    else:
+      done = jax.vmap(work, (None, 0))(shared, members)
+    messages, infos, outputs = done
+    return aggregate.partial(messages, infos), outputs
+
+  def run_lane(shared, members):
+    def step(sums, members):
+      more, outputs = run_block(shared, members)
+      return trees.add(sums, more), outputs
+
+    first = jax.tree.map(lambda leaf: leaf[0], members)
+    sums, _ = jax.eval_shape(run_block, shared, first)
+    return jax.lax.scan(step, trees.zeros_like(sums), members)
+
+  def run_lanes(shared, members):
+    """All lanes of one device; sums are those of the whole cohort."""
+    if not mapping.reproducible:
+      sums, outputs = run_lane(shared, jax.tree.map(lambda a: a[0], members))
+      if mapping.mesh is not None:
+        sums = jax.lax.psum(sums, AXIS)
+      return sums, jax.tree.map(lambda leaf: leaf[None], outputs)
+    sums, outputs = jax.lax.map(lambda m: run_lane(shared, m), members)
+    if mapping.mesh is not None:
+      sums = jax.lax.all_gather(sums, AXIS, tiled=True)
+    by_lane = [jax.tree.map(lambda a, i=i: a[i], sums) for i in range(lanes)]
+    return functools.reduce(trees.add, by_lane), outputs
+
+  if mapping.mesh is not None:
+    # shard_map and not a sharded vmap: the partitioner would gather the
+    # operands of mapped convolutions and compute every client on every device
+    # (https://github.com/openxla/xla/issues/47945).
+    run_lanes = jax.shard_map(
+      run_lanes,
+      mesh=mapping.mesh,
+      in_specs=(P(), P(AXIS)),
+      out_specs=(P(), P(AXIS)),
+      check_vma=False,
+    )
+  sums, outputs = run_lanes(shared, members)
+  return sums, jax.tree.map(
+    lambda leaf: leaf.reshape(-1, *leaf.shape[3:])[:num_members], outputs
+  )
+
+
+def _padded(members, num_members, size, absent):
+  """Members up to `size`, the added ones absent copies of the last."""
+  if size == num_members:
+    return members
+  slots = jnp.arange(size)
+  members = trees.take(members, jnp.minimum(slots, num_members - 1))
+  return trees.where(slots < num_members, members, absent(members))

@@ -1,0 +1,293 @@
+"""A communication round, and many of them as one compiled program."""
+
+from collections.abc import Callable, Sequence
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec as P
+
+from fedjax_gen import trees, validate
+from fedjax_gen.data.federated import FederatedDataset
+from fedjax_gen.errors import InputError
+from fedjax_gen.federated import sampling
+from fedjax_gen.federated.algorithm import (
+  Algorithm,
+  ClientInfo,
+  ClientProgram,
+  FederatedState,
+)
+from fedjax_gen.federated.mapping import Mapping, map_clients
+from fedjax_gen.types import Array, Key, Metrics, Tree
+
+
+class RoundMetrics(NamedTuple):
+  """What a round reports; `run_rounds` adds a leading `[R]` axis.
+
+  Attributes:
+    server: scalars of the server program.
+    clients: one mapping of `[K]` scalars a fleet; zeros for absent clients.
+    cohorts: the cohort of each fleet, whose `index` names the clients.
+  """
+
+  server: Metrics
+  clients: tuple[Metrics, ...]
+  cohorts: tuple[sampling.Cohort, ...]
+
+
+class Traffic(NamedTuple):
+  """Bytes that one client of a fleet receives and sends in a round."""
+
+  bytes_down: int
+  bytes_up: int
+
+
+class _Member(NamedTuple):
+  """One client of a cohort, as the engine hands it to the mapping."""
+
+  info: ClientInfo
+  client: Tree
+  key: Key
+
+
+def init_state(
+  algorithm: Algorithm, datasets: Sequence[FederatedDataset], key: Key
+) -> FederatedState:
+  """The state before the first round.
+
+  Args:
+    algorithm: the algorithm.
+    datasets: the clients of each fleet.
+    key: consumed.
+
+  Raises:
+    InputError: there is not one data set for each fleet.
+  """
+  _check_fleets(algorithm, datasets)
+  server_key, *fleet_keys = jax.random.split(key, 1 + len(datasets))
+  fleets = tuple(
+    jax.vmap(program.init)(
+      jax.random.split(fleet_key, data.num_clients),
+      _infos(data, _everyone(data)),
+    )
+    for program, data, fleet_key in zip(
+      algorithm.fleets, datasets, fleet_keys, strict=True
+    )
+  )
+  server = algorithm.server.init(server_key)
+  return FederatedState(jnp.zeros((), jnp.int32), server, fleets)
+
+
+def federated_round(
+  algorithm: Algorithm,
+  state: FederatedState,
+  datasets: Sequence[FederatedDataset],
+  key: Key,
+  *,
+  samplers: Sequence[sampling.Sampler],
+  mapping: Mapping = Mapping(),
+) -> tuple[FederatedState, RoundMetrics]:
+  """Runs one communication round: broadcast, local work, aggregation.
+
+  Args:
+    algorithm: the algorithm.
+    state: what the last round left.
+    datasets: the clients of each fleet.
+    key: the run's key. It is not consumed: each round folds in its number,
+      so a resumed run draws what the uninterrupted one would have drawn.
+    samplers: who takes part, one for each fleet.
+    mapping: how clients are laid over time and devices.
+
+  Returns:
+    The state after the round, and its metrics.
+  """
+  aggregate = algorithm.server.aggregate
+  server_key, *fleet_keys = jax.random.split(
+    jax.random.fold_in(key, state.round), 1 + len(algorithm.fleets)
+  )
+  sums, fleets, client_metrics, cohorts = zip(
+    *(
+      _fleet_round(
+        aggregate,
+        program,
+        state.server,
+        clients,
+        data,
+        sampler,
+        mapping,
+        fleet_key,
+      )  # fmt: skip
+      for program, clients, data, sampler, fleet_key in zip(
+        algorithm.fleets,
+        state.fleets,
+        datasets,
+        samplers,
+        fleet_keys,
+        strict=True,
+      )
+    ),
+    strict=True,
+  )
+  aggregated = aggregate.finish(functools.reduce(aggregate.merge, sums))
+  server, server_metrics = algorithm.server.update(
+    state.server, aggregated, server_key
+  )
+  state = FederatedState(state.round + 1, server, fleets)
+  return state, RoundMetrics(server_metrics, client_metrics, cohorts)
+
+
+def _fleet_round(
+  aggregate, program, server, clients, data, sampler, mapping, key
+):
+  """Runs the cohort of one fleet; axis 0 is the client axis."""
+  sample_key, client_key = jax.random.split(key)
+  cohort = sampler(sample_key, data)
+  members = _Member(
+    info=_infos(data, cohort),
+    client=trees.take(clients, cohort.index),
+    # By index and not by slot: who else was sampled changes nothing.
+    key=jax.vmap(jax.random.fold_in, (None, 0))(client_key, cohort.index),
+  )
+  work = functools.partial(_client_round, program)
+  sums, (rows, metrics) = map_clients(
+    mapping, aggregate, work, (server, data), members, _absent
+  )
+  return sums, trees.put(clients, cohort.index, rows), metrics, cohort
+
+
+def _client_round(program: ClientProgram, shared, member: _Member):
+  """Runs ONE client: what it receives, does, sends and keeps."""
+  (server, data), (info, client, key) = shared, member
+  local_data = data.client(info.index)._replace(size=info.num_examples)
+  view = program.view(server, info)
+  message, trained, metrics = program.update(view, client, local_data, key)
+  client = trees.where(info.present, trained, client)
+  metrics = trees.where(info.present, metrics, trees.zeros_like(metrics))
+  return message, info, (client, metrics)
+
+
+def round_runner(
+  algorithm: Algorithm,
+  *,
+  samplers: Sequence[sampling.Sampler] | None = None,
+  mapping: Mapping = Mapping(),
+) -> Callable[..., tuple[FederatedState, RoundMetrics]]:
+  """Compiles many rounds into one program.
+
+  Args:
+    algorithm: the algorithm.
+    samplers: who takes part, one for each fleet; everyone by default.
+    mapping: how clients are laid over time and devices.
+
+  Returns:
+    `run(state, datasets, key, num_rounds) -> (state, metrics)`, metrics with
+    a leading `[R]` axis. The state given is donated: use the one returned.
+    It compiles once for each `num_rounds`.
+  """
+  if samplers is None:
+    samplers = [sampling.everyone()] * len(algorithm.fleets)
+  everywhere = None
+  if mapping.mesh is not None:
+    everywhere = NamedSharding(mapping.mesh, P())
+
+  @functools.partial(
+    jax.jit,
+    static_argnames='num_rounds',
+    donate_argnums=0,
+    out_shardings=everywhere,
+  )
+  def compiled(state, datasets, key, num_rounds):
+    def body(state, _):
+      return federated_round(
+        algorithm, state, datasets, key, samplers=samplers, mapping=mapping
+      )
+
+    return jax.lax.scan(body, state, length=num_rounds)
+
+  def run(
+    state: FederatedState,
+    datasets: Sequence[FederatedDataset],
+    key: Key,
+    num_rounds: int,
+  ) -> tuple[FederatedState, RoundMetrics]:
+    _check_fleets(algorithm, datasets)
+    validate.positive_int(num_rounds=num_rounds)
+    state, datasets, key = (state, tuple(datasets), key)
+    if everywhere is not None:
+      state, datasets, key = jax.device_put((state, datasets, key), everywhere)
+    return compiled(state, datasets, key, num_rounds)
+
+  return run
+
+
+def traffic(
+  algorithm: Algorithm, datasets: Sequence[FederatedDataset]
+) -> tuple[Traffic, ...]:
+  """The communication meter: bytes down and up per client, for each fleet.
+
+  Read from the shapes of view and message, so it costs no computation.
+  """
+  _check_fleets(algorithm, datasets)
+  state = jax.eval_shape(
+    lambda key: init_state(algorithm, datasets, key), jax.random.key(0)
+  )
+
+  def exchange(program, server, clients, data, key):
+    info = jax.tree.map(lambda a: a[0], _infos(data, _everyone(data)))
+    view = program.view(server, info)
+    client = jax.tree.map(lambda leaf: leaf[0], clients)
+    message, _, _ = program.update(view, client, data.client(info.index), key)
+    return view, message
+
+  meters = []
+  for program, clients, data in zip(
+    algorithm.fleets, state.fleets, datasets, strict=True
+  ):
+    view, message = jax.eval_shape(
+      functools.partial(exchange, program),
+      state.server,
+      clients,
+      data,
+      jax.random.key(0),
+    )
+    meters.append(Traffic(trees.num_bytes(view), trees.num_bytes(message)))
+  return tuple(meters)
+
+
+def _everyone(data: FederatedDataset) -> sampling.Cohort:
+  return sampling.everyone()(jax.random.key(0), data)
+
+
+def _infos(data: FederatedDataset, cohort: sampling.Cohort) -> ClientInfo:
+  """The infos of a cohort, `[K]`; absent clients count and hold nothing."""
+  return ClientInfo(
+    index=cohort.index,
+    group=data.groups[cohort.index],
+    num_examples=jnp.where(cohort.present, data.sizes[cohort.index], 0),
+    weight=jnp.where(cohort.present, cohort.weight, 0.0),
+    present=cohort.present,
+  )
+
+
+def _absent(members: _Member) -> _Member:
+  """The same members, counting for nothing."""
+  info: ClientInfo = members.info
+  zero: Array = jnp.zeros_like(info.num_examples)
+  return members._replace(
+    info=info._replace(
+      num_examples=zero,
+      weight=jnp.zeros_like(info.weight),
+      present=jnp.zeros_like(info.present),
+    )
+  )
+
+
+def _check_fleets(
+  algorithm: Algorithm, datasets: Sequence[FederatedDataset]
+) -> None:
+  if len(algorithm.fleets) != len(datasets):
+    raise InputError(
+      f'Expected one data set for each of {len(algorithm.fleets)} fleets, '
+      f'got {len(datasets)}.'
+    )

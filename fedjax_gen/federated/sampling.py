@@ -1,0 +1,151 @@
+"""Who takes part in a round.
+
+A sampler is a function `(key, data) -> Cohort` of fixed size K, drawn inside
+the compiled round from the round's own key. Indices are distinct, absent
+slots included, because the clients' states are written back by index.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_gen import validate
+from fedjax_gen.data.federated import FederatedDataset
+from fedjax_gen.errors import InputError
+from fedjax_gen.types import Array, Key
+
+
+class Cohort(NamedTuple):
+  """The clients of one round.
+
+  Attributes:
+    index: `[K]` int32 distinct rows of the population.
+    present: `[K]` bool, False for a slot that is not filled or a client that
+      fails during the round.
+    weight: `[K]` float32 weight in weighted means.
+  """
+
+  index: Array
+  present: Array
+  weight: Array
+
+
+Sampler = Callable[[Key, FederatedDataset], Cohort]
+
+
+def everyone() -> Sampler:
+  """All clients, every round, in order."""
+
+  def sample(key, data):
+    del key  # nothing is random
+    return _cohort(data, jnp.arange(data.num_clients, dtype=jnp.int32))
+
+  return sample
+
+
+def uniform(cohort_size: int) -> Sampler:
+  """`cohort_size` clients without replacement, all equally likely.
+
+  Raises:
+    InputError: `cohort_size` is not a whole number above zero; when first
+      used, also if it exceeds the number of clients.
+  """
+  validate.positive_int(cohort_size=cohort_size)
+
+  def sample(key, data):
+    _check_fits(cohort_size, data)
+    return _cohort(data, _largest(jax.random.uniform(key, data.sizes.shape),
+                                  cohort_size))  # fmt: skip
+
+  return sample
+
+
+def by_size(cohort_size: int) -> Sampler:
+  """Without replacement, in proportion to size; those drawn count equally.
+
+  Sampling already favours large clients, so weighting by size again would
+  count it twice (Li et al., "On the convergence of FedAvg on non-IID data",
+  2020, scheme I, which draws with replacement). Drawn by the Gumbel top-k
+  trick; clients without examples come last.
+
+  Raises:
+    InputError: as `uniform`.
+  """
+  validate.positive_int(cohort_size=cohort_size)
+
+  def sample(key, data):
+    _check_fits(cohort_size, data)
+    scores = jnp.log(data.sizes) + jax.random.gumbel(key, data.sizes.shape)
+    cohort = _cohort(data, _largest(scores, cohort_size))
+    return cohort._replace(weight=(cohort.weight > 0).astype(jnp.float32))
+
+  return sample
+
+
+def poisson(rate: float, capacity: int | None = None) -> Sampler:
+  """Each client by its own coin, as differential-privacy accounting assumes.
+
+  Args:
+    rate: probability of taking part.
+    capacity: slots of a cohort; all clients by default. A round in which more
+      than that are drawn leaves some out, so choose it generously.
+
+  Raises:
+    InputError: `rate` lies outside [0, 1], `capacity` is not above zero; when
+      first used, also if it exceeds the number of clients.
+  """
+  validate.fraction(rate=rate)
+  if capacity is not None:
+    validate.positive_int(capacity=capacity)
+
+  def sample(key, data):
+    slots = data.num_clients if capacity is None else capacity
+    _check_fits(slots, data)
+    coin_key, order_key = jax.random.split(key)
+    drawn = jax.random.bernoulli(coin_key, rate, data.sizes.shape)
+    # Those drawn come first; ties in random order, so that a cohort too small
+    # leaves out clients at random.
+    scores = drawn + jax.random.uniform(order_key, data.sizes.shape)
+    cohort = _cohort(data, _largest(scores, slots))
+    return cohort._replace(present=drawn[cohort.index])
+
+  return sample
+
+
+def with_dropout(sampler: Sampler, rate: float) -> Sampler:
+  """Lets each sampled client fail with probability `rate`.
+
+  A client that fails contributes nothing and loses nothing: its state stays.
+
+  Raises:
+    InputError: `rate` lies outside [0, 1].
+  """
+  validate.fraction(dropout_rate=rate)
+
+  def sample(key, data):
+    sample_key, dropout_key = jax.random.split(key)
+    cohort = sampler(sample_key, data)
+    alive = jax.random.bernoulli(dropout_key, 1 - rate, cohort.present.shape)
+    return cohort._replace(present=cohort.present & alive)
+
+  return sample
+
+
+def _cohort(data: FederatedDataset, index: Array) -> Cohort:
+  """Everyone in `index`, weighted by number of examples."""
+  weight = data.sizes[index].astype(jnp.float32)
+  return Cohort(index, jnp.ones(index.shape, bool), weight)
+
+
+def _largest(scores: Array, count: int) -> Array:
+  return jax.lax.top_k(scores, count)[1].astype(jnp.int32)
+
+
+def _check_fits(cohort_size: int, data: FederatedDataset) -> None:
+  if cohort_size > data.num_clients:
+    raise InputError(
+      f'Expected cohort_size <= {data.num_clients}, the number of clients, '
+      f'got cohort_size={cohort_size}.'
+    )

@@ -1,0 +1,1 @@
+"""Closed forms: Gaussians and the likelihoods of pixels."""

@@ -1,0 +1,68 @@
+"""Diagonal Gaussians over the latent space, in closed form."""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_gen.types import Array, Key
+
+LOGVAR_RANGE = (-10.0, 10.0)
+"""Log-variances are clipped to this range, standard deviations from 0.007 to
+148: wider and narrower ones buy nothing, and their exponentials overflow.
+Beyond it the log-variance has no gradient.
+"""
+
+
+class Gaussian(NamedTuple):
+  """A diagonal Gaussian.
+
+  Attributes:
+    mean: `[..., Z]`.
+    logvar: `[..., Z]` log-variances (natural logarithm).
+  """
+
+  mean: Array
+  logvar: Array
+
+
+def standard(shape: tuple[int, ...]) -> Gaussian:
+  """N(0, I) of the given shape."""
+  return Gaussian(jnp.zeros(shape), jnp.zeros(shape))
+
+
+def clipped(mean: Array, logvar: Array) -> Gaussian:
+  """A Gaussian whose log-variance is kept in `LOGVAR_RANGE`."""
+  return Gaussian(mean, jnp.clip(logvar, *LOGVAR_RANGE))
+
+
+def sample(key: Key, gaussian: Gaussian) -> Array:
+  """One reparameterised draw, `[..., Z]`."""
+  noise = jax.random.normal(key, gaussian.mean.shape, gaussian.mean.dtype)
+  return gaussian.mean + jnp.exp(gaussian.logvar / 2) * noise
+
+
+def log_prob(gaussian: Gaussian, value: Array) -> Array:
+  """Log-density in nats, summed over the last axis."""
+  squared = (value - gaussian.mean) ** 2 * jnp.exp(-gaussian.logvar)
+  return -0.5 * jnp.sum(
+    squared + gaussian.logvar + math.log(2 * math.pi), axis=-1
+  )
+
+
+def kl(posterior: Gaussian, prior: Gaussian) -> Array:
+  """KL(posterior || prior) in nats, summed over the last axis.
+
+  With posterior N(m, exp(l)) and prior N(p, exp(lp)) it is
+  1/2 sum_d [lp_d - l_d + (exp(l_d) + (m_d - p_d)^2) / exp(lp_d) - 1].
+
+  Example:
+    >>> kl(Gaussian(jnp.ones(2), jnp.zeros(2)), standard((2,)))
+    Array(1., dtype=float32)
+  """
+  ratio = jnp.exp(posterior.logvar - prior.logvar)
+  distance = (posterior.mean - prior.mean) ** 2 * jnp.exp(-prior.logvar)
+  return 0.5 * jnp.sum(
+    prior.logvar - posterior.logvar + ratio + distance - 1, axis=-1
+  )

@@ -1,0 +1,1 @@
+"""Networks and the variational autoencoders built from them."""

@@ -1,0 +1,225 @@
+"""The evidence lower bound: the training loss, and bounds on held-out data."""
+
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedjax_gen import validate
+from fedjax_gen.federated.local import LossFn
+from fedjax_gen.losses import gaussian
+from fedjax_gen.models.vae import Vae, to_pixels, to_unit
+from fedjax_gen.types import Array, Key, Variables
+
+
+class Terms(NamedTuple):
+  """The two terms of the negative ELBO, nats per example.
+
+  Attributes:
+    reconstruction: `[B]` -log p(x | z) at one posterior sample.
+    kl: `[B]` KL(q(z | x) || p(z)).
+  """
+
+  reconstruction: Array
+  kl: Array
+
+
+def elbo_loss(vae: Vae, beta: float = 1.0) -> LossFn:
+  """The loss of beta-VAE training: -E log p(x | z) + beta KL(q || p).
+
+  Sums over pixels and latent dimensions, mean over the batch's unmasked
+  examples. beta = 1 is the negative ELBO (Kingma & Welling, 2014, eq. 3).
+
+  Args:
+    vae: the model.
+    beta: weight of the KL term.
+
+  Raises:
+    InputError: `beta` is negative.
+  """
+  validate.non_negative(beta=beta)
+
+  def loss_fn(variables, batch, key):
+    data = to_unit(batch.inputs)
+    posterior, encoder = vae.encode(variables, data, batch.labels, batch.mask)
+    latents = gaussian.sample(key, posterior)
+    outputs, decoder = vae.decode(variables, latents, batch.labels, batch.mask)
+    terms = Terms(
+      -vae.likelihood.log_prob(outputs, data),
+      gaussian.kl(posterior, vae.prior(variables, batch.labels)),
+    )
+    reconstruction, kl = (_masked_mean(term, batch.mask) for term in terms)
+    refreshed = {**variables, 'encoder': encoder, 'decoder': decoder}
+    metrics = {'reconstruction': reconstruction, 'kl': kl}
+    return reconstruction + beta * kl, (refreshed, metrics)
+
+  return loss_fn
+
+
+def held_out_bounds(
+  vae: Vae,
+  variables: Variables,
+  inputs: np.ndarray,
+  labels: np.ndarray,
+  key: Key,
+  *,
+  importance_samples: int = 0,
+  max_importance_images: int = 1000,
+  batch_size: int = 100,
+) -> dict[str, float]:
+  """ELBO and importance-weighted bound on held-out data, nats per image.
+
+  Args:
+    vae: the model.
+    variables: its variables; running statistics are used.
+    inputs: `[n, ...]` as stored.
+    labels: `[n]`.
+    key: consumed.
+    importance_samples: S of the importance-weighted bound (Burda et al.,
+      2016, eq. 8); 0 leaves it out.
+    max_importance_images: it is computed on the first so many images, since
+      it decodes each S times.
+    batch_size: examples computed at once.
+
+  Returns:
+    `test_elbo`, `test_reconstruction` (-log p(x | z)), `test_kl` and, if asked
+    for, `test_iw_bound_<S>`. Bounds are higher is better.
+
+  Raises:
+    InputError: a number is out of range.
+  """
+  validate.non_negative_int(importance_samples=importance_samples)
+  validate.positive_int(
+    max_importance_images=max_importance_images, batch_size=batch_size
+  )
+  elbo_key, bound_key = jax.random.split(key)
+  data = (jnp.asarray(inputs), jnp.asarray(labels))
+  terms = _elbo_terms(vae, batch_size, variables, data, elbo_key)
+  reconstruction, kl = (float(term.mean()) for term in terms)
+  bounds = {
+    'test_elbo': -(reconstruction + kl),
+    'test_reconstruction': reconstruction,
+    'test_kl': kl,
+  }
+  if importance_samples:
+    few = jax.tree.map(lambda a: a[:max_importance_images], data)
+    values = _iw_bounds(
+      vae, importance_samples, batch_size, variables, few, bound_key
+    )
+    bounds[f'test_iw_bound_{importance_samples}'] = float(values.mean())
+  return bounds
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _elbo_terms(vae, batch_size, variables, data, key) -> Terms:
+  """Terms of every example, `[n]`."""
+
+  def one(example):
+    (inputs, labels), index = example
+    x, y = to_unit(inputs)[None], labels[None]
+    posterior, _ = vae.encode(variables, x, y)
+    latents = gaussian.sample(jax.random.fold_in(key, index), posterior)
+    outputs, _ = vae.decode(variables, latents, y)
+    return Terms(
+      -vae.likelihood.log_prob(outputs, x)[0],
+      gaussian.kl(posterior, vae.prior(variables, y))[0],
+    )
+
+  index = jnp.arange(data[1].shape[0])
+  return jax.lax.map(one, (data, index), batch_size=batch_size)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _iw_bounds(vae, samples, batch_size, variables, data, key) -> Array:
+  """Log 1/S sum_s p(x, z_s) / q(z_s | x) of every example, `[n]`."""
+
+  def one(example):
+    (inputs, labels), index = example
+    x, y = to_unit(inputs)[None], labels[None]
+    posterior, _ = vae.encode(variables, x, y)
+    prior = vae.prior(variables, y)
+
+    def log_weight(sample_key):
+      latents = gaussian.sample(sample_key, posterior)
+      outputs, _ = vae.decode(variables, latents, y)
+      return (
+        vae.likelihood.log_prob(outputs, x)
+        + gaussian.log_prob(prior, latents)
+        - gaussian.log_prob(posterior, latents)
+      )[0]
+
+    keys = jax.random.split(jax.random.fold_in(key, index), samples)
+    log_weights = jax.vmap(log_weight)(keys)
+    return jax.nn.logsumexp(log_weights) - math.log(samples)
+
+  index = jnp.arange(data[1].shape[0])
+  few = max(1, batch_size // samples)
+  return jax.lax.map(one, (data, index), batch_size=few)
+
+
+def generate(
+  vae: Vae,
+  variables: Variables,
+  labels: Array,
+  key: Key,
+  *,
+  batch_size: int = 500,
+) -> np.ndarray:
+  """Samples from the prior, decoded: p(x | z) at its mean.
+
+  Args:
+    vae: the model.
+    variables: its variables.
+    labels: `[n]` class of each sample; an unconditional model ignores them.
+    key: consumed. Sample i depends on the key and i alone.
+    batch_size: samples decoded at once.
+
+  Returns:
+    `[n, H, W, C]` uint8 images, or `[n, F]` float32 features.
+  """
+  return np.asarray(_generate(vae, batch_size, variables, labels, key))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _generate(vae, batch_size, variables, labels, key):
+  def one(example):
+    label, index = example
+    prior = vae.prior(variables, label[None])
+    latents = gaussian.sample(jax.random.fold_in(key, index), prior)
+    return _decoded(vae, variables, latents, label[None])[0]
+
+  index = jnp.arange(labels.shape[0])
+  return jax.lax.map(one, (labels, index), batch_size=batch_size)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def reconstruct(
+  vae: Vae, variables: Variables, inputs: Array, labels: Array
+) -> tuple[Array, Array]:
+  """Posterior means and what they decode to.
+
+  Args:
+    vae: the model.
+    variables: its variables.
+    inputs: `[B, ...]` as stored.
+    labels: `[B]`.
+
+  Returns:
+    Latent means `[B, Z]`, and reconstructions in the form of `inputs`.
+  """
+  posterior, _ = vae.encode(variables, to_unit(inputs), labels)
+  return posterior.mean, _decoded(vae, variables, posterior.mean, labels)
+
+
+def _decoded(vae, variables, latents, labels):
+  """Mean of p(x | z), in stored form: pixels for images."""
+  outputs, _ = vae.decode(variables, latents, labels)
+  mean = vae.likelihood.mean(outputs)
+  return to_pixels(mean) if mean.ndim == 4 else mean
+
+
+def _masked_mean(values: Array, mask: Array) -> Array:
+  return jnp.sum(jnp.where(mask, values, 0.0)) / jnp.maximum(mask.sum(), 1)

@@ -1,0 +1,21 @@
+"""Shared type names, and the legend of axis letters used in every docstring.
+
+N clients     K cohort (clients of one round)    G groups
+R rounds      E local epochs                     B batch
+n examples    D data values of one example       Z latent size
+C classes     F features                         S samples
+"""
+
+from typing import Any
+
+import jax
+
+Array = jax.Array
+Key = jax.Array
+"""A typed PRNG key, from `jax.random.key`; consumed once."""
+Tree = Any
+"""Any pytree of arrays."""
+Variables = dict[str, Any]
+"""Flax variables by module name: `{'encoder': {'params': ...}, ...}`."""
+Metrics = dict[str, Array]
+"""Named scalars (or arrays of scalars along client or round axes)."""
