@@ -33,7 +33,7 @@ def where(condition: Array, tree: Tree, other: Tree) -> Tree:
   return jax.tree.map(choose, tree, other)
 
 
-def take(tree: Tree, index: Array) -> Tree:
+def take(tree: Tree, index: Array | int) -> Tree:
   """Rows `index` along the leading axis of every leaf."""
   return jax.tree.map(lambda leaf: leaf[index], tree)
 

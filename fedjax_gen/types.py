@@ -6,6 +6,7 @@ n examples    D data values of one example       Z latent size
 C classes     F features                         S samples
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -19,3 +20,10 @@ Variables = dict[str, Any]
 """Flax variables by module name: `{'encoder': {'params': ...}, ...}`."""
 Metrics = dict[str, Array]
 """Named scalars (or arrays of scalars along client or round axes)."""
+LossFn = Callable[[Tree, Any, Key], tuple[Array, tuple[Tree, Metrics]]]
+"""`(variables, batch, key) -> (loss, (variables, metrics))`.
+
+The loss is a mean over the batch's unmasked examples, and so is each metric.
+The variables returned are those given, with refreshed normalisation
+statistics where a model has them; a step is taken from there.
+"""

@@ -148,7 +148,10 @@ def local_only(config: Config, vae: Vae) -> Algorithm:
 
   def update(view, client, data, key):
     del view
-    trained = local.train(loss_fn, optimizer, work, *client, data, key)
+    variables, optimizer_state = client
+    trained = local.train(
+      loss_fn, optimizer, work, variables, optimizer_state, data, key
+    )
     return (), (trained.variables, trained.optimizer_state), trained.metrics
 
   server = ServerProgram(

@@ -160,6 +160,18 @@ class FederatedDataset:
       max_size=max(int(sizes.max()), 1),
     )
 
+  def merged(self) -> 'FederatedDataset':
+    """One client that holds the data of all: what central training sees."""
+    size = int(np.asarray(self.sizes).sum())
+    return dataclasses.replace(
+      self,
+      offsets=jnp.zeros(1, jnp.int32),
+      sizes=jnp.full(1, size, jnp.int32),
+      groups=jnp.zeros(1, jnp.int32),
+      min_size=size,
+      max_size=max(size, 1),
+    )
+
 
 def federated_dataset(
   inputs: np.ndarray, labels: np.ndarray, partition: Partition
@@ -172,8 +184,8 @@ def federated_dataset(
     partition: which rows belong to which client.
 
   Raises:
-    InputError: there is no example or no client, lengths differ, or the
-      partition names rows that do not exist.
+    InputError: there is no example or no client, no client has any, lengths
+      differ, or the partition names rows that do not exist.
 
   Example:
     >>> from fedjax_gen.data import partition
@@ -196,7 +208,7 @@ def federated_dataset(
       f'rows from {order.min()} to {order.max()}.'
     )
   sizes = np.asarray(partition.sizes, np.int32)
-  validate.positive_int(num_clients=len(sizes))
+  validate.positive_int(num_clients=len(sizes), num_rows=order.size)
   if sizes.min() < 0 or sizes.sum() != order.size:
     raise InputError(
       f'Expected partition.sizes to be sizes that sum to its {order.size} '

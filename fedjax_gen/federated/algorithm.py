@@ -20,7 +20,7 @@ class ClientInfo(NamedTuple):
   Written for one client; a cohort is the same tuple with a leading `[K]` axis.
 
   Attributes:
-    index: int32 row of the client in its fleet's population.
+    row: int32 row of the client in its fleet's population.
     group: int32 group of the client; 0 where there are none.
     num_examples: int32 number of its examples; 0 while it is absent.
     weight: float32 weight in weighted means; 0 while it is absent.
@@ -28,7 +28,7 @@ class ClientInfo(NamedTuple):
       failed: it contributes nothing and its state stays as it was.
   """
 
-  index: Array
+  row: Array
   group: Array
   num_examples: Array
   weight: Array

@@ -1,24 +1,16 @@
 """Local training: passes of minibatch descent over one client's data."""
 
-from collections.abc import Callable
 import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from fedjax_gen import trees, validate
-from fedjax_gen.data.federated import Batch, ClientData
-from fedjax_gen.types import Array, Key, Metrics, Tree
-
-LossFn = Callable[[Tree, Batch, Key], tuple[Array, tuple[Tree, Metrics]]]
-"""`(variables, batch, key) -> (loss, (variables, metrics))`.
-
-The loss is a mean over the batch's unmasked examples, and so is each metric.
-The variables returned are those given, with refreshed normalisation
-statistics where a model has them; the step is taken from there.
-"""
+from fedjax_gen.data.federated import ClientData
+from fedjax_gen.types import Array, Key, LossFn, Metrics, Tree
 
 
 class LocalWork(NamedTuple):
@@ -88,7 +80,10 @@ def train(
     Variables, optimizer state and the means of loss and metrics.
   """
   per_epoch = data.steps_per_epoch(work.batch_size)
-  total = _rounded(work.epochs * per_epoch)
+  # In float32 as a traced count is, so that a client's number of steps does
+  # not depend on whether its neighbours need as many.
+  total = _rounded(np.float32(work.epochs) * per_epoch)
+  num_epochs = math.ceil(work.epochs)
   gradient_fn = jax.value_and_grad(loss_fn, has_aux=True)
 
   def run_epoch(epoch, carry):
@@ -111,7 +106,7 @@ def train(
       variables = optax.apply_updates(refreshed, updates)
       return variables, optimizer_state, sums, count + size
 
-    if isinstance(total, int) and total % per_epoch == 0:
+    if isinstance(total, int) and total == num_epochs * per_epoch:
       steps = per_epoch
     else:
       steps = jnp.minimum(per_epoch, total - epoch * per_epoch)
@@ -124,7 +119,7 @@ def train(
   )
   sums = trees.zeros_like({'loss': empty[0], **empty[1][1]})
   carry = (variables, optimizer_state, sums, jnp.zeros((), jnp.int32))
-  carry = jax.lax.fori_loop(0, math.ceil(work.epochs), run_epoch, carry)
+  carry = jax.lax.fori_loop(0, num_epochs, run_epoch, carry)
   variables, optimizer_state, sums, count = carry
   means = jax.tree.map(lambda total: total / jnp.maximum(count, 1), sums)
   return Trained(variables, optimizer_state, means)
@@ -167,9 +162,9 @@ def is_statistic(path: tuple) -> bool:
   return any(getattr(entry, 'key', None) == 'batch_stats' for entry in path)
 
 
-def _rounded(steps: float | Array) -> int | Array:
+def _rounded(steps: np.float32 | Array) -> int | Array:
   """Whole number of steps; at least one wherever there is anything to do."""
-  if isinstance(steps, float | int):
-    return max(round(steps), 1) if steps > 0 else 0
+  if not isinstance(steps, jax.Array):
+    return max(round(float(steps)), 1) if steps > 0 else 0
   whole = jnp.maximum(jnp.round(steps), 1).astype(jnp.int32)
   return jnp.where(steps > 0, whole, 0)

@@ -80,11 +80,13 @@ class Mapping:
   def layout(self, num_clients: int) -> tuple[int, int, int]:
     """(lanes, blocks of a lane, clients of a block) for a cohort."""
     lanes = self.num_lanes if self.reproducible else self.num_devices
-    block = self.block_size
-    if block == 'auto':
-      alone = self.reproducible or jax.default_backend() == 'cpu'
-      block = 1 if alone else 'all'
-    if block == 'all':
+    if isinstance(self.block_size, int):
+      block = self.block_size
+    elif self.block_size == 'auto' and (
+      self.reproducible or jax.default_backend() == 'cpu'
+    ):
+      block = 1
+    else:
       block = -(-num_clients // lanes)
     block = min(block, num_clients)
     if self.reproducible:

@@ -28,7 +28,7 @@ class RoundMetrics(NamedTuple):
   Attributes:
     server: scalars of the server program.
     clients: one mapping of `[K]` scalars a fleet; zeros for absent clients.
-    cohorts: the cohort of each fleet, whose `index` names the clients.
+    cohorts: the cohort of each fleet, whose `row` names the clients.
   """
 
   server: Metrics
@@ -65,18 +65,24 @@ def init_state(
     InputError: there is not one data set for each fleet.
   """
   _check_fleets(algorithm, datasets)
-  server_key, *fleet_keys = jax.random.split(key, 1 + len(datasets))
-  fleets = tuple(
-    jax.vmap(program.init)(
-      jax.random.split(fleet_key, data.num_clients),
-      _infos(data, _everyone(data)),
+
+  # Compiled as one: an initialiser is dozens of small programs otherwise.
+  @jax.jit
+  def init(datasets, key):
+    server_key, *fleet_keys = jax.random.split(key, 1 + len(datasets))
+    fleets = tuple(
+      jax.vmap(program.init)(
+        jax.random.split(fleet_key, data.num_clients),
+        _infos(data, _everyone(data)),
+      )
+      for program, data, fleet_key in zip(
+        algorithm.fleets, datasets, fleet_keys, strict=True
+      )
     )
-    for program, data, fleet_key in zip(
-      algorithm.fleets, datasets, fleet_keys, strict=True
-    )
-  )
-  server = algorithm.server.init(server_key)
-  return FederatedState(jnp.zeros((), jnp.int32), server, fleets)
+    server = algorithm.server.init(server_key)
+    return FederatedState(jnp.zeros((), jnp.int32), server, fleets)
+
+  return init(tuple(datasets), key)
 
 
 def federated_round(
@@ -145,21 +151,21 @@ def _fleet_round(
   cohort = sampler(sample_key, data)
   members = _Member(
     info=_infos(data, cohort),
-    client=trees.take(clients, cohort.index),
+    client=trees.take(clients, cohort.row),
     # By index and not by slot: who else was sampled changes nothing.
-    key=jax.vmap(jax.random.fold_in, (None, 0))(client_key, cohort.index),
+    key=jax.vmap(jax.random.fold_in, (None, 0))(client_key, cohort.row),
   )
   work = functools.partial(_client_round, program)
   sums, (rows, metrics) = map_clients(
     mapping, aggregate, work, (server, data), members, _absent
   )
-  return sums, trees.put(clients, cohort.index, rows), metrics, cohort
+  return sums, trees.put(clients, cohort.row, rows), metrics, cohort
 
 
 def _client_round(program: ClientProgram, shared, member: _Member):
   """Runs ONE client: what it receives, does, sends and keeps."""
   (server, data), (info, client, key) = shared, member
-  local_data = data.client(info.index)._replace(size=info.num_examples)
+  local_data = data.client(info.row)._replace(size=info.num_examples)
   view = program.view(server, info)
   message, trained, metrics = program.update(view, client, local_data, key)
   client = trees.where(info.present, trained, client)
@@ -237,7 +243,7 @@ def traffic(
     info = jax.tree.map(lambda a: a[0], _infos(data, _everyone(data)))
     view = program.view(server, info)
     client = jax.tree.map(lambda leaf: leaf[0], clients)
-    message, _, _ = program.update(view, client, data.client(info.index), key)
+    message, _, _ = program.update(view, client, data.client(info.row), key)
     return view, message
 
   meters = []
@@ -262,9 +268,9 @@ def _everyone(data: FederatedDataset) -> sampling.Cohort:
 def _infos(data: FederatedDataset, cohort: sampling.Cohort) -> ClientInfo:
   """The infos of a cohort, `[K]`; absent clients count and hold nothing."""
   return ClientInfo(
-    index=cohort.index,
-    group=data.groups[cohort.index],
-    num_examples=jnp.where(cohort.present, data.sizes[cohort.index], 0),
+    row=cohort.row,
+    group=data.groups[cohort.row],
+    num_examples=jnp.where(cohort.present, data.sizes[cohort.row], 0),
     weight=jnp.where(cohort.present, cohort.weight, 0.0),
     present=cohort.present,
   )

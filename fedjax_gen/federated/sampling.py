@@ -21,13 +21,13 @@ class Cohort(NamedTuple):
   """The clients of one round.
 
   Attributes:
-    index: `[K]` int32 distinct rows of the population.
+    row: `[K]` int32 distinct rows of the population.
     present: `[K]` bool, False for a slot that is not filled or a client that
       fails during the round.
     weight: `[K]` float32 weight in weighted means.
   """
 
-  index: Array
+  row: Array
   present: Array
   weight: Array
 
@@ -109,7 +109,7 @@ def poisson(rate: float, capacity: int | None = None) -> Sampler:
     # leaves out clients at random.
     scores = drawn + jax.random.uniform(order_key, data.sizes.shape)
     cohort = _cohort(data, _largest(scores, slots))
-    return cohort._replace(present=drawn[cohort.index])
+    return cohort._replace(present=drawn[cohort.row])
 
   return sample
 

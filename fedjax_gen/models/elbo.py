@@ -9,10 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_gen import validate
-from fedjax_gen.federated.local import LossFn
 from fedjax_gen.losses import gaussian
 from fedjax_gen.models.vae import Vae, to_pixels, to_unit
-from fedjax_gen.types import Array, Key, Variables
+from fedjax_gen.types import Array, Key, LossFn, Variables
 
 
 class Terms(NamedTuple):

@@ -25,7 +25,7 @@ from fedjax_gen import validate
 def conv(
   inputs: jax.Array,
   kernel: jax.Array,
-  strides: tuple[int, int] = (1, 1),
+  strides: Sequence[int] = (1, 1),
   padding: str = 'SAME',
 ) -> jax.Array:
   """Two-dimensional convolution, as patches times a matrix.
@@ -76,7 +76,7 @@ def conv(
 def conv_transpose(
   inputs: jax.Array,
   kernel: jax.Array,
-  strides: tuple[int, int] = (1, 1),
+  strides: Sequence[int] = (1, 1),
   padding: str = 'SAME',
 ) -> jax.Array:
   """Two-dimensional transposed convolution: a matrix, then overlap-add.
@@ -125,9 +125,9 @@ def conv_transpose(
   return _pad_or_cut(out, low, wanted)
 
 
-def space_to_depth(inputs: jax.Array, factor: tuple[int, int]) -> jax.Array:
+def space_to_depth(inputs: jax.Array, factor: Sequence[int]) -> jax.Array:
   """`[B, H * h, W * w, C]` to `[B, H, W, h * w * C]` for `factor` (h, w)."""
-  if factor == (1, 1):
+  if tuple(factor) == (1, 1):
     return inputs
   batch, height, width, channels = inputs.shape
   h, w = factor
@@ -137,9 +137,9 @@ def space_to_depth(inputs: jax.Array, factor: tuple[int, int]) -> jax.Array:
   )
 
 
-def depth_to_space(inputs: jax.Array, factor: tuple[int, int]) -> jax.Array:
+def depth_to_space(inputs: jax.Array, factor: Sequence[int]) -> jax.Array:
   """The inverse of `space_to_depth`."""
-  if factor == (1, 1):
+  if tuple(factor) == (1, 1):
     return inputs
   batch, height, width, depth = inputs.shape
   h, w = factor
@@ -162,8 +162,8 @@ class Conv(nn.Module):
   """
 
   features: int
-  kernel_size: Sequence[int] = (4, 4)
-  strides: Sequence[int] = (2, 2)
+  kernel_size: tuple[int, int] = (4, 4)
+  strides: tuple[int, int] = (2, 2)
   padding: str = 'SAME'
   use_bias: bool = True
   kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
@@ -176,10 +176,10 @@ class Conv(nn.Module):
       self.kernel_init,
       (*self.kernel_size, inputs.shape[-1], self.features),
     )
-    outputs = conv(inputs, kernel, tuple(self.strides), self.padding)
+    outputs = conv(inputs, kernel, self.strides, self.padding)
     if self.use_bias:
       bias = self.param('bias', nn.initializers.zeros_init(), (self.features,))
-      outputs = outputs + bias
+      outputs = outputs + bias[None, None, None]
     return outputs
 
 
@@ -187,8 +187,8 @@ class ConvTranspose(nn.Module):
   """Transposed convolution layer; attributes as in `Conv`."""
 
   features: int
-  kernel_size: Sequence[int] = (4, 4)
-  strides: Sequence[int] = (2, 2)
+  kernel_size: tuple[int, int] = (4, 4)
+  strides: tuple[int, int] = (2, 2)
   padding: str = 'SAME'
   use_bias: bool = True
   kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
@@ -201,14 +201,14 @@ class ConvTranspose(nn.Module):
       self.kernel_init,
       (*self.kernel_size, inputs.shape[-1], self.features),
     )
-    outputs = conv_transpose(inputs, kernel, tuple(self.strides), self.padding)
+    outputs = conv_transpose(inputs, kernel, self.strides, self.padding)
     if self.use_bias:
       bias = self.param('bias', nn.initializers.zeros_init(), (self.features,))
-      outputs = outputs + bias
+      outputs = outputs + bias[None, None, None]
     return outputs
 
 
-def _block_kernel(kernel: jax.Array, strides: tuple[int, int]) -> jax.Array:
+def _block_kernel(kernel: jax.Array, strides: Sequence[int]) -> jax.Array:
   """`[h, w, I, O]` as the matrix that meets space-to-depth patches."""
   (h, w, num_in, num_out), (sh, sw) = kernel.shape, strides
   bh, bw = -(-h // sh), -(-w // sw)

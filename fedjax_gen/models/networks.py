@@ -34,7 +34,10 @@ class Norm(nn.Module):
   def __call__(self, inputs: Array, mask: Array | None) -> Array:
     """Normalises `[B, ..., C]`; the mask is `[B]`."""
     if self.kind == 'group':
-      return nn.GroupNorm(num_groups=math.gcd(8, inputs.shape[-1]))(inputs)
+      channels = inputs.shape[-1]
+      # A narrow layer is one group: groups of a single feature are all zero.
+      num_groups = math.gcd(8, channels) if channels >= 32 else 1
+      return nn.GroupNorm(num_groups)(inputs)
     if self.kind == 'batch':
       if mask is not None:
         mask = mask.reshape(-1, *[1] * (inputs.ndim - 1))
@@ -46,6 +49,9 @@ class Norm(nn.Module):
 
 class ConvEncoder(nn.Module):
   """Stride-2 convolutions, one dense layer, two linear heads.
+
+  A convolution that BatchNorm follows has no bias: its gradient would be
+  rounding noise, which Adam blows up to full steps.
 
   Attributes:
     latent_size: Z.
@@ -63,7 +69,7 @@ class ConvEncoder(nn.Module):
   def __call__(self, inputs, condition, mask):
     """Maps `[B, H, W, C]` to mean and log-variance, `[B, Z]` each."""
     for features in self.channels:
-      inputs = layers.Conv(features)(inputs)
+      inputs = layers.Conv(features, use_bias=self.norm != 'batch')(inputs)
       inputs = nn.silu(Norm(self.norm)(inputs, mask))
     hidden = _joined(inputs.reshape(inputs.shape[0], -1), condition)
     hidden = nn.silu(nn.Dense(self.hidden_size)(hidden))
@@ -80,7 +86,7 @@ class ConvDecoder(nn.Module):
     norm: normalisation before each activation.
   """
 
-  image_shape: tuple[int, int, int]
+  image_shape: Sequence[int]
   channels: Sequence[int] = (32, 64)
   hidden_size: int = 256
   norm: str = 'group'
@@ -95,9 +101,13 @@ class ConvDecoder(nn.Module):
     hidden = _joined(latents, condition)
     hidden = nn.silu(nn.Dense(self.hidden_size)(hidden))
     hidden = nn.Dense(math.prod(base))(hidden).reshape(-1, *base)
-    for features in reversed([outputs, *self.channels[:-1]]):
+    widths = [*reversed(self.channels[:-1]), outputs]
+    for i, features in enumerate(widths):
+      last = i == len(widths) - 1
       hidden = nn.silu(Norm(self.norm)(hidden, mask))
-      hidden = layers.ConvTranspose(features)(hidden)
+      hidden = layers.ConvTranspose(
+        features, use_bias=last or self.norm != 'batch'
+      )(hidden)
     return hidden[:, :height, :width]
 
 
@@ -187,7 +197,7 @@ class DugdaleDecoder(nn.Module):
     norm: batch in the published code.
   """
 
-  image_shape: tuple[int, int, int]
+  image_shape: Sequence[int]
   norm: str = 'batch'
 
   @nn.compact

@@ -104,17 +104,17 @@ class VaeConfig:
     },
   )
   likelihood: str = dataclasses.field(
-    default='bernoulli',
+    default='gaussian',
     metadata={
       'choices': ('bernoulli', 'gaussian', 'discretised_logistic'),
       'help': 'p(x | z)',
     },
   )
   likelihood_stddev: float = dataclasses.field(
-    default=0.5**0.5,
+    default=0.2,
     metadata={
       'help': 'standard deviation of the gaussian likelihood, in units of '
-      'pixel values in [0, 1]; the default makes it the squared error'
+      'pixel values in [0, 1]: smaller is sharper and harder to sample'
     },
   )
 
@@ -231,6 +231,11 @@ def _modules(
       networks.ConvEncoder(config.latent_size, *widths),
       networks.ConvDecoder(shape, *widths),
       likelihood,
+    )
+  if config.norm == 'group':
+    raise InputError(
+      "Expected norm='batch' (as published) or 'none' for model=dugdale2023, "
+      "got norm='group': it would fix the mean and contrast of every image."
     )
   if min(spec.shape[:2]) < 5:
     raise InputError(

@@ -32,7 +32,7 @@ def infos(weights, groups=None, present=None):
     present = jnp.ones(count, bool)
   present = jnp.asarray(present)
   return ClientInfo(
-    index=jnp.arange(count),
+    row=jnp.arange(count),
     group=jnp.zeros(count, int) if groups is None else jnp.asarray(groups),
     num_examples=weights.astype(int),
     weight=jnp.where(present, weights, 0.0),

@@ -67,7 +67,7 @@ class MappingTest(parameterized.TestCase):
 
     def work(shared, member):
       info = rounds.ClientInfo(
-        index=jnp.zeros((), int),
+        row=jnp.zeros((), int),
         group=(member % 2).astype(int),
         num_examples=jnp.ones((), int),
         weight=member,

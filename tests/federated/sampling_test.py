@@ -27,18 +27,18 @@ def _draws(sampler, count=4000, data=_DATA):
 class SamplingTest(parameterized.TestCase):
   @parameterized.named_parameters(*_SAMPLERS.items())
   def test_indices_are_distinct_and_in_range(self, sampler):
-    index = _draws(sampler, 200).index
+    index = _draws(sampler, 200).row
     self.assertTrue(((index >= 0) & (index < 6)).all())
     self.assertTrue((np.diff(np.sort(index, axis=1), axis=1) > 0).all())
 
   def test_uniform_takes_each_client_equally_often(self):
-    index = _draws(_SAMPLERS['uniform']).index
+    index = _draws(_SAMPLERS['uniform']).row
     share = np.bincount(index.ravel(), minlength=6) / len(index)
     np.testing.assert_allclose(share, 0.5, atol=0.03)
 
   def test_by_size_first_draw_is_proportional_to_size_and_counts_once(self):
     draws = _draws(sampling.by_size(1))
-    share = np.bincount(draws.index.ravel(), minlength=6) / len(draws.index)
+    share = np.bincount(draws.row.ravel(), minlength=6) / len(draws.row)
     np.testing.assert_allclose(
       share, np.array([1, 2, 3, 4, 0, 10]) / 20, atol=0.03
     )
@@ -46,8 +46,8 @@ class SamplingTest(parameterized.TestCase):
 
   def test_poisson_clients_come_independently(self):
     draws = _draws(sampling.poisson(0.3))
-    present = np.zeros((len(draws.index), 6))
-    np.put_along_axis(present, draws.index, draws.present, axis=1)
+    present = np.zeros((len(draws.row), 6))
+    np.put_along_axis(present, draws.row, draws.present, axis=1)
     np.testing.assert_allclose(present.mean(0), 0.3, atol=0.03)
     # A cohort of fixed size would have no variance: 6 * 0.3 * 0.7 = 1.26.
     np.testing.assert_allclose(present.sum(1).var(), 1.26, atol=0.1)
@@ -55,7 +55,7 @@ class SamplingTest(parameterized.TestCase):
   def test_poisson_beyond_capacity_leaves_out_at_random(self):
     draws = _draws(sampling.poisson(1.0, capacity=3))
     self.assertTrue(draws.present.all())
-    share = np.bincount(draws.index.ravel(), minlength=6) / len(draws.index)
+    share = np.bincount(draws.row.ravel(), minlength=6) / len(draws.row)
     np.testing.assert_allclose(share, 0.5, atol=0.03)
 
   def test_dropout_hits_the_present_only_and_at_its_rate(self):

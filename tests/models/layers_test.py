@@ -1,7 +1,6 @@
 """The patch convolutions equal XLA's own, forward and backward."""
 
-from absl.testing import absltest
-from absl.testing import parameterized
+from absl.testing import absltest, parameterized
 import chex
 from flax import linen as nn
 import jax

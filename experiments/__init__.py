@@ -1,0 +1,1 @@
+"""Command-line programs: each assembles, runs and reports one system."""

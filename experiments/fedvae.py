@@ -1,0 +1,295 @@
+"""Trains a VAE over clients that keep their images, and looks at it hard.
+
+Beside the federated model it trains the two it is compared with, on the same
+data and with the same number of local steps: one model on all data (central),
+and every client on its own (local).
+"""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from experiments import common, options, vae_report
+from fedjax_gen import trees, validate
+from fedjax_gen.algorithms import fedvae as fedvae_lib
+from fedjax_gen.data.federated import FederatedDataset
+from fedjax_gen.data.sources import DataSource
+from fedjax_gen.evaluation import gallery, vaes
+from fedjax_gen.federated import rounds, sampling
+from fedjax_gen.federated.algorithm import Algorithm, FederatedState
+from fedjax_gen.federated.mapping import Mapping
+from fedjax_gen.federation import (
+  Federation,
+  FederationConfig,
+  build_federation,
+)
+from fedjax_gen.models import elbo
+from fedjax_gen.models.vae import DataSpec, Vae, VaeConfig, build_vae
+from fedjax_gen.running import federated_step, leaves, saved, training
+from fedjax_gen.running.workdir import Workdir
+from fedjax_gen.types import Variables
+
+METHODS = ('federated', 'central', 'local')
+
+
+@dataclasses.dataclass(frozen=True)
+class ComparisonConfig:
+  """What is compared."""
+
+  methods: tuple[str, ...] = dataclasses.field(
+    default=METHODS,
+    metadata={
+      'help': 'Any of federated, central (one model, all data, as many steps '
+      'as one client makes) and local (each client alone).'
+    },
+  )
+
+  def __post_init__(self):
+    for method in self.methods or ('',):
+      validate.one_of(METHODS, methods=method)
+
+
+EXPERIMENT = common.Experiment(
+  name='fedvae',
+  sentence='Trains one VAE over clients that keep their images (FedVAE).',
+  examples=(
+    ('', 'Handwritten digits, 10 clients, beside central and local training.'),
+    (
+      '--data=clients:my_images --image_size=32 --partition=natural',
+      'Your own images, a folder for each client.',
+    ),
+    ('--preset=paper_mnist', 'The published model and schedule on MNIST.'),
+  ),
+  configs={
+    'run': common.RunConfig(
+      rounds=50, rounds_per_step=10, eval_every=10, checkpoint_every=10
+    ),
+    'data': options.DataConfig(),
+    'federation': FederationConfig(),
+    'vae': VaeConfig(),
+    'fedvae': fedvae_lib.Config(),
+    'comparison': ComparisonConfig(),
+    'evaluation': vaes.EvaluationConfig(),
+  },
+)
+
+
+class Method(NamedTuple):
+  """One of the trainings that are compared.
+
+  Attributes:
+    algorithm: what runs.
+    data: on whom.
+    sampler: who takes part.
+    mapping: how clients are laid over time and devices.
+    models: the trained variables to measure, from the final state.
+  """
+
+  algorithm: Algorithm
+  data: FederatedDataset
+  sampler: sampling.Sampler
+  mapping: Mapping
+  models: Callable[[FederatedState], Sequence[Variables]]
+
+
+def build_methods(
+  names: Sequence[str],
+  config: fedvae_lib.Config,
+  vae: Vae,
+  federation: Federation,
+  num_local_models: int,
+) -> dict[str, Method]:
+  """The trainings by name, central and local beside the federated one."""
+  data = federation.data
+  num_local = min(num_local_models, data.num_clients)
+
+  def from_server(state):
+    return [state.server.variables]
+
+  def from_clients(state):
+    variables, _ = state.fleets[0]
+    return [trees.take(variables, i) for i in range(num_local)]
+
+  methods = {
+    'federated': lambda: Method(
+      fedvae_lib.fedvae(config, vae),
+      data,
+      federation.sampler,
+      federation.mapping,
+      from_server,
+    ),
+    'central': lambda: Method(
+      fedvae_lib.fedvae(_central(config, data), vae),
+      data.merged(),
+      sampling.everyone(),
+      Mapping(),
+      from_server,
+    ),
+    'local': lambda: Method(
+      fedvae_lib.local_only(config, vae),
+      data,
+      sampling.everyone(),
+      federation.mapping,
+      from_clients,
+    ),
+  }
+  return {name: methods[name]() for name in names}
+
+
+def _central(
+  config: fedvae_lib.Config, data: FederatedDataset
+) -> fedvae_lib.Config:
+  """Plain training that makes, a round, the steps of a mean client.
+
+  Then every model compared, the average of the clients' included, lies
+  equally many steps from its start.
+  """
+  sizes = np.asarray(data.sizes)
+  steps = config.local_epochs * np.ceil(sizes / config.batch_size).mean()
+  return dataclasses.replace(
+    config,
+    local_epochs=float(steps / np.ceil(sizes.sum() / config.batch_size)),
+    keep_optimizer_state=True,
+    proximal=0.0,
+    server_optimizer='fedavg',
+    server_learning_rate=1.0,
+  )
+
+
+def main(
+  session, *, run, data, federation, vae, fedvae, comparison, evaluation
+) -> None:
+  """Trains, measures and draws; see `common.run`."""
+  source = options.load_source(data, seed=run.seed)
+  built = build_federation(federation, source, seed=run.seed)
+  model = build_vae(vae, DataSpec(source.input_shape, source.num_classes))
+  methods = build_methods(
+    comparison.methods, fedvae, model, built, evaluation.num_local_models
+  )
+  with session.open_workdir() as workdir:
+    for note in source.notes:
+      session.say(f'Data: {note}')
+    results = {
+      name: _train(name, method, model, source, run, session, workdir)
+      for name, method in methods.items()
+    }
+    models = {
+      name: method.models(results[name].state)
+      for name, method in methods.items()
+    }
+    for name, trained in models.items():
+      saved.save_model(workdir.path, name, vae, source, trained[0])
+    session.say('Measuring against held-out data.')
+    extractor = vaes.build_extractor(
+      evaluation.extractor, source, seed=run.seed
+    )
+    metrics = {
+      name: workdir.once(
+        name,
+        functools.partial(
+          vaes.evaluate_vaes, model, trained, source, extractor, evaluation,
+          seed=run.seed,
+        ),
+      )
+      for name, trained in models.items()
+    }  # fmt: skip
+    if extractor is not None:
+      metrics['real_data'] = workdir.once(
+        'real_data',
+        functools.partial(
+          vaes.evaluate_real, source, extractor, evaluation, seed=run.seed
+        ),
+      )
+    session.say('Drawing.')
+    drawn = gallery.draw_all(
+      model,
+      {name: trained[0] for name, trained in models.items()},
+      source,
+      workdir.path / 'samples',
+      seed=run.seed,
+    )
+    facts = vae_report.Facts(
+      experiment='fedvae',
+      source=source,
+      partition=built.partition,
+      extractor=extractor,
+      metrics=metrics,
+      results=results,
+      traffic={
+        name: rounds.traffic(method.algorithm, [method.data])[0]
+        for name, method in methods.items()
+      },
+      drawn=drawn,
+      config=session.config,
+    )
+    vae_report.write(workdir.path, facts)
+    vae_report.show(metrics)
+    # Last: a summary marks the run as finished.
+    workdir.write_summary(
+      vae_report.summary(facts, leaves.params_digest(models))
+    )
+
+
+def _train(
+  name: str,
+  method: Method,
+  vae: Vae,
+  source: DataSource,
+  run: common.RunConfig,
+  session: common.Session,
+  workdir: Workdir,
+) -> training.TrainResult:
+  """Trains one method, evaluating and drawing as it goes."""
+  init_key, run_key, test_key = jax.random.split(jax.random.key(run.seed), 3)
+  runner = rounds.round_runner(
+    method.algorithm, samplers=[method.sampler], mapping=method.mapping
+  )
+  folder = workdir.path / 'samples'
+
+  def evaluate(state):
+    trained = method.models(state)
+    if source.is_image:
+      number = int(state.round)
+      gallery.draw_samples(
+        vae,
+        trained[0],
+        source,
+        folder / f'{name}_round_{number:04d}.png',
+        title=f'{name} after {number} rounds',
+        seed=run.seed,
+      )
+    bounds = [
+      elbo.held_out_bounds(
+        vae, variables, source.test.inputs, source.test.labels, test_key
+      )
+      for variables in trained
+    ]
+    return {
+      metric: float(np.mean([b[metric] for b in bounds]))
+      for metric in bounds[0]
+    }
+
+  return training.train(
+    method=name,
+    init=lambda: rounds.init_state(method.algorithm, [method.data], init_key),
+    step=federated_step.federated_step(
+      runner, method.algorithm, [method.data], run_key
+    ),
+    schedule=training.Schedule(
+      run.rounds, run.rounds_per_step, run.eval_every, run.checkpoint_every
+    ),
+    workdir=workdir,
+    progress=session.progress,
+    evaluate=evaluate,
+    best_metric='test_elbo',
+    trained=method.models,
+    stop=session.stop,
+  )
+
+
+if __name__ == '__main__':
+  common.run(EXPERIMENT, main)

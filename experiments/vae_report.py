@@ -1,0 +1,320 @@
+"""What a finished VAE run says: summary.json, report.html, a table.
+
+Everything comes from one value, `Facts`; nothing is computed here.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import pathlib
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table as TerminalTable
+
+from fedjax_gen.data.partition import Partition
+from fedjax_gen.data.sources import DataSource
+from fedjax_gen.evaluation.features import FeatureExtractor
+from fedjax_gen.evaluation.gallery import Drawn
+from fedjax_gen.federated.rounds import Traffic
+from fedjax_gen.running import charts, environment, report, report_tables
+from fedjax_gen.running.report_tables import Metric
+from fedjax_gen.running.training import TrainResult
+
+_EXPLAINED = {
+  'test_elbo': Metric(
+    'Lower bound on the log-likelihood of held-out data, nats per example.',
+    'higher',
+  ),
+  'test_reconstruction': Metric('Its first term, −log p(x | z).', 'lower'),
+  'test_kl': Metric('Its second term, KL(q(z | x) ‖ p(z)).'),
+  'test_iw_bound': Metric('Tighter, importance-weighted bound.', 'higher'),
+  'num_real': Metric('Held-out images compared with.'),
+  'num_generated': Metric('Generated images; FID falls with their number.'),
+  'fid': Metric('Fréchet distance of features.', 'lower'),
+  'kid': Metric('Kernel distance of features.', 'lower'),
+  'kid_stddev': Metric('Its spread over subsets.'),
+  'inception_score': Metric(
+    'Confident and varied classes; 1 to the number of classes.', 'higher'
+  ),
+  'inception_score_stddev': Metric('Its spread over ten parts.'),
+  'precision': Metric('Generated images near real ones.', 'higher'),
+  'recall': Metric('Real images near generated ones.', 'higher'),
+  'density': Metric('Precision, less easily fooled by outliers.', 'higher'),
+  'coverage': Metric('Real images with a generated neighbour.', 'higher'),
+  'tstr_accuracy': Metric(
+    'Of a classifier trained on generated, tested on real images.', 'higher'
+  ),
+  'tstr_accuracy_labels_by': Metric(
+    'The same, the extractor’s classifier having labelled the samples.',
+    'higher',
+  ),
+  'label_agreement': Metric(
+    'Generated images that look like the class asked for.', 'higher'
+  ),
+  'memorised_share': Metric(
+    'Generated images nearer to a training image than 99% of held-out ones; '
+    '0.01 is what new images would give.'
+  ),
+}
+
+_SECTIONS = (
+  ('samples', 'Generated images'),
+  ('reconstructions', 'Reconstructions'),
+  ('memory', 'Does it remember?'),
+  ('maps', 'Maps'),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+  """All that a finished run knows.
+
+  Attributes:
+    experiment: name of the program.
+    source: the data.
+    partition: who held what.
+    extractor: of features; None for data that are not images.
+    metrics: final metrics, by method.
+    results: of training, by trained method.
+    traffic: bytes per client and round, by trained method.
+    drawn: the pictures.
+    config: everything that decided the run.
+  """
+
+  experiment: str
+  source: DataSource
+  partition: Partition
+  extractor: FeatureExtractor | None
+  metrics: Mapping[str, Mapping[str, float]]
+  results: Mapping[str, TrainResult]
+  traffic: Mapping[str, Traffic]
+  drawn: Sequence[Drawn]
+  config: Mapping[str, Any]
+
+
+def summary(facts: Facts, params_digest: str) -> dict[str, Any]:
+  """What summary.json holds; traffic is that of the first method."""
+  first = next(iter(facts.traffic.values()))
+  results = facts.results.values()
+  return {
+    'experiment': facts.experiment,
+    'seed': facts.config['run']['seed'],
+    'rounds': facts.config['run']['rounds'],
+    'data': facts.source.name,
+    'params_digest': params_digest,
+    'seconds': sum(result.seconds for result in results),
+    'compile_seconds': sum(result.compile_seconds for result in results),
+    'bytes_up_per_client_round': first.bytes_up,
+    'bytes_down_per_client_round': first.bytes_down,
+    'environment': environment.environment(),
+    'methods': facts.metrics,
+  }
+
+
+def show(metrics: Mapping[str, Mapping[str, float]]) -> None:
+  """Prints the metrics that are better high or low, methods side by side."""
+  console = Console(highlight=False)
+  console.width = min(console.width, 80)
+  table = TerminalTable(box=None, pad_edge=False)
+  table.add_column('')
+  for method in metrics:
+    table.add_column(method, justify='right')
+  names = dict.fromkeys(name for values in metrics.values() for name in values)
+  for name in names:
+    if better := _explained(name).better:
+      arrow = '↑' if better == 'higher' else '↓'
+      values = [report_tables.number(m.get(name)) for m in metrics.values()]
+      table.add_row(f'{name} {arrow}', *values)
+  console.print(table)
+
+
+def write(workdir: pathlib.Path, facts: Facts) -> None:
+  """Writes report.html and the picture of the partition.
+
+  Raises:
+    DiskFullError: the disk is full.
+  """
+  partition_png = workdir / 'samples' / 'partition.png'
+  facts.partition.plot(
+    facts.source.train.labels, facts.source.class_names, partition_png
+  )
+  report.write_report(
+    workdir / 'report.html',
+    report.Report(
+      title=f'{facts.experiment} on {facts.source.name}',
+      lead=_lead(facts),
+      facts=_headlines(facts),
+      sections=[
+        *_pictures(facts, ['samples']),
+        _results(facts),
+        *_pictures(facts, ['reconstructions', 'memory', 'maps']),
+        _curves(facts),
+        _clients(facts, partition_png),
+        _use(workdir),
+        _settings(facts),
+      ],
+    ),
+  )
+
+
+def _explained(name: str) -> Metric:
+  return _EXPLAINED.get(_base(name), Metric(''))
+
+
+def _base(name: str) -> str:
+  """A metric's name without that of the extractor it ends in."""
+  while name and name not in _EXPLAINED:
+    name = name.rpartition('_')[0]
+  return name
+
+
+def _lead(facts: Facts) -> str:
+  sizes = np.asarray(facts.partition.sizes)
+  held = f'{sizes.min()} to {sizes.max()}'
+  if sizes.min() == sizes.max():
+    held = str(sizes[0])
+  return (
+    f'{len(sizes)} clients hold {held} of the {len(facts.source.train.labels)} '
+    f'training examples of {facts.source.name} ({facts.partition.description}) '
+    'and never send them. They train one variational autoencoder together: '
+    'in each round every participant trains the model it receives on its own '
+    'examples, and the server averages what comes back.'
+  )
+
+
+def _headlines(facts: Facts) -> list[tuple[str, str]]:
+  first = next(iter(facts.metrics))
+  values = facts.metrics[first]
+  wanted = ('test_elbo', 'fid', 'inception_score', 'tstr_accuracy')
+  return [
+    (f'{name}, {first}', report_tables.number(value))
+    for name, value in values.items()
+    if _base(name) in wanted
+  ]
+
+
+def _results(facts: Facts) -> report.Section:
+  text = (
+    'Measured on held-out examples. Methods start alike and make equally many '
+    'local steps: federated is the averaged model, central one model on all '
+    'data, local the mean over models of single clients; real_data measures '
+    'real training images in place of generated ones, the best to hope for.'
+  )
+  if facts.extractor is not None:
+    text += f' Features: {facts.extractor.description}'
+  names = {name for values in facts.metrics.values() for name in values}
+  return report.Section(
+    'Results',
+    [
+      report_tables.metrics_table(
+        facts.metrics,
+        {name: _explained(name) for name in names},
+        reference='real_data',
+      )
+    ],
+    text,
+  )
+
+
+def _pictures(facts: Facts, wanted: Sequence[str]) -> list[report.Section]:
+  sections = []
+  for section, title in _SECTIONS:
+    blocks = [
+      report.Picture(
+        drawn.path,
+        drawn.caption,
+        drawn.caption,
+        is_wide=section not in ('samples', 'maps'),
+      )
+      for drawn in facts.drawn
+      if drawn.section == section and section in wanted
+    ]
+    if blocks:
+      sections.append(report.Section(title, blocks))
+  return sections
+
+
+def _curves(facts: Facts) -> report.Section:
+  histories = {name: r.history for name, r in facts.results.items()}
+  blocks = [
+    charts.curves(
+      histories, 'loss', title='Training loss, nats per example',
+      caption='Mean over the local steps of the round.',
+    ),
+    charts.curves(
+      histories, 'test_elbo', title='Held-out ELBO, nats per example',
+      caption='Of the model at the end of the round.',
+    ),
+    charts.curves(
+      histories, 'kl', title='KL term, nats per example',
+      caption='Near zero means that the latent is not used.',
+    ),
+    charts.curves(
+      histories, 'update_norm', title='Norm of the mean update',
+      caption='How far the server moved in the round.',
+    ),
+  ]  # fmt: skip
+  return report.Section('Training', [block for block in blocks if block])
+
+
+def _clients(facts: Facts, partition_png: pathlib.Path) -> report.Section:
+  first = next(iter(facts.results.values()))
+  per_round = np.mean([r['participants'] for r in first.history])
+  return report.Section(
+    'Clients and communication',
+    [
+      report.Picture(
+        partition_png,
+        f'Examples of each class at each client: '
+        f'{facts.partition.description}.',
+        'Chart of the number of examples of each class at each client.',
+      ),
+      report_tables.traffic_table(
+        {
+          name: (traffic.bytes_up, traffic.bytes_down)
+          for name, traffic in facts.traffic.items()
+          if name == 'federated'
+        },
+        round(per_round),
+        facts.config['run']['rounds'],
+      ),
+    ],
+  )
+
+
+def _use(workdir: pathlib.Path) -> report.Section:
+  folder = workdir.name
+  return report.Section(
+    'Use the model',
+    [
+      report.Code(
+        f'python -m experiments.generate --workdir={folder} --num=10000 '
+        '--out=synthetic.npz',
+        'Samples into a file',
+      ),
+      report.Code(
+        'import fedjax_gen\n\n'
+        f"model = fedjax_gen.load('{folder}')\n"
+        'images, labels = model.sample(10_000, seed=0)',
+        'Samples in Python',
+      ),
+    ],
+  )
+
+
+def _settings(facts: Facts) -> report.Section:
+  seconds = {
+    name: f'{result.seconds:.1f} s training, '
+    f'{result.compile_seconds:.1f} s compiling'
+    for name, result in facts.results.items()
+  }
+  return report.Section(
+    'Settings and environment',
+    [
+      report_tables.settings_table(facts.config),
+      report_tables.settings_table(
+        seconds | environment.environment(), 'Environment'
+      ),
+    ],
+  )

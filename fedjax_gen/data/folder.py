@@ -1,0 +1,197 @@
+"""Reads folders of picture files, messy ones too."""
+
+from collections.abc import Sequence
+import os
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+
+from fedjax_gen.data import columns, images, walk
+from fedjax_gen.data.assemble import Column, Table, assemble
+from fedjax_gen.data.examples import DataSource, Options
+from fedjax_gen.errors import InputError
+
+_MAX_NAMED = 4  # skipped files that a note names before it only counts
+
+
+class _Picture(NamedTuple):
+  """A file whose header says it is a picture."""
+
+  entry: walk.Entry
+  size: tuple[int, int]
+  channels: int
+
+
+def read(
+  path: str | os.PathLike,
+  options: Options,
+  *,
+  owner_kind: str | None = None,
+  name: str | None = None,
+) -> DataSource:
+  """Reads a folder of pictures.
+
+  The tree is `CLASS/*`, or with `owner_kind` `OWNER/*` or `OWNER/CLASS/*`;
+  any of them may stand under `train` and `test` (or `val`), else a test split
+  is made. Pictures in folders below CLASS count for it. Tiny ImageNet's own
+  tree (`val/val_annotations.txt`) is understood; its unlabelled `test` is not
+  used.
+
+  Classes of one name are one class, whatever client or group they lie in.
+  Pictures right in a group's folder are of a class named like the group;
+  pictures right in a client's folder have no class.
+
+  Files that are no pictures, are broken or lie outside these folders are
+  skipped and noted. The others come in sorted order, brought to one size and,
+  if any has colour, to RGB.
+
+  Args:
+    path: The root.
+    options: Size and split wishes.
+    owner_kind: What first-level folders are: None for classes, 'users' for
+      clients, 'groups' for kinds of images.
+    name: Name of the source, the path if None.
+
+  Raises:
+    InputError: The folder cannot be read or holds no picture; some clients
+      have class folders and others have not.
+  """
+  root = pathlib.Path(path)
+  trees, notes = walk.splits(root, owner_kind)
+  skipped: dict[pathlib.Path, str] = {}
+  found = _at_home([_probe(entries, skipped) for entries in trees], skipped)
+  pictures = [picture for split in found for picture in split]
+  if not all(found):
+    raise _no_pictures(root, trees, found, skipped)
+  size, size_note = images.common_size(
+    [picture.size for picture in pictures], options.image_size
+  )
+  channels = max(picture.channels for picture in pictures)
+  if min(picture.channels for picture in pictures) != channels:
+    notes.append('grey images among RGB ones: all brought to RGB')
+  decoded = [_decode(split, size, channels, skipped) for split in found]
+  if not all(len(entries) for entries, _ in decoded):
+    raise _no_pictures(root, trees, [e for e, _ in decoded], skipped)
+  notes += [size_note] if size_note else []
+  notes += _skip_notes(root, skipped)
+  return _to_source(root, decoded, options, owner_kind, name, notes)
+
+
+def _probe(
+  entries: Sequence[walk.Entry], skipped: dict[pathlib.Path, str]
+) -> list[_Picture]:
+  """Reads the headers, so that sizes are known before any array is made."""
+  pictures = []
+  for entry in entries:
+    try:
+      pictures.append(_Picture(entry, *images.probe(entry.path)))
+    except images.BadImage as error:
+      skipped[entry.path] = str(error)
+  return pictures
+
+
+def _at_home(
+  splits: list[list[_Picture]], skipped: dict[pathlib.Path, str]
+) -> list[list[_Picture]]:
+  """Drops pictures in no folder, unless none is in one."""
+  if not any(p.entry.owner or p.entry.label for s in splits for p in s):
+    return splits
+  kept = []
+  for split in splits:
+    kept.append([p for p in split if p.entry.owner or p.entry.label])
+    for picture in split:
+      if not (picture.entry.owner or picture.entry.label):
+        skipped[picture.entry.path] = 'in none of the folders'
+  return kept
+
+
+def _decode(
+  pictures: Sequence[_Picture],
+  size: tuple[int, int],
+  channels: int,
+  skipped: dict[pathlib.Path, str],
+) -> tuple[list[walk.Entry], np.ndarray]:
+  """Decodes into one `[n, H, W, C]` array, leaving out what is broken."""
+  width, height = size
+  array = np.empty((len(pictures), height, width, channels), np.uint8)
+  entries: list[walk.Entry] = []
+  for picture in pictures:
+    try:
+      image = images.open_image(picture.entry.path)
+    except images.BadImage as error:
+      skipped[picture.entry.path] = str(error)
+      continue
+    array[len(entries)] = images.to_array(image, size, channels)
+    entries.append(picture.entry)
+  return entries, array[: len(entries)]
+
+
+def _to_source(
+  root: pathlib.Path,
+  splits: Sequence[tuple[list[walk.Entry], np.ndarray]],
+  options: Options,
+  owner_kind: str | None,
+  name: str | None,
+  notes: list[str],
+) -> DataSource:
+  """Numbers the folder names and assembles the source."""
+  what = str(root)
+  labels, class_names = columns.ids(
+    [np.array([e.label for e in entries]) for entries, _ in splits]
+  )
+  if '' in class_names and len(class_names) > 1:
+    entry = next(e for entries, _ in splits for e in entries if not e.label)
+    raise InputError(
+      f'{root}: expected class folders in every client folder or in none, '
+      f'got {_relative(entry.path, root)} beside class folders.'
+    )
+  tables = []
+  for (entries, inputs), numbers in zip(splits, labels, strict=True):
+    optional = {}
+    if class_names != ('',):
+      optional['labels'] = Column(numbers, what)
+    if owner_kind:
+      owners = np.array([entry.owner for entry in entries])
+      optional[owner_kind] = Column(owners, what)
+    tables.append(Table(Column(inputs, what), **optional))
+  return assemble(
+    name or what, tables, options, class_names=class_names, notes=notes
+  )
+
+
+def _no_pictures(
+  root: pathlib.Path,
+  trees: Sequence[Sequence[walk.Entry]],
+  found: Sequence[Sequence],
+  skipped: dict[pathlib.Path, str],
+) -> InputError:
+  """Says in which split there was nothing to read, and what there was."""
+  split = ''
+  if len(trees) == 2:
+    split = ' train' if not len(found[0]) else ' test'
+  reasons = '; '.join(_skip_notes(root, skipped)) or 'it has no files'
+  return InputError(
+    f'{root}: expected{split} pictures (PNG, JPEG, ...) in folders, got none: '
+    f'{reasons}.'
+  )
+
+
+def _skip_notes(
+  root: pathlib.Path, skipped: dict[pathlib.Path, str]
+) -> list[str]:
+  """Names the first few skipped files and counts the rest."""
+  if not skipped:
+    return []
+  named = [
+    f'{_relative(path, root)} ({reason})'
+    for path, reason in list(skipped.items())[:_MAX_NAMED]
+  ]
+  more = len(skipped) - len(named)
+  end = f' and {more} more' if more else ''
+  return [f'{len(skipped)} files skipped: {", ".join(named)}{end}']
+
+
+def _relative(path: pathlib.Path, root: pathlib.Path) -> str:
+  """Returns the path below the root, fit for printing."""
+  return walk.printable(str(path.relative_to(root)))

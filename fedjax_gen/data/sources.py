@@ -1,0 +1,127 @@
+"""`load`: one in-memory data set from a name or a path.
+
+source = sources.load('digits')
+source = sources.load('groups:~/pictures', image_size=64)
+"""
+
+import dataclasses
+import difflib
+import os
+
+from fedjax_gen.data import folder, idx, images, named, npz, tfds
+from fedjax_gen.data.examples import DataSource, Examples, Options
+from fedjax_gen.errors import InputError
+
+__all__ = ['NAMES', 'DataSource', 'Examples', 'load']
+
+NAMES = tuple(named.READERS)
+
+_OWNER_KINDS = {'clients': 'users', 'groups': 'groups'}
+
+
+def load(
+  spec: str,
+  *,
+  data_dir: str | None = None,
+  image_size: int | None = None,
+  test_fraction: float = 0.2,
+  seed: int = 0,
+) -> DataSource:
+  """Reads a data set into memory.
+
+  `spec` is one of
+
+  * a name in `NAMES`. `digits` comes with scikit-learn. `mnist`,
+    `fashion_mnist` and `emnist` are read from their original idx files in
+    `data_dir/NAME` or `data_dir`, else through TensorFlow Datasets like
+    `cifar10` and `cifar100`. `mixed_mnist` and `charm_proxy` have groups;
+  * `tfds:NAME`, any image-classification set of TensorFlow Datasets;
+  * a path: an npz file (`npz.read` lists the array names), a folder of idx
+    files, or a folder of pictures, one folder per class (`folder.read`);
+  * `clients:PATH` or `groups:PATH`, a folder of pictures whose first level is
+    one folder per client, or per kind of images.
+
+  A source without a test split gets one, with every class, client and group in
+  the same share.
+
+  Args:
+    spec: The name or path.
+    data_dir: Folder with data sets known by name. The environment variable
+      FEDJAX_GEN_DATA may name another one, where is looked next.
+    image_size: Height and width to bring all images to, by cutting out the
+      centre square and resizing. None keeps the size of the source; pictures
+      of several sizes come to 32 x 32.
+    test_fraction: Share held out if the source has no test split, in (0, 1).
+    seed: Seed of that split.
+
+  Returns:
+    The data, in the order of the source, and notes on what reading did.
+
+  Raises:
+    InputError: An argument is out of range, the name or path is unknown, or
+      the data cannot be read or fails its checks.
+
+  Example:
+    >>> source = load('digits')
+    >>> source.input_shape, source.num_classes, len(source.train.labels)
+    ((8, 8, 1), 10, 1439)
+    >>> load('digit')
+    Traceback (most recent call last):
+    ...
+    fedjax_gen.errors.InputError: Expected data to be one of digits, mnist, \
+..., tfds:NAME or an existing path, got 'digit'; did you mean digits?
+  """
+  options = Options(data_dir, image_size, test_fraction, seed)
+  source = _read(spec, options)
+  if image_size is None:
+    return source
+  if not source.is_image:
+    raise InputError(
+      f'Expected no image_size for the features of {spec!r}, got '
+      f'image_size={image_size}.'
+    )
+  return _resized(source, image_size)
+
+
+def _read(spec: str, options: Options) -> DataSource:
+  """Finds the reader for `spec`; explicit forms before paths."""
+  if spec in named.READERS:
+    return named.READERS[spec](options)
+  scheme, _, rest = spec.partition(':')
+  if scheme == 'tfds':
+    return tfds.read(rest, options)
+  owner_kind = _OWNER_KINDS.get(scheme)
+  path = os.path.expanduser(rest if owner_kind else spec)
+  if owner_kind and os.path.isdir(path):
+    return folder.read(path, options, owner_kind=owner_kind, name=spec)
+  if idx.is_idx_folder(path):
+    return idx.read(path, options, name=spec)
+  if os.path.isdir(path):
+    return folder.read(path, options, name=spec)
+  if os.path.isfile(path) and not owner_kind:
+    return npz.read(path, options, name=spec)
+  if owner_kind:
+    raise InputError(
+      f'Expected an existing folder after {scheme}:, got {rest!r}.'
+    )
+  near = difflib.get_close_matches(spec, NAMES, n=1)
+  hint = f'; did you mean {near[0]}?' if near else '.'
+  raise InputError(
+    f'Expected data to be one of {", ".join(NAMES)}, tfds:NAME or an '
+    f'existing path, got {spec!r}{hint}'
+  )
+
+
+def _resized(source: DataSource, image_size: int) -> DataSource:
+  """Brings both splits to one size, if their reader has not done so."""
+  height, width, _ = source.input_shape
+  if height == width == image_size:
+    return source
+  train, test = (
+    part._replace(inputs=images.resize(part.inputs, image_size))
+    for part in (source.train, source.test)
+  )
+  note = f'images of {width}x{height} resized to {image_size}x{image_size}'
+  return dataclasses.replace(
+    source, train=train, test=test, notes=(*source.notes, note)
+  )

@@ -1,0 +1,188 @@
+"""The pictures of a VAE run, each a PNG with its caption.
+
+The published FedVAE's Figures 1 to 4 show reconstructions, generated images,
+and t-SNE maps of pixels and latents; here they stand side by side for every
+method, with the nearest training images beside them.
+"""
+
+from collections.abc import Mapping
+import pathlib
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from fedjax_gen.data.sources import DataSource
+from fedjax_gen.evaluation import charts, embedding, neighbours, pictures, vaes
+from fedjax_gen.models import elbo
+from fedjax_gen.models.vae import Vae
+from fedjax_gen.types import Variables
+
+_COLUMNS = 10
+_TSNE_POINTS = 1000
+
+
+class Drawn(NamedTuple):
+  """A picture that was written.
+
+  Attributes:
+    path: of the PNG.
+    caption: what to see in it.
+    section: 'samples', 'reconstructions', 'memory' or 'maps'.
+  """
+
+  path: pathlib.Path
+  caption: str
+  section: str
+
+
+def draw_samples(
+  vae: Vae,
+  variables: Variables,
+  source: DataSource,
+  path: pathlib.Path,
+  *,
+  title: str,
+  seed: int,
+) -> None:
+  """Writes a grid of generated images; one class a column if conditional."""
+  labels, columns = _layout(vae, source)
+  images = vaes.sample_images(vae, variables, labels, seed=seed)
+  pictures.image_grid(images, path, columns=columns, title=title)
+
+
+def draw_all(
+  vae: Vae,
+  models: Mapping[str, Variables],
+  source: DataSource,
+  folder: pathlib.Path,
+  *,
+  seed: int,
+) -> list[Drawn]:
+  """Draws every picture of a run.
+
+  Args:
+    vae: the model.
+    models: by method its variables.
+    source: the data.
+    folder: where to write.
+    seed: of draws and t-SNE.
+
+  Returns:
+    what was drawn; nothing for feature vectors, which have no pictures.
+  """
+  if not source.is_image:
+    return []
+  drawn = []
+
+  def add(name, caption, section):
+    drawn.append(Drawn(folder / f'{name}.png', caption, section))
+    return drawn[-1].path
+
+  kind = 'one class a column' if vae.conditional else 'no class asked for'
+  for method, variables in models.items():
+    draw_samples(
+      vae,
+      variables,
+      source,
+      add(f'samples_{method}', f'{method}: generated, {kind}.', 'samples'),
+      title='',
+      seed=seed,
+    )
+  labels, columns = _layout(vae, source)
+  pictures.image_grid(
+    _real_images(source, labels),
+    add('samples_real', 'Real held-out images, for comparison.', 'samples'),
+    columns=columns,
+  )
+  few = _spread(source.test.labels, _COLUMNS * 2)
+  inputs, labels = source.test.inputs[few], source.test.labels[few]
+  rows = {
+    method: _reconstructed(vae, variables, inputs, labels)[1]
+    for method, variables in models.items()
+  }
+  pictures.image_rows(
+    {'held out': inputs, **rows},
+    add(
+      'reconstructions',
+      'Held-out images and what each model makes of their latent means.',
+      'reconstructions',
+    ),
+  )
+  for method, variables in models.items():
+    path = add(
+      f'nearest_{method}',
+      f'{method}: generated images above their nearest training images '
+      '(pixel distance). The same image twice would be a memory.',
+      'memory',
+    )
+    wanted = np.sort(np.arange(_COLUMNS * 2) % source.num_classes)
+    images = vaes.sample_images(vae, variables, wanted, seed=seed + 1)
+    near = neighbours.nearest(images, source.train.inputs).indices
+    pictures.image_rows(
+      {'generated': images, 'nearest': source.train.inputs[near]}, path
+    )
+  drawn += _maps(vae, models, source, folder, seed)
+  return drawn
+
+
+def _maps(vae, models, source, folder, seed):
+  """t-SNE of latents and of reconstructed pixels, for every method."""
+  rows = _spread(source.test.labels, _TSNE_POINTS)
+  inputs, labels = source.test.inputs[rows], source.test.labels[rows]
+  if len(rows) < 4:
+    return []
+  drawn = []
+  for method, variables in models.items():
+    latents, images = _reconstructed(vae, variables, inputs, labels)
+    for kind, values, what in (
+      ('latents', latents, 'latent means'),
+      ('pixels', images, 'reconstructions'),
+    ):
+      points = embedding.tsne(values, seed=seed, max_points=_TSNE_POINTS)
+      path = folder / f'tsne_{kind}_{method}.png'
+      charts.scatter(
+        points.points,
+        labels[points.indices],
+        path,
+        class_names=source.class_names,
+      )
+      caption = f'{method}: t-SNE of the {what} of held-out images, by class.'
+      drawn.append(Drawn(path, caption, 'maps'))
+  return drawn
+
+
+def _layout(vae: Vae, source: DataSource) -> tuple[np.ndarray, int]:
+  """Labels of a grid of ten rows, and its columns: a class each if few."""
+  by_class = vae.conditional and source.num_classes <= 12
+  columns = source.num_classes if by_class else _COLUMNS
+  return np.tile(np.arange(columns) % source.num_classes, 10), columns
+
+
+def _real_images(source: DataSource, labels: np.ndarray) -> np.ndarray:
+  """Held-out images of the given labels, each class's in turn."""
+  rows = np.zeros(len(labels), int)
+  for label in np.unique(labels):
+    held = np.flatnonzero(source.test.labels == label)
+    if not held.size:  # a class may be missing from a small test split
+      held = np.arange(len(source.test.labels))
+    wanted = np.flatnonzero(labels == label)
+    rows[wanted] = held[np.arange(len(wanted)) % len(held)]
+  return source.test.inputs[rows]
+
+
+def _reconstructed(vae, variables, inputs, labels):
+  latents, images = elbo.reconstruct(
+    vae, variables, jnp.asarray(inputs), jnp.asarray(labels)
+  )
+  return np.asarray(latents), np.asarray(images)
+
+
+def _spread(labels: np.ndarray, num: int) -> np.ndarray:
+  """Rows of up to `num` examples, classes in turn, in label order."""
+  rank = np.empty(len(labels), int)
+  for label in np.unique(labels):
+    rows = np.flatnonzero(labels == label)
+    rank[rows] = np.arange(len(rows))
+  chosen = np.lexsort((labels, rank))[:num]
+  return chosen[np.argsort(labels[chosen], kind='stable')]

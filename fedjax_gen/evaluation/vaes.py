@@ -1,0 +1,206 @@
+"""Everything that is measured of a trained VAE, under one set of names."""
+
+from collections.abc import Sequence
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedjax_gen import validate
+from fedjax_gen.data.sources import DataSource
+from fedjax_gen.errors import InputError
+from fedjax_gen.evaluation import (
+  features,
+  neighbours,
+  samples as samples_lib,
+  utility,
+)
+from fedjax_gen.models import elbo
+from fedjax_gen.models.vae import Vae
+from fedjax_gen.types import Variables
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+  """What is measured at the end.
+
+  Raises:
+    InputError: a value is out of range.
+  """
+
+  num_samples: int = dataclasses.field(
+    default=2000,
+    metadata={'help': 'Images to generate for FID and its kin.'},
+  )
+  extractor: str = dataclasses.field(
+    default='classifier',
+    metadata={
+      'help': 'Feature network of FID and its kin: classifier (trained here '
+      'on the real data), onnx:PATH or torchscript:PATH.'
+    },
+  )
+  importance_samples: int = dataclasses.field(
+    default=64,
+    metadata={'help': 'S of the importance-weighted bound; 0 leaves it out.'},
+  )
+  num_local_models: int = dataclasses.field(
+    default=3,
+    metadata={'help': 'Local-only models measured (the first clients).'},
+  )
+
+  def __post_init__(self):
+    validate.non_negative_int(importance_samples=self.importance_samples)
+    validate.positive_int(
+      num_samples=self.num_samples, num_local_models=self.num_local_models
+    )
+    if self.num_samples < samples_lib.MIN_SAMPLES:
+      raise InputError(
+        f'Expected num_samples >= {samples_lib.MIN_SAMPLES}, got '
+        f'num_samples={self.num_samples}.'
+      )
+
+
+def build_extractor(
+  name: str, source: DataSource, *, seed: int
+) -> features.FeatureExtractor | None:
+  """Builds the feature network that is asked for; None for feature vectors.
+
+  Args:
+    name: `classifier`, `onnx:PATH` or `torchscript:PATH`.
+    source: the data; its training images teach the classifier.
+    seed: of the classifier's training.
+
+  Raises:
+    InputError: unknown name, an unreadable file, a missing extra.
+  """
+  if not source.is_image:
+    return None
+  if name != 'classifier':
+    return features.file_extractor(name)
+  return features.classifier_extractor(
+    source.name,
+    source.train.inputs,
+    source.train.labels,
+    source.test.inputs,
+    source.test.labels,
+    source.num_classes,
+    seed=seed,
+  )
+
+
+def requested_labels(source: DataSource, num: int) -> np.ndarray:
+  """`[num]` labels in the proportions of the training data, in label order."""
+  ordered = np.sort(source.train.labels)
+  return ordered[np.linspace(0, len(ordered) - 1, num).round().astype(int)]
+
+
+def evaluate_vaes(
+  vae: Vae,
+  models: Sequence[Variables],
+  source: DataSource,
+  extractor: features.FeatureExtractor | None,
+  config: EvaluationConfig,
+  *,
+  seed: int,
+) -> dict[str, float]:
+  """Measures one model, or the mean over several.
+
+  Args:
+    vae: the model.
+    models: its variables; one, or those of several clients.
+    source: whose test split is held out.
+    extractor: of features; None leaves out all that looks at images.
+    config: what to measure.
+    seed: of all draws.
+
+  Returns:
+    flat, finite numbers: bounds (`test_elbo`, ...), `fid_<extractor>` and its
+    kin, `memorised_share`, and the accuracy of a classifier trained on
+    generated and tested on real data: `tstr_accuracy` for a conditional model,
+    `tstr_accuracy_labels_by_<extractor>` where the extractor's classifier has
+    to label the samples.
+  """
+  results = [
+    _evaluate(vae, variables, source, extractor, config, seed)
+    for variables in models
+  ]
+  return {
+    name: float(np.mean([result[name] for result in results]))
+    for name in results[0]
+  }
+
+
+def evaluate_real(
+  source: DataSource,
+  extractor: features.FeatureExtractor,
+  config: EvaluationConfig,
+  *,
+  seed: int,
+) -> dict[str, float]:
+  """Measures real training images as if they had been generated.
+
+  What a perfect generator would score at this number of samples.
+  """
+  rng = np.random.default_rng(seed)
+  num = min(config.num_samples, len(source.train.labels))
+  rows = rng.permutation(len(source.train.labels))[:num]
+  images, labels = source.train.inputs[rows], source.train.labels[rows]
+  return samples_lib.evaluate_samples(
+    extractor, source.test.inputs, images, seed=seed
+  ) | {'tstr_accuracy': _tstr(images, labels, source, seed)}
+
+
+def sample_images(
+  vae: Vae, variables: Variables, labels: np.ndarray, *, seed: int
+) -> np.ndarray:
+  """Generated examples for the requested labels, in stored form."""
+  return elbo.generate(
+    vae, variables, jnp.asarray(labels), jax.random.key(seed)
+  )
+
+
+def _evaluate(vae, variables, source, extractor, config, seed):
+  """Measures one model."""
+  metrics = elbo.held_out_bounds(
+    vae,
+    variables,
+    source.test.inputs,
+    source.test.labels,
+    jax.random.key(seed),
+    importance_samples=config.importance_samples,
+  )
+  if extractor is None:
+    return metrics
+  labels = requested_labels(source, config.num_samples)
+  images = sample_images(vae, variables, labels, seed=seed)
+  metrics |= samples_lib.evaluate_samples(
+    extractor, source.test.inputs, images, seed=seed
+  )
+  if vae.conditional:
+    metrics['tstr_accuracy'] = _tstr(images, labels, source, seed)
+    if extractor.probabilities is not None:
+      metrics[f'label_agreement_{extractor.name}'] = utility.label_agreement(
+        extractor, images, labels
+      )
+  elif extractor.probabilities is not None:
+    guessed = extractor.probabilities(images).argmax(axis=1)
+    metrics[f'tstr_accuracy_labels_by_{extractor.name}'] = _tstr(
+      images, guessed, source, seed
+    )
+  metrics['memorised_share'] = neighbours.memorised_share(
+    neighbours.nearest(images, source.train.inputs).distances,
+    neighbours.nearest(source.test.inputs, source.train.inputs).distances,
+  )
+  return metrics
+
+
+def _tstr(images, labels, source, seed):
+  return utility.tstr_accuracy(
+    images,
+    labels,
+    source.test.inputs,
+    source.test.labels,
+    source.num_classes,
+    seed=seed,
+  )

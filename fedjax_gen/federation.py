@@ -1,0 +1,215 @@
+"""A federation from a configuration: who holds what, who takes part, where.
+
+The one place where names on a command line become partitions, samplers and
+mappings; the same for every algorithm.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+
+from fedjax_gen import validate
+from fedjax_gen.data import partition as partitions
+from fedjax_gen.data.federated import FederatedDataset, federated_dataset
+from fedjax_gen.data.partition import Partition
+from fedjax_gen.data.sources import DataSource
+from fedjax_gen.errors import InputError
+from fedjax_gen.federated import sampling
+from fedjax_gen.federated.mapping import Mapping, clients_mesh
+
+PARTITIONS = (
+    'iid', 'dirichlet', 'classes', 'quantity', 'groups', 'natural', 'file',
+)  # fmt: skip
+SAMPLINGS = ('all', 'uniform', 'poisson', 'by_size')
+
+
+def _option(default, help_text, choices=None):
+  metadata = {'help': help_text}
+  if choices:
+    metadata['choices'] = choices
+  return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class FederationConfig:
+  """Clients, their data and their presence; one flag for each field."""
+
+  num_clients: int = _option(
+    10, 'N, clients; of natural: at most so many, 0 for all'
+  )
+  partition: str = _option(
+    'iid',
+    'how examples are dealt: iid, dirichlet over labels, classes per client, '
+    'quantity skew, one kind of image per client (groups), natural user '
+    'ids, or a saved partition (file)',
+    PARTITIONS,
+  )
+  alpha: float = _option(
+    0.3, 'concentration of dirichlet and quantity: smaller is more skewed'
+  )
+  classes_per_client: int = _option(2, 'of partition=classes')
+  partition_file: str = _option('', 'npz of partition=file')
+  sampling: str = _option('all', 'who takes part in a round', SAMPLINGS)
+  cohort_size: int = _option(
+    0, 'K, clients of a round with sampling=uniform or by_size'
+  )
+  participation: float = _option(
+    0.5, 'probability of a client’s part in a round with sampling=poisson'
+  )
+  dropout_rate: float = _option(
+    0.0, 'probability that a sampled client fails in the round'
+  )
+  block_size: str = _option(
+    'auto', 'clients computed at once: a number, all, or auto'
+  )
+  num_devices: int = _option(1, 'devices that share a cohort; 0 for all')
+  reproducible: bool = _option(
+    False, 'the same bits on every number of devices, for one more gather'
+  )
+
+
+class Federation(NamedTuple):
+  """A built federation.
+
+  Attributes:
+    partition: which rows of the training data belong to which client.
+    data: the federated data set, examples on the device.
+    sampler: who takes part in a round.
+    mapping: how clients are laid over time and devices.
+  """
+
+  partition: Partition
+  data: FederatedDataset
+  sampler: sampling.Sampler
+  mapping: Mapping
+
+
+def build_federation(
+  config: FederationConfig, source: DataSource, *, seed: int
+) -> Federation:
+  """Deals a source's training examples to clients.
+
+  Args:
+    config: what to build.
+    source: the data.
+    seed: of the partition.
+
+  Raises:
+    InputError: a field is out of range or does not fit the data.
+  """
+  partition = build_partition(config, source, seed=seed)
+  return Federation(
+    partition,
+    federated_dataset(source.train.inputs, source.train.labels, partition),
+    build_sampler(config, partition.num_clients),
+    build_mapping(config),
+  )
+
+
+def build_partition(
+  config: FederationConfig, source: DataSource, *, seed: int
+) -> Partition:
+  """The partition that `config.partition` names.
+
+  Raises:
+    InputError: see `build_federation`.
+  """
+  train, count = source.train, config.num_clients
+  validate.one_of(PARTITIONS, partition=config.partition)
+  validate.non_negative_int(seed=seed)
+  if config.partition == 'file':
+    partition = Partition.load(config.partition_file)
+    if partition.order.size and partition.order.max() >= len(train.labels):
+      raise InputError(
+        f'Expected partition_file={config.partition_file!r} to be of at most '
+        f'{len(train.labels)} examples, those of {source.name}; it names '
+        f'row {partition.order.max()}.'
+      )
+    return partition
+  if config.partition == 'natural':
+    users = _needed(train.users, source, 'natural', 'user ids')
+    return partitions.natural(users, max_clients=count or None, seed=seed)
+  validate.positive_int(num_clients=count)
+  if config.partition == 'iid':
+    return partitions.iid(len(train.labels), count, seed=seed)
+  if config.partition == 'dirichlet':
+    return partitions.dirichlet(
+      train.labels, count, alpha=config.alpha, seed=seed
+    )
+  if config.partition == 'classes':
+    return partitions.classes_per_client(
+      train.labels, count, classes=config.classes_per_client, seed=seed
+    )
+  if config.partition == 'quantity':
+    return partitions.quantity_skew(
+      len(train.labels), count, alpha=config.alpha, seed=seed
+    )
+  groups = _needed(train.groups, source, 'groups', 'groups (kinds of images)')
+  num_groups = len(source.group_names)
+  if count % num_groups:
+    raise InputError(
+      f'Expected num_clients to be a multiple of the {num_groups} groups of '
+      f'{source.name} with partition=groups, got num_clients={count}.'
+    )
+  return partitions.by_group(groups, count // num_groups, seed=seed)
+
+
+def build_sampler(
+  config: FederationConfig, num_clients: int
+) -> sampling.Sampler:
+  """The sampler that `config.sampling` names.
+
+  Raises:
+    InputError: see `build_federation`.
+  """
+  validate.one_of(SAMPLINGS, sampling=config.sampling)
+  if config.sampling in ('uniform', 'by_size'):
+    validate.positive_int(cohort_size=config.cohort_size)
+    if config.cohort_size > num_clients:
+      raise InputError(
+        f'Expected cohort_size <= {num_clients}, the number of clients, got '
+        f'cohort_size={config.cohort_size}.'
+      )
+  elif config.cohort_size:
+    raise InputError(
+      'Expected sampling=uniform or by_size with a cohort_size, got '
+      f'sampling={config.sampling!r} and cohort_size={config.cohort_size}.'
+    )
+  sampler = {
+    'all': sampling.everyone,
+    'uniform': lambda: sampling.uniform(config.cohort_size),
+    'by_size': lambda: sampling.by_size(config.cohort_size),
+    'poisson': lambda: sampling.poisson(config.participation),
+  }[config.sampling]()
+  validate.fraction(dropout_rate=config.dropout_rate)
+  if config.dropout_rate:
+    sampler = sampling.with_dropout(sampler, config.dropout_rate)
+  return sampler
+
+
+def build_mapping(config: FederationConfig) -> Mapping:
+  """The mapping that the configuration describes.
+
+  Raises:
+    InputError: see `build_federation`.
+  """
+  block_size: str | int = config.block_size
+  if config.block_size.isdecimal():
+    block_size = int(config.block_size)
+  validate.non_negative_int(num_devices=config.num_devices)
+  mesh = None
+  if config.num_devices != 1:
+    mesh = clients_mesh(config.num_devices or None)
+  return Mapping(block_size, mesh, config.reproducible)
+
+
+def _needed(
+  ids: np.ndarray | None, source: DataSource, partition: str, what: str
+) -> np.ndarray:
+  if ids is None:
+    raise InputError(
+      f'Expected data with {what} for partition={partition}, got '
+      f'{source.name}, which has none.'
+    )
+  return ids

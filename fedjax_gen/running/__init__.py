@@ -1,0 +1,1 @@
+"""What surrounds training: work directory, checkpoints, loop and report."""

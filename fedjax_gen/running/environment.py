@@ -1,0 +1,29 @@
+"""What a run ran on: versions and devices, for the record."""
+
+import importlib.metadata
+import os
+import platform
+
+import jax
+
+_PACKAGES = ('fedjax_gen', 'jax', 'jaxlib', 'flax', 'optax', 'numpy')
+
+
+def environment() -> dict[str, str]:
+  """Returns versions and devices by name, as text."""
+  devices = jax.devices()
+  return {
+    'Python': platform.python_version(),
+    **{name: _version(name) for name in _PACKAGES},
+    'Devices': f'{len(devices)} x {devices[0].device_kind} '
+    f'({devices[0].platform})',
+    'CPU cores': str(os.cpu_count()),
+    'System': f'{platform.system()} {platform.machine()}',
+  }
+
+
+def _version(package: str) -> str:
+  try:
+    return importlib.metadata.version(package)
+  except importlib.metadata.PackageNotFoundError:
+    return 'not installed'

@@ -1,0 +1,89 @@
+"""The engine's rounds as the training loop's steps, with the meter read."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fedjax_gen.data.federated import FederatedDataset
+from fedjax_gen.federated import rounds
+from fedjax_gen.types import Key
+
+
+def federated_step(
+  run: Callable[..., tuple[rounds.FederatedState, rounds.RoundMetrics]],
+  algorithm: rounds.Algorithm,
+  datasets: Sequence[FederatedDataset],
+  key: Key,
+) -> Callable[[Any, int], tuple[Any, Mapping[str, np.ndarray]]]:
+  """Returns the `step` that `training.train` asks for.
+
+  Args:
+    run: made by `rounds.round_runner` for the algorithm.
+    algorithm: whose traffic is metered.
+    datasets: the clients of each fleet.
+    key: the run's key.
+
+  Returns:
+    `(state, num_rounds) -> (state, metrics)`; see `summarise`.
+  """
+  meters = rounds.traffic(algorithm, datasets)
+
+  def step(state, num_rounds):
+    state, metrics = run(state, datasets, key, num_rounds)
+    return state, summarise(metrics, meters)
+
+  return step
+
+
+def summarise(
+  metrics: rounds.RoundMetrics, meters: Sequence[rounds.Traffic]
+) -> dict[str, np.ndarray]:
+  """Turns the metrics of rounds into numbers a round.
+
+  Args:
+    metrics: leaves with a leading `[R]` axis.
+    meters: bytes down and up per client, for each fleet.
+
+  Returns:
+    `[R]` arrays: `participants`, `bytes_down` and `bytes_up` (of all
+    participants together), the server's metrics, and each metric of the
+    clients as its mean over participants, weighted like their messages: NaN
+    in a round without any. `[R, K]` arrays `loss_per_client` and
+    `client_per_client` say whose loss it was, a client being named by its row
+    in its own fleet.
+  """
+  present = [np.asarray(cohort.present) for cohort in metrics.cohorts]
+  counts = [fleet.sum(axis=1) for fleet in present]
+  weights = np.concatenate(
+    [
+      np.where(fleet, np.asarray(cohort.weight), 0.0)
+      for fleet, cohort in zip(present, metrics.cohorts, strict=True)
+    ],
+    axis=1,
+  )
+  summary = {name: np.asarray(v) for name, v in metrics.server.items()}
+  for name in metrics.clients[0]:
+    if all(name in fleet for fleet in metrics.clients):
+      values = np.concatenate(
+        [np.asarray(fleet[name]) for fleet in metrics.clients], axis=1
+      )
+      summary[name] = _weighted_means(values, weights)
+      if name == 'loss':
+        summary['loss_per_client'] = values
+  meter = list(zip(counts, meters, strict=True))
+  return summary | {
+    'participants': sum(counts),
+    'bytes_down': sum(count * traffic.bytes_down for count, traffic in meter),
+    'bytes_up': sum(count * traffic.bytes_up for count, traffic in meter),
+    'client_per_client': np.concatenate(
+      [np.asarray(cohort.row) for cohort in metrics.cohorts], axis=1
+    ),
+  }
+
+
+def _weighted_means(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+  """Row means; a zero weight hides its value, NaN or not."""
+  total = weights.sum(axis=1)
+  sums = np.where(weights > 0, values * weights, 0.0).sum(axis=1)
+  return np.where(total > 0, sums / np.where(total > 0, total, 1.0), np.nan)

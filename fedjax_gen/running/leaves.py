@@ -1,0 +1,114 @@
+"""The leaves of a state by name: to describe, compare, hash and check."""
+
+from collections.abc import Mapping
+import hashlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def named_leaves(tree: Any) -> dict[str, Any]:
+  """Returns the leaves of `tree` by their path, in the tree's order.
+
+  Example:
+    >>> named_leaves({'encoder': {'bias': 1.0}, 'decoder': [2.0]})
+    {'decoder/0': 2.0, 'encoder/bias': 1.0}
+  """
+  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+  return {
+    jax.tree_util.keystr(path, simple=True, separator='/'): leaf
+    for path, leaf in leaves
+  }
+
+
+def is_key(leaf: Any) -> bool:
+  """Returns whether the leaf holds typed random keys, which have no bytes."""
+  return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def abstract(state: Any) -> Any:
+  """Returns `state` as `jax.ShapeDtypeStruct`s, a target to restore to.
+
+  Leaves committed to devices keep their sharding; the others stay free to be
+  placed by whoever uses them.
+  """
+  return jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(
+      leaf.shape,
+      leaf.dtype,
+      sharding=leaf.sharding if leaf.committed else None,
+    ),
+    state,
+  )
+
+
+def describe(leaf: Any) -> dict[str, Any]:
+  """Returns the type and shape of a leaf, and the kind of a key, as JSON."""
+  description = {'dtype': str(leaf.dtype), 'shape': list(leaf.shape)}
+  if isinstance(leaf, jax.Array) and is_key(leaf):
+    description['key_impl'] = str(jax.random.key_impl(leaf))
+  return description
+
+
+def first_difference(
+  expected: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]]
+) -> str | None:
+  """Returns in words the first leaf that is not as expected, or None.
+
+  Args:
+    expected: leaves by name, as of `named_leaves`.
+    found: what `describe` returned for the leaves of another tree.
+  """
+  for name in dict.fromkeys([*expected, *found]):
+    wanted = describe(expected[name]) if name in expected else None
+    if _in_words(wanted) != _in_words(found.get(name)):
+      return (
+        f'expected {name} to be {_in_words(wanted)}, '
+        f'found {_in_words(found.get(name))}'
+      )
+  return None
+
+
+def params_digest(tree: Any) -> str:
+  """Returns the SHA-256 of the leaves' paths, types, shapes and bytes.
+
+  Two trees have the same digest exactly if they agree bit for bit, so the
+  digest of a run's parameters says whether another run repeated it.
+
+  Example:
+    >>> params_digest({'bias': np.zeros(2)})[:12]
+    '730998b9fcee'
+  """
+  digest = hashlib.sha256()
+  for name, leaf in named_leaves(tree).items():
+    leaf = jnp.asarray(leaf) if not hasattr(leaf, 'dtype') else leaf
+    data = np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf)
+    digest.update(f'{name}:{leaf.dtype}:{leaf.shape};'.encode())
+    digest.update(np.ascontiguousarray(data).tobytes())
+  return digest.hexdigest()
+
+
+def first_non_finite(tree: Any) -> str | None:
+  """Returns the path of the first leaf with a NaN or infinity, or None."""
+  floats = {
+    name: leaf
+    for name, leaf in named_leaves(tree).items()
+    if jnp.issubdtype(leaf.dtype, jnp.inexact)
+  }
+  finite = np.asarray(_all_finite(list(floats.values())))
+  return next((n for n, ok in zip(floats, finite, strict=True) if not ok), None)
+
+
+def _in_words(description: Mapping[str, Any] | None) -> str:
+  if description is None:
+    return 'none'
+  return f'{description["dtype"]}{description["shape"]}'
+
+
+@jax.jit
+def _all_finite(leaves: list[jax.Array]) -> jax.Array:
+  # One program and one transfer, however many leaves there are.
+  checks = [jnp.isfinite(leaf).all() for leaf in leaves]
+  return jnp.stack(checks) if checks else jnp.zeros((0,), bool)

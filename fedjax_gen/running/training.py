@@ -1,0 +1,199 @@
+"""The training loop: rounds, evaluations, checkpoints; resumed bit for bit.
+
+Knows no algorithm. A method is a function that makes a state and a function
+that takes it some rounds further; everything here holds for any such pair.
+"""
+
+from collections.abc import Callable, Mapping
+import contextlib
+import dataclasses
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedjax_gen import validate
+from fedjax_gen.running import (
+  checkpoints as checkpoints_lib,
+  divergence,
+  leaves,
+)
+from fedjax_gen.running.compile_clock import CompileClock
+from fedjax_gen.running.progress import Progress
+from fedjax_gen.running.stopping import StopSignal
+from fedjax_gen.running.workdir import Workdir
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+  """When what happens, in rounds.
+
+  Steps begin at multiples of `rounds_per_step` whatever interrupted the run, so
+  that a resumed run executes the same programs and ends with the same bits.
+  Evaluations and checkpoints happen at the end of the step in which they fall
+  due, and at the end of training.
+
+  Attributes:
+    num_rounds: rounds of training.
+    rounds_per_step: rounds in one call of `step`; the last one may be shorter,
+      which compiles a second program.
+    eval_every: rounds from one evaluation to the next.
+    checkpoint_every: rounds from one checkpoint to the next.
+
+  Raises:
+    InputError: one of them is not a whole number > 0.
+  """
+
+  num_rounds: int
+  rounds_per_step: int = 1
+  eval_every: int = 1
+  checkpoint_every: int = 1
+
+  def __post_init__(self):
+    validate.positive_int(**dataclasses.asdict(self))
+
+  def next_end(self, done: int) -> int:
+    """Returns the round at which the step after `done` rounds ends."""
+    return min(done + self.rounds_per_step, self.num_rounds)
+
+  def is_due(self, every: int, start: int, end: int) -> bool:
+    """Returns whether a multiple of `every` lies in (start, end]."""
+    return end // every > start // every or end == self.num_rounds
+
+
+class TrainResult(NamedTuple):
+  """What training leaves in memory.
+
+  Attributes:
+    state: the state after the last round.
+    seconds: time in `step`, compilation not counted, over all resumptions.
+    compile_seconds: time in compilation, over all resumptions.
+    history: one record of metrics a round, resumed rounds included.
+  """
+
+  state: Any
+  seconds: float
+  compile_seconds: float
+  history: list[dict[str, float]]
+
+
+def train(
+  *,
+  method: str,
+  init: Callable[[], Any],
+  step: Callable[[Any, int], tuple[Any, Mapping[str, Any]]],
+  schedule: Schedule,
+  workdir: Workdir,
+  progress: Progress,
+  evaluate: Callable[[Any], Mapping[str, float]] | None = None,
+  best_metric: str | None = None,
+  best_mode: str = 'max',
+  trained: Callable[[Any], Any] = lambda state: state,
+  stop: StopSignal | None = None,
+) -> TrainResult:
+  """Trains one method, or resumes it, or returns it if it is done.
+
+  Args:
+    method: its name in the work directory, for example 'federated'.
+    init: returns the state before the first round, a pytree of arrays.
+    step: runs a number of rounds in one compiled call, and may donate the state
+      it is given. Returns the state and metrics: `[n]` arrays, one number a
+      round, and arrays `[n, K]` whose names end in `_per_client`.
+      `client_per_client` holds the clients' numbers, if cohorts are drawn.
+    schedule: when to evaluate and save.
+    workdir: where to log and save.
+    progress: where to show the advance.
+    evaluate: returns more metrics of a state, logged with its round.
+    best_metric: the metric, of rounds or of evaluation, whose best checkpoint
+      is kept beside the last ones; None for none.
+    best_mode: 'max' or 'min'.
+    trained: the part of the state whose floats must stay finite.
+    stop: if given, a signal lets the running step end and be saved.
+
+  Returns:
+    The trained state and what it took.
+
+  Raises:
+    DivergedError: a loss or a trained parameter is not finite. The state is
+      not saved; the last checkpoint is as it was.
+    StoppedError: a signal arrived; the state is saved.
+    InputError: the checkpoint found is not one of this state.
+    DiskFullError: the disk is full; the last checkpoint is as it was.
+  """
+  checkpoints = checkpoints_lib.Checkpoints(
+    workdir.checkpoints_path(method),
+    best_metric=best_metric,
+    best_mode=best_mode,
+  )
+  checkpoints.clean()
+  with CompileClock() as clock, contextlib.closing(progress):
+    state, done, times = _restore_or_init(checkpoints, init)
+    workdir.rewind(method, done)
+    if done < schedule.num_rounds:
+      progress.start(method, schedule.num_rounds, done)
+    compiled_before = times['compile_seconds']
+    while done < schedule.num_rounds:
+      with stop.deferred() if stop else contextlib.nullcontext():
+        end = schedule.next_end(done)
+        state, metrics, seconds = _timed_step(step, state, end - done, clock)
+        rounds = _per_round(metrics, done + 1)
+        problem = divergence.find(rounds, metrics, trained(state))
+        is_eval_due = schedule.is_due(schedule.eval_every, done, end)
+        if evaluate and is_eval_due and not problem:
+          rounds[-1] |= {k: float(v) for k, v in evaluate(state).items()}
+        workdir.log(method, rounds)
+        if problem:
+          raise divergence.error(method, problem, checkpoints)
+        progress.update(end, rounds[-1].get('loss'))
+        times['seconds'] += seconds
+        times['compile_seconds'] = compiled_before + clock.seconds
+        if (
+          schedule.is_due(schedule.checkpoint_every, done, end)
+          or checkpoints.is_best(rounds[-1])
+          or (stop and stop.requested)
+        ):
+          checkpoints.save(end, state, metrics=rounds[-1], extra=times)
+        done = end
+  return TrainResult(state, **times, history=workdir.history(method))
+
+
+def _restore_or_init(
+  checkpoints: checkpoints_lib.Checkpoints, init: Callable[[], Any]
+) -> tuple[Any, int, dict[str, float]]:
+  state = jax.tree.map(jnp.asarray, init())
+  if not checkpoints.rounds():
+    return state, 0, {'seconds': 0.0, 'compile_seconds': 0.0}
+  target = leaves.abstract(state)
+  del state  # frees the memory before the other state comes
+  restored = checkpoints.restore(target)
+  return restored.state, restored.round, restored.extra
+
+
+def _timed_step(
+  step: Callable, state: Any, num_rounds: int, clock: CompileClock
+) -> tuple[Any, dict[str, np.ndarray], float]:
+  """Returns the next state, its metrics, and the seconds without compiling."""
+  started, compiled = time.perf_counter(), clock.seconds
+  state, metrics = step(state, num_rounds)
+  # Reading the metrics waits for the step to end.
+  metrics = {name: np.asarray(value) for name, value in metrics.items()}
+  seconds = time.perf_counter() - started - (clock.seconds - compiled)
+  return state, metrics, seconds
+
+
+def _per_round(
+  metrics: Mapping[str, np.ndarray], first_round: int
+) -> list[dict[str, float]]:
+  """Turns arrays over rounds into one record a round, in plain numbers."""
+  scalars = {
+    name: values.tolist()
+    for name, values in metrics.items()
+    if not name.endswith(divergence.PER_CLIENT)
+  }
+  num_rounds = len(next(iter(metrics.values())))
+  return [
+    {'round': first_round + i} | {name: v[i] for name, v in scalars.items()}
+    for i in range(num_rounds)
+  ]

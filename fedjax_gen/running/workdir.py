@@ -1,0 +1,256 @@
+"""The directory of a run: what was asked, what happened, what came out.
+
+DIR/config.json          what was asked; another config is refused
+DIR/metrics.jsonl        one object a method and round
+DIR/tensorboard/METHOD/  the same numbers as TensorBoard events
+DIR/checkpoints/METHOD/  see `checkpoints`
+DIR/methods/METHOD.json  final metrics of each method that is done
+DIR/summary.json         written last: the run is finished
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import fcntl
+import json
+import math
+import os
+import pathlib
+import time
+from typing import Any
+
+from fedjax_gen.errors import InputError
+from fedjax_gen.running import files
+
+_MAX_DIFFERENCES = 8  # an error message is to fit on a screen
+
+
+class Workdir:
+  """The open work directory of one run, locked against any other process.
+
+  Use it as a context manager. Opening creates the directory, or resumes the
+  run in it if that was given the same `config`.
+
+  Args:
+    path: the directory.
+    config: everything that decides the run's numbers; nested mappings of JSON
+      values.
+
+  Raises:
+    InputError: the path is not a directory, holds files of something else or a
+      run of another config (nothing is changed), or is in use.
+    DiskFullError: the disk is full.
+  """
+
+  def __init__(self, path: str | os.PathLike, config: Mapping[str, Any]):
+    self.path = pathlib.Path(path).absolute()
+    self._writers: dict[str, Any] = {}
+    self._purge_steps: dict[str, int] = {}
+    finished_summary(self.path, config)  # refuses before anything is written
+    try:
+      with files.full_disk_named(self.path):
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = (self.path / '.lock').open('a')
+    except OSError as error:
+      raise InputError(
+        f'Cannot use the work directory {self.path}: {error.strerror}.'
+      ) from error
+    try:
+      self._take_lock()
+      # Again: another process may have begun a run here in between.
+      finished_summary(self.path, config)
+      text = files.to_json(config, indent=2) + '\n'
+      files.write_atomically(self.path / 'config.json', text)
+    except BaseException:
+      self._lock.close()
+      raise
+
+  def __enter__(self) -> 'Workdir':
+    return self
+
+  def __exit__(self, *unused_exception) -> None:
+    self.close()
+
+  def close(self) -> None:
+    """Writes out what is buffered and lets another process in."""
+    for writer in self._writers.values():
+      writer.close()
+    self._lock.close()
+
+  def write_summary(self, summary: Mapping[str, Any]) -> None:
+    """Writes summary.json, which marks the run as finished.
+
+    Raises:
+      DivergedError: a number in it is NaN or infinite.
+      DiskFullError: the disk is full.
+    """
+    path = self.path / 'summary.json'
+    files.write_atomically(path, files.to_json(summary, indent=2) + '\n')
+
+  def once(
+    self, method: str, compute: Callable[[], Mapping[str, Any]]
+  ) -> dict[str, Any]:
+    """Returns the saved result of `method`, computing it the first time.
+
+    Args:
+      method: the method's name.
+      compute: returns its result, JSON values; typically final metrics that
+        take long.
+
+    Raises:
+      DivergedError: a number in the result is NaN or infinite.
+      DiskFullError: the disk is full.
+    """
+    path = self.path / 'methods' / f'{method}.json'
+    if (saved := files.read_json(path)) is not None:
+      return saved[method]
+    text = files.to_json({method: compute()}, indent=2)
+    path.parent.mkdir(exist_ok=True)
+    files.write_atomically(path, text + '\n')
+    return json.loads(text)[method]
+
+  def checkpoints_path(self, method: str) -> pathlib.Path:
+    """Returns the directory of the checkpoints of `method`."""
+    return self.path / 'checkpoints' / method
+
+  def rewind(self, method: str, num_rounds: int) -> None:
+    """Forgets what was logged of `method` after its first `num_rounds` rounds.
+
+    Call it before training, with the round of the checkpoint that training
+    starts from: each round then stands once in metrics.jsonl. A last line that
+    a kill left torn goes too.
+    """
+    kept = [
+      record
+      for record in self._records()
+      if record['method'] != method or record['round'] <= num_rounds
+    ]
+    lines = [files.to_json(record) + '\n' for record in kept]
+    files.write_atomically(self.path / 'metrics.jsonl', ''.join(lines))
+    self._purge_steps[method] = num_rounds + 1
+
+  def log(self, method: str, rounds: Sequence[Mapping[str, float]]) -> None:
+    """Appends rounds to metrics.jsonl and TensorBoard, and writes them out.
+
+    Args:
+      method: the method's name.
+      rounds: per round its metrics and its number, `round`; NaN and infinity
+        are written as null, which JSON has a word for.
+
+    Raises:
+      DiskFullError: the disk is full.
+    """
+    path = self.path / 'metrics.jsonl'
+    writer = self._writer(method)
+    with files.full_disk_named(path), path.open('a', encoding='utf-8') as file:
+      for metrics in rounds:
+        record = {
+          name: value if math.isfinite(value) else None
+          for name, value in metrics.items()
+        }
+        file.write(files.to_json({'method': method, **record}) + '\n')
+        for name, value in metrics.items():
+          if name != 'round':
+            writer.add_scalar(name, value, metrics['round'])
+      writer.flush()
+
+  def history(self, method: str) -> list[dict[str, float]]:
+    """Returns what was logged of `method`, one record a round."""
+    return [r for r in self._records() if r['method'] == method]
+
+  def _records(self) -> Iterator[dict[str, Any]]:
+    path = self.path / 'metrics.jsonl'
+    if not path.exists():
+      return
+    with path.open(encoding='utf-8', errors='replace') as file:
+      for line in file:
+        try:
+          yield json.loads(line)
+        except json.JSONDecodeError:
+          return  # the line that the run was writing when it was killed
+
+  def _writer(self, method: str) -> Any:
+    if method not in self._writers:
+      # Imported here: it takes a second, and a mistake is answered before.
+      from tensorboardX import SummaryWriter
+
+      self._writers[method] = SummaryWriter(
+        str(self.path / 'tensorboard' / method),
+        purge_step=self._purge_steps.get(method),
+        # Two writers opened in one second would share the default name.
+        filename_suffix=f'.{time.time_ns()}',
+      )
+    return self._writers[method]
+
+  def _take_lock(self) -> None:
+    try:
+      fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+      raise InputError(
+        f'Another process is running in the work directory {self.path}. '
+        'Wait for it, stop it, or give another --workdir.'
+      ) from error
+
+
+def finished_summary(
+  path: str | os.PathLike, config: Mapping[str, Any]
+) -> dict[str, Any] | None:
+  """Returns the summary of the run of `config` in `path`, if it is finished.
+
+  Only reads: for answering a repeated or mistaken command at once, before data
+  are loaded.
+
+  Args:
+    path: the work directory, which need not exist.
+    config: as for `Workdir`.
+
+  Raises:
+    InputError: as for `Workdir`, but for its being in use.
+  """
+  path = pathlib.Path(path).absolute()
+  try:
+    names = {p.name for p in path.iterdir()} if path.exists() else set()
+  except OSError as error:
+    raise InputError(
+      f'Cannot use the work directory {path}: {error.strerror}.'
+    ) from error
+  # A kill right after the start leaves the lock but no config yet.
+  if all(name == '.lock' or name.startswith('.config-') for name in names):
+    return None
+  if 'config.json' not in names:
+    raise InputError(
+      f'The directory {path} holds files but no config.json, so it is not a '
+      'work directory. Give --workdir a new or empty directory.'
+    )
+  found = files.read_json(path / 'config.json')
+  if found is None:
+    raise InputError(f'Cannot read {path / "config.json"} as a JSON object.')
+  differences = list(_differences(found, json.loads(files.to_json(config))))
+  if differences:
+    raise InputError(_different_config(path, differences))
+  return files.read_json(path / 'summary.json')
+
+
+def _different_config(path: pathlib.Path, differences: list[str]) -> str:
+  shown = differences[:_MAX_DIFFERENCES]
+  if len(differences) > len(shown):
+    shown.append(f'... and {len(differences) - len(shown)} more')
+  return (
+    f'The work directory {path} holds a run of another configuration:\n  '
+    + '\n  '.join(shown)
+    + '\nRepeat that configuration to resume it, or give another --workdir.'
+  )
+
+
+def _differences(
+  found: Mapping[str, Any], asked: Mapping[str, Any], prefix: str = ''
+) -> Iterator[str]:
+  """Yields one line per field in which two nested configurations differ."""
+  for name in dict.fromkeys([*found, *asked]):
+    there, here = found.get(name), asked.get(name)
+    if isinstance(there, Mapping) and isinstance(here, Mapping):
+      yield from _differences(there, here, f'{prefix}{name}.')
+    elif there != here or (name in found) != (name in asked):
+      yield (
+        f'{prefix}{name}: '
+        f'{json.dumps(there) if name in found else "absent"} there, '
+        f'{json.dumps(here) if name in asked else "absent"} here'
+      )

@@ -1,0 +1,163 @@
+import numpy as np
+import pytest
+
+from fedjax_gen.errors import InputError
+from fedjax_gen.evaluation import classifier_cache, classifiers, features
+
+_BRIEF = classifiers.Recipe(num_steps=3)
+
+
+def test_digits_classifier_reaches_its_accuracy_and_says_so(digits, tmp_path):
+  made = features.classifier_extractor(
+    'digits', *digits, 10, cache_dir=tmp_path
+  )
+  probabilities = made.probabilities(digits.test_inputs)
+  right = probabilities.argmax(axis=1) == digits.test_labels
+  assert right.mean() >= 0.97
+  assert f'accuracy {right.mean():.4f} on 360' in made.description
+  assert made.name == 'digits_classifier'
+  np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_features_have_unit_mean_square_on_real_images(digits, extractor):
+  outputs = extractor.features(digits.train_inputs)
+  assert outputs.shape == (1437, 64) and outputs.dtype == np.float32
+  np.testing.assert_allclose(np.mean(outputs**2), 1, rtol=1e-4)
+
+
+def test_features_of_an_image_do_not_depend_on_its_batch(digits, extractor):
+  outputs = extractor.features(digits.train_inputs[:600])  # two batches of 500
+  alone = extractor.features(digits.train_inputs[510:511])
+  np.testing.assert_allclose(outputs[510:511], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_names_from_sources_are_safe_in_metric_names(digits, tmp_path):
+  made = features.classifier_extractor(
+    'tfds:cifar10 v2', *digits, 10, recipe=_BRIEF, cache_dir=tmp_path
+  )
+  assert made.name == 'tfds_cifar10_v2_classifier'
+
+
+def _params(digits, cache_dir, **changes):
+  arguments = {'seed': 0, 'recipe': _BRIEF, 'num_classes': 10} | changes
+  return classifier_cache.train(
+    digits.train_inputs, digits.train_labels, **arguments, cache_dir=cache_dir
+  ).params
+
+
+def _equal(first, second):
+  kernel = lambda params: params['params']['Dense_0']['kernel']  # noqa: E731
+  return np.array_equal(kernel(first), kernel(second))
+
+
+def test_second_training_is_read_from_the_cache(digits, tmp_path, monkeypatch):
+  params = _params(digits, tmp_path)
+  monkeypatch.setattr(classifiers, '_fit', None)  # any training would fail
+  assert _equal(params, _params(digits, tmp_path))
+  other_labels = digits._replace(train_labels=digits.train_labels[::-1])
+  for arguments in (
+    (digits, {'seed': 1}),
+    (digits, {'recipe': classifiers.Recipe(num_steps=4)}),
+    (digits, {'num_classes': 11}),
+    (other_labels, {}),
+  ):
+    with pytest.raises(TypeError):  # not cached, so it trains
+      _params(arguments[0], tmp_path, **arguments[1])
+
+
+def test_damaged_cache_is_trained_anew_and_mended(digits, tmp_path):
+  params = _params(digits, tmp_path)
+  (entry,) = tmp_path.iterdir()
+  whole = entry.read_bytes()
+  middle = len(whole) // 2
+  flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
+  for damaged in (b'', whole[:-100], flipped, b'not a zip file', b'\0' * 2000):
+    entry.write_bytes(damaged)
+    assert _equal(params, _params(digits, tmp_path))
+    assert entry.read_bytes() == whole
+  with entry.open('wb') as file:
+    np.savez(file, kernel=np.zeros(3))  # whole, but of another network
+  assert _equal(params, _params(digits, tmp_path))
+
+
+def test_cache_that_cannot_be_written_is_done_without(digits, tmp_path):
+  blocked = tmp_path / 'file'
+  blocked.write_text('a file where the folder should be')
+  assert _equal(_params(digits, blocked), _params(digits, tmp_path / 'cache'))
+
+
+def test_cache_folder_follows_the_environment(monkeypatch, tmp_path):
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'xdg'))
+  monkeypatch.setenv('FEDJAX_GEN_CACHE', str(tmp_path / 'own'))
+  assert classifier_cache.default_cache_dir() == tmp_path / 'own'
+  monkeypatch.delenv('FEDJAX_GEN_CACHE')
+  assert classifier_cache.default_cache_dir() == tmp_path / 'xdg/fedjax_gen'
+  monkeypatch.delenv('XDG_CACHE_HOME')
+  monkeypatch.setenv('HOME', str(tmp_path))
+  assert classifier_cache.default_cache_dir() == tmp_path / '.cache/fedjax_gen'
+
+
+def test_training_is_compiled_once_for_equal_shapes(digits):
+  def train(seed):
+    return classifiers.train(
+      digits.test_inputs[:100],
+      digits.test_labels[:100],
+      10,
+      seed=seed,
+      recipe=_BRIEF,
+    )
+
+  first = train(0)
+  compiled = classifiers._fit._cache_size()
+  assert not _equal(first.params, train(1).params)
+  assert _equal(first.params, train(0).params)
+  assert classifiers._fit._cache_size() == compiled
+
+
+def test_colour_images_of_other_sizes_can_be_classified():
+  rng = np.random.default_rng(0)
+  inputs = rng.integers(0, 256, [40, 33, 28, 3], np.uint8)
+  inputs[:20, :, :14] //= 8  # the class is a dark left half
+  labels = np.repeat([0, 1], 20)
+  classifier = classifiers.train(
+    inputs, labels, 2, recipe=classifiers.Recipe(num_steps=30, batch_size=32)
+  )
+  assert classifier.accuracy(inputs, labels) == 1
+  assert classifier.features(inputs).shape == (40, 128)
+
+
+def test_pca_features_are_centred_uncorrelated_and_named_as_such(digits):
+  made = features.pca_extractor(digits.train_inputs, num_features=5)
+  outputs = made.features(digits.train_inputs)
+  assert made.name == 'pca5' and made.probabilities is None
+  covariance = np.cov(outputs.T)
+  np.testing.assert_allclose(outputs.mean(axis=0), 0, atol=1e-4)
+  off_diagonal = covariance - np.diag(np.diag(covariance))
+  np.testing.assert_allclose(off_diagonal, 0, atol=1e-4)
+  few = features.pca_extractor(digits.train_inputs[:10], num_features=10)
+  assert few.features(digits.test_inputs).shape == (360, 10)
+
+
+def test_unusable_input_is_refused_by_name(digits):
+  def made(**changes):
+    return features.classifier_extractor(
+      'digits', *digits._replace(**changes), 10, recipe=_BRIEF
+    )
+
+  with pytest.raises(InputError, match='train_inputs to be uint8'):
+    made(train_inputs=digits.train_inputs / 255.0)
+  with pytest.raises(InputError, match='one shape'):
+    made(test_inputs=digits.test_inputs[:, :4])
+  with pytest.raises(InputError, match=r'labels in 0\.\.9, got 5\.\.14'):
+    made(train_labels=digits.train_labels + 5)
+  with pytest.raises(InputError, match='test_labels to be 360'):
+    made(test_labels=digits.test_labels[:3])
+  with pytest.raises(InputError, match='num_features <= 64'):
+    features.pca_extractor(digits.train_inputs, num_features=65)
+  with pytest.raises(InputError, match='num_steps'):
+    classifiers.train(
+      digits.train_inputs,
+      digits.train_labels,
+      10,
+      recipe=classifiers.Recipe(num_steps=0),
+    )

@@ -1,0 +1,291 @@
+"""The VAE's modules: sizes, shapes, conditions, statistics, bad settings."""
+
+import dataclasses
+import functools
+
+from absl.testing import absltest, parameterized
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedjax_gen.errors import InputError
+from fedjax_gen.models import networks, vae
+from fedjax_gen.models.vae import DataSpec, VaeConfig
+
+_MNIST = DataSpec((28, 28, 1), 10)
+_PUBLISHED = VaeConfig(
+  model='dugdale2023', latent_size=200, conditional=False, norm='batch'
+)
+_TINY = VaeConfig(latent_size=2, channels=(4,), hidden_size=8)
+_TINY_SPEC = DataSpec((5, 5, 1), 3)
+
+
+def _shapes(config, spec):
+  """The model, and its variables as shapes: nothing is computed."""
+  model = vae.build_vae(config, spec)
+  return model, jax.eval_shape(model.init, jax.random.key(0))
+
+
+def _tiny(spec=_TINY_SPEC, **fields):
+  """A model that computes in no time, and its variables."""
+  model = vae.build_vae(dataclasses.replace(_TINY, **fields), spec)
+  return model, jax.jit(model.init)(jax.random.key(0))
+
+
+def _images(num, spec=_TINY_SPEC):
+  return jax.random.uniform(jax.random.key(1), (num, *spec.shape))
+
+
+class SizesTest(parameterized.TestCase):
+  def test_dugdale2023_has_the_published_number_of_parameters(self):
+    _, variables = _shapes(_PUBLISHED, _MNIST)
+    # Kernel and bias (or scale and bias) of each layer, from the publication.
+    convolutions = (9 * 1 * 16 + 16) + (9 * 16 * 32 + 32)
+    heads = 2 * (24 * 24 * 32 * 200 + 200)
+    expected = {'encoder': convolutions + 2 * 16 + 2 * 32 + heads}
+    self.assertEqual(heads, 7_373_200)
+    dense = 200 * 24 * 24 * 32 + 24 * 24 * 32
+    transposed = (9 * 32 * 16 + 16) + (9 * 16 * 1 + 1)
+    expected['decoder'] = dense + transposed + 2 * 16 + 2 * 1
+    for name, number in expected.items():
+      self.assertEqual(vae.num_parameters({name: variables[name]}), number)
+    self.assertEqual(vae.num_parameters(variables), 11_087_731)
+
+  @parameterized.parameters(
+    {'latent_size': 199}, {'conditional': True}, {'norm': 'none'}
+  )
+  def test_dugdale2023_has_another_number_with_another_setting(self, **field):
+    _, variables = _shapes(dataclasses.replace(_PUBLISHED, **field), _MNIST)
+    self.assertNotEqual(vae.num_parameters(variables), 11_087_731)
+
+  def test_running_statistics_are_not_counted_as_parameters(self):
+    _, variables = _shapes(VaeConfig(norm='batch'), _MNIST)
+    leaves = jax.tree.leaves(variables['encoder'])
+    # A mean and a variance for each of 32 + 64 channels.
+    self.assertEqual(
+      vae.num_parameters({'encoder': variables['encoder']}),
+      sum(leaf.size for leaf in leaves) - 2 * (32 + 64),
+    )
+
+  @parameterized.product(
+    model=vae.MODELS,
+    shape=[(7, 7, 1), (28, 28, 1), (32, 32, 3), (30, 21, 3)],
+    likelihood=['bernoulli', 'discretised_logistic'],
+  )
+  def test_every_model_gives_back_the_shape_of_the_images(
+    self, model, shape, likelihood
+  ):
+    config = VaeConfig(model=model, likelihood=likelihood, norm='none')
+    model, variables = _shapes(config, DataSpec(shape, 10))
+
+    def round_trip(variables, data, labels, mask):
+      posterior, _ = model.encode(variables, data, labels, mask)
+      outputs, _ = model.decode(variables, posterior.mean, labels, mask)
+      return posterior, model.prior(variables, labels), outputs
+
+    data = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    labels = jax.ShapeDtypeStruct((1,), jnp.int32)
+    mask = jax.ShapeDtypeStruct((1,), bool)
+    posterior, prior, outputs = jax.eval_shape(
+      round_trip, variables, data, labels, mask
+    )
+    chex.assert_shape([*posterior, *prior], (1, config.latent_size))
+    # Mean and log-scale of each value take two channels.
+    per_value = 2 if likelihood == 'discretised_logistic' else 1
+    self.assertEqual(outputs.shape, (1, *shape[:-1], per_value * shape[-1]))
+    mean = jax.eval_shape(model.likelihood.mean, outputs)
+    self.assertEqual(mean.shape, data.shape)
+
+  def test_mlp_takes_features(self):
+    spec = DataSpec((6,), 2)
+    model, variables = _tiny(spec, model='mlp', likelihood='gaussian')
+
+    @jax.jit
+    def round_trip(data):
+      labels = jnp.zeros(2, jnp.int32)
+      posterior, _ = model.encode(variables, data, labels)
+      return model.decode(variables, posterior.mean, labels)[0]
+
+    self.assertEqual(round_trip(jnp.ones((2, 6))).shape, (2, 6))
+
+
+class ConditionTest(parameterized.TestCase):
+  @parameterized.product(model=vae.MODELS, conditional=[True, False])
+  def test_only_a_conditional_model_reacts_to_the_label(
+    self, model, conditional
+  ):
+    model, variables = _tiny(model=model, conditional=conditional, norm='none')
+    self.assertEqual(model.conditional, conditional)
+    # One image (or latent) twice, with two labels.
+    data, latents = jnp.tile(_images(1), (2, 1, 1, 1)), jnp.zeros((2, 2))
+
+    @jax.jit
+    def apply(labels):
+      posterior, _ = model.encode(variables, data, labels)
+      return posterior.mean, model.decode(variables, latents, labels)[0]
+
+    for rows in apply(jnp.array([0, 2])):
+      self.assertEqual(not np.allclose(rows[0], rows[1]), conditional)
+
+  def test_encoder_and_decoder_start_from_different_keys(self):
+    _, variables = _tiny(model='mlp', conditional=False)
+    _, other = _tiny(model='mlp', conditional=False)
+    chex.assert_trees_all_equal(variables, other)
+    kernels = [
+      variables[name]['params']['Dense_1']['kernel']
+      for name in ('encoder', 'decoder')
+    ]
+    self.assertFalse((kernels[0] == kernels[1]).any())
+
+  def test_log_variances_are_clipped(self):
+    model, variables = _tiny(model='mlp')
+    variables['encoder'] = jax.tree.map(lambda a: a * 100, variables['encoder'])
+    posterior, _ = model.encode(variables, _images(8), jnp.zeros(8, jnp.int32))
+    self.assertEqual(float(abs(posterior.logvar).max()), 10)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _encode_and_decode(model, variables, data, mask):
+  labels = jnp.zeros(len(data), jnp.int32)
+  posterior, encoder = model.encode(variables, data, labels, mask)
+  # Latents that differ by row, from data so that poison reaches them.
+  latents = data.reshape(len(data), -1)[:, :2]
+  outputs, decoder = model.decode(variables, latents, labels, mask)
+  return (posterior, outputs), {'encoder': encoder, 'decoder': decoder}
+
+
+class NormTest(parameterized.TestCase):
+  @parameterized.parameters(
+    *((model, 'batch') for model in vae.MODELS), ('conv', 'group')
+  )
+  def test_masked_out_rows_change_nothing_for_the_others(self, model, norm):
+    model, variables = _tiny(model=model, norm=norm)
+    run = functools.partial(_encode_and_decode, model, variables)
+    mask = jnp.array([True, True, True, False])
+    clean = _images(4)
+    poisoned = clean.at[3].set(100.0)
+    outputs, refreshed = run(clean, mask)
+    other_outputs, other_refreshed = run(poisoned, mask)
+    kept = jax.tree.map(lambda leaf: leaf[:3], (outputs, other_outputs))
+    chex.assert_trees_all_close(*kept, rtol=1e-5, atol=1e-5)
+    chex.assert_trees_all_close(refreshed, other_refreshed, rtol=1e-6)
+    if norm == 'batch':
+      # Counted, the same row does change both.
+      outputs, refreshed = run(poisoned, jnp.ones(4, bool))
+      for wrong, right in (
+        (outputs[1][:3], other_outputs[1][:3]),
+        (refreshed, other_refreshed),
+      ):
+        with self.assertRaises(AssertionError):
+          chex.assert_trees_all_close(wrong, right, rtol=1e-2)
+
+  def test_running_statistics_move_by_a_tenth_of_the_batch(self):
+    model, variables = _tiny(model='mlp', norm='batch', conditional=False)
+    data = _images(4)
+    mask = jnp.array([True, True, False, True])
+    _, refreshed = _encode_and_decode(model, variables, data, mask)
+    refreshed = refreshed['encoder']
+    dense = variables['encoder']['params']['Dense_0']
+    hidden = data.reshape(4, -1) @ dense['kernel'] + dense['bias'][None]
+    hidden = np.asarray(hidden)[np.asarray(mask)]
+    moved = refreshed['batch_stats']['Norm_0']['BatchNorm_0']
+    np.testing.assert_allclose(
+      moved['mean'], 0.1 * hidden.mean(axis=0), rtol=1e-4, atol=1e-6
+    )
+    np.testing.assert_allclose(
+      moved['var'], 0.9 + 0.1 * hidden.var(axis=0), rtol=1e-4
+    )
+    chex.assert_trees_all_equal(
+      refreshed['params'], variables['encoder']['params']
+    )
+
+  def test_without_a_mask_statistics_stay_and_rows_do_not_meet(self):
+    model, variables = _tiny(model='mlp', norm='batch')
+    data = _images(2)
+    outputs, same = _encode_and_decode(model, variables, data, None)
+    chex.assert_trees_all_equal(same, variables)
+    alone, _ = _encode_and_decode(model, variables, data[:1], None)
+    first = jax.tree.map(lambda leaf: leaf[:1], outputs)
+    chex.assert_trees_all_close(first, alone, rtol=1e-5, atol=1e-6)
+
+  @parameterized.parameters(4, 8, 16, 64)
+  def test_group_norm_of_a_dense_layer_keeps_more_than_signs(self, width):
+    # Groups of one feature would be all zero, of two plus or minus one.
+    inputs = jax.random.normal(jax.random.key(0), (1, width))
+    norm = networks.Norm('group')
+    outputs, _ = norm.init_with_output(jax.random.key(0), inputs, None)
+    sizes = np.unique(abs(np.round(outputs, 3)))
+    self.assertGreater(len(sizes), width // 2)
+
+  @parameterized.parameters('group', 'none')
+  def test_other_normalisations_keep_no_statistics(self, norm):
+    model, variables = _tiny(norm=norm)
+    self.assertEqual(set(variables['encoder']), {'params'})
+    _, same = _encode_and_decode(
+      model, variables, _images(2), jnp.ones(2, bool)
+    )
+    chex.assert_trees_all_equal(same, variables)
+
+
+class BuildTest(parameterized.TestCase):
+  @parameterized.parameters(
+    ({'model': 'unet'}, "model='unet'"),
+    ({'norm': 'layer'}, "norm='layer'"),
+    ({'latent_size': 0}, 'latent_size=0'),
+    ({'hidden_size': 1.5}, 'hidden_size=1.5'),
+    ({'channels': (8, 0)}, 'channels=0'),
+    ({'channels': ()}, r'channels to name at least one layer, got \(\)'),
+    ({'likelihood': 'poisson'}, "likelihood='poisson'"),
+    (
+      {'likelihood': 'gaussian', 'likelihood_stddev': -1.0},
+      'likelihood_stddev=-1.0',
+    ),
+  )
+  def test_a_bad_setting_is_named_with_its_value(self, fields, message):
+    with self.assertRaisesRegex(InputError, message):
+      vae.build_vae(VaeConfig(**fields), _MNIST)
+
+  @parameterized.parameters('conv', 'dugdale2023')
+  def test_image_models_refuse_features(self, model):
+    config = VaeConfig(model=model, likelihood='gaussian')
+    with self.assertRaisesRegex(InputError, f"'mlp' for .*model='{model}'"):
+      vae.build_vae(config, DataSpec((6,), 2))
+
+  def test_image_likelihoods_refuse_features(self):
+    with self.assertRaisesRegex(InputError, "likelihood='bernoulli'"):
+      vae.build_vae(
+        VaeConfig(model='mlp', likelihood='bernoulli'), DataSpec((6,), 2)
+      )
+
+  def test_the_published_model_refuses_group_norm(self):
+    with self.assertRaisesRegex(InputError, "norm='batch'.*norm='group'"):
+      vae.build_vae(dataclasses.replace(_PUBLISHED, norm='group'), _MNIST)
+
+  def test_data_that_do_not_fit_are_refused(self):
+    with self.assertRaisesRegex(InputError, 'got 4 x 28'):
+      vae.build_vae(_PUBLISHED, DataSpec((4, 28, 1), 10))
+    with self.assertRaisesRegex(InputError, 'num_classes=0'):
+      vae.build_vae(VaeConfig(), DataSpec((28, 28, 1), 0))
+
+
+class PixelsTest(absltest.TestCase):
+  def test_to_unit_and_to_pixels_are_inverse_on_every_grey_level(self):
+    levels = jnp.arange(256, dtype=jnp.uint8)
+    for function in (vae.to_unit, jax.jit(vae.to_unit)):
+      unit = function(levels)
+      self.assertEqual((float(unit.min()), float(unit.max())), (0.0, 1.0))
+      for inverse in (vae.to_pixels, jax.jit(vae.to_pixels)):
+        chex.assert_trees_all_equal(inverse(unit), levels)
+
+  def test_to_pixels_rounds_and_clips_instead_of_wrapping_around(self):
+    data = jnp.array([-0.3, 1.4 / 255, 1.6 / 255, 1.2])
+    self.assertEqual(vae.to_pixels(data).tolist(), [0, 1, 2, 255])
+
+  def test_to_unit_leaves_features_as_they_are(self):
+    features = jnp.array([-3.0, 300.0])
+    chex.assert_trees_all_equal(vae.to_unit(features), features)
+
+
+if __name__ == '__main__':
+  absltest.main()

@@ -1,0 +1,32 @@
+import dataclasses
+import json
+
+import pytest
+
+from fedjax_gen import validate
+from fedjax_gen.errors import InputError
+from fedjax_gen.running import config_records
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  alpha: float = 0.5
+  widths: tuple[int, ...] = (4, 3)
+  out: str = dataclasses.field(default='', metadata={'recorded': False})
+
+  def __post_init__(self):
+    validate.positive(alpha=self.alpha)
+
+
+def test_a_configuration_comes_back_without_what_does_not_matter():
+  record = json.loads(
+    json.dumps(config_records.to_record(Config(2.0, (8,), out='here')))
+  )
+  assert config_records.from_record(Config, record) == Config(2.0, (8,))
+
+
+def test_a_record_of_another_version_is_refused():
+  with pytest.raises(InputError, match="got 'beta'"):
+    config_records.from_record(Config, {'alpha': 1.0, 'beta': 2})
+  with pytest.raises(InputError, match='alpha'):
+    config_records.from_record(Config, {'alpha': -1.0})
