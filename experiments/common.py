@@ -11,6 +11,7 @@ import hashlib
 import os
 import pathlib
 import sys
+import textwrap
 import traceback
 from typing import TYPE_CHECKING, Any
 import warnings
@@ -37,8 +38,10 @@ Anywhere:
   --help                  Show this text.
 
 Run the same command again to resume an interrupted run. Exit status: 0 done,
-1 diverged or disk full, 2 mistake in the command or the data, 130 or 143
-stopped by a signal with everything saved."""
+1 diverged, disk full or out of memory, 2 mistake in the command or the data,
+130 or 143 stopped by a signal with everything saved."""
+
+_MAX_INT = 2**31 - 1  # rounds are counted in 32 bits
 
 
 def _field(default: Any, help_text: str, **metadata: Any) -> Any:
@@ -94,6 +97,12 @@ class RunConfig:
       eval_every=self.eval_every,
       checkpoint_every=self.checkpoint_every,
     )
+    # JAX would cut a larger seed to 32 bits: two seeds, one run.
+    for name in ('seed', 'rounds'):
+      if getattr(self, name) > _MAX_INT:
+        raise InputError(
+          f'Expected {name} < 2**31, got {name}={getattr(self, name)}.'
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,6 +186,20 @@ def execute(
       traceback.print_exc()
     print(f'{experiment.name}: {error}', file=sys.stderr)
     return 2 if isinstance(error, InputError) else 1
+  except Exception as error:
+    # JAX has no exception of its own for memory, on any device.
+    if not isinstance(error, MemoryError) and (
+      'RESOURCE_EXHAUSTED' not in str(error)
+    ):
+      raise
+    if is_debug:
+      traceback.print_exc()
+    print(
+      f'{experiment.name}: Out of memory. {str(error).splitlines()[0][:200]}\n'
+      'A smaller model, batch_size, block_size or rounds_per_step needs less.',
+      file=sys.stderr,
+    )
+    return 1
   except stopping.StoppedError as error:
     print(f'{error} Run the same command again to resume.', file=sys.stderr)
     return 128 + error.signum
@@ -203,7 +226,8 @@ def _execute(
   _prepare_jax(run_config.compilation_cache)
   from fedjax_gen.running.progress import progress
 
-  main(Session(path, record, stop, progress()), **configs)
+  with files.full_disk_named(path):
+    main(Session(path, record, stop, progress()), **configs)
   print(f'Results: {path}')
   return 0
 
@@ -234,7 +258,9 @@ def _flag_values(
 def _help(experiment: Experiment) -> str:
   command = f'python -m experiments.{experiment.name}'
   examples = [
-    f'  {command} {arguments}'.rstrip() + f'\n      {result}'
+    '\n'.join(
+      [*_wrapped(f'  {command} {arguments}'.rstrip()), f'      {result}']
+    )
     for arguments, result in experiment.examples
   ]
   parts = [
@@ -245,6 +271,18 @@ def _help(experiment: Experiment) -> str:
   if 'run' in experiment.configs:
     parts.append(_HELP_END)
   return '\n\n'.join(parts)
+
+
+def _wrapped(command: str) -> list[str]:
+  """Breaks a command into lines that a shell joins again."""
+  lines = textwrap.wrap(
+    command,
+    78,
+    subsequent_indent='    ',
+    break_long_words=False,
+    break_on_hyphens=False,
+  )
+  return [f'{line} \\' for line in lines[:-1]] + lines[-1:]
 
 
 def _default_path(record: dict[str, Any]) -> str:

@@ -53,7 +53,9 @@ def define_flags(flag_values: flags.FlagValues, *defaults: Any) -> None:
     for field, kind in _fields(config):
       default = getattr(config, field.name)
       if kind is bool:
-        flags.DEFINE_boolean(field.name, default, '', flag_values=flag_values)
+        flag = flags.BooleanFlag(field.name, default, '')
+        flag.parser = _Switch()
+        flags.DEFINE_flag(flag, flag_values=flag_values)
       else:
         flags.DEFINE(
           _Parser(kind, field.metadata.get('choices')),
@@ -90,6 +92,8 @@ def parse(flag_values: flags.FlagValues, argv: Sequence[str]) -> None:
     )
     hint = f' Did you mean --{close[0]}?' if close else ''
     raise InputError(f'There is no flag --{error.flagname}.{hint}') from error
+  except UnicodeDecodeError as error:
+    raise InputError('Expected --flagfile to be a text file.') from error
   except flags.Error as error:
     message = str(error).removeprefix('ERROR:: ').rstrip('.?')
     raise InputError(f'{message}.') from error
@@ -112,7 +116,7 @@ def _paragraph(config: Any) -> str:
 
 
 def _flag_entry(field: dataclasses.Field, kind: Any, default: Any) -> str:
-  words = [field.metadata.get('help', '')]
+  words = [_sentence(field.metadata.get('help', ''))]
   if choices := field.metadata.get('choices'):
     words.append(f'One of: {", ".join(map(str, choices))}.')
   if kind is bool:
@@ -130,6 +134,14 @@ def _flag_entry(field: dataclasses.Field, kind: Any, default: Any) -> str:
   )
 
 
+def _sentence(text: str) -> str:
+  """Returns the text with a full stop, and a capital where a word begins it."""
+  first = text.split(' ', 1)[0]
+  if first.isalpha() and first.islower():
+    text = text[0].upper() + text[1:]
+  return text if not text or text[-1] in '.!?' else f'{text}.'
+
+
 def _entry(left: str, right: str) -> str:
   """Returns a flag and, beside or below it, what it does."""
   lines = textwrap.wrap(right, _WIDTH - _INDENT) or ['']
@@ -138,6 +150,16 @@ def _entry(left: str, right: str) -> str:
     return '\n'.join([left, *(' ' * _INDENT + line for line in lines)])
   first = left.ljust(_INDENT) + lines[0]
   return '\n'.join([first, *(' ' * _INDENT + line for line in lines[1:])])
+
+
+class _Switch(flags.BooleanParser):
+  """Parses a boolean and says what it expected."""
+
+  def parse(self, argument: Any) -> bool:
+    try:
+      return super().parse(argument)
+    except ValueError:
+      raise ValueError('expected true or false') from None
 
 
 class _Parser(flags.ArgumentParser):

@@ -18,7 +18,8 @@ from fedjax_gen import trees, validate
 from fedjax_gen.algorithms import fedvae as fedvae_lib
 from fedjax_gen.data.federated import FederatedDataset
 from fedjax_gen.data.sources import DataSource
-from fedjax_gen.evaluation import gallery, vaes
+from fedjax_gen.errors import InputError
+from fedjax_gen.evaluation import gallery, samples, vaes
 from fedjax_gen.federated import rounds, sampling
 from fedjax_gen.federated.algorithm import Algorithm, FederatedState
 from fedjax_gen.federated.mapping import Mapping
@@ -47,10 +48,22 @@ class ComparisonConfig:
       'as one client makes) and local (each client alone).'
     },
   )
+  central_epochs: float = dataclasses.field(
+    default=0.0,
+    metadata={
+      'help': 'Passes of central training over all data in the whole run; 0 '
+      'for as many steps as one client makes.'
+    },
+  )
 
   def __post_init__(self):
+    validate.non_negative(central_epochs=self.central_epochs)
     for method in self.methods or ('',):
       validate.one_of(METHODS, methods=method)
+    if len(set(self.methods)) < len(self.methods):
+      raise InputError(
+        f'Expected each of methods once, got {",".join(self.methods)}.'
+      )
 
 
 EXPERIMENT = common.Experiment(
@@ -59,7 +72,8 @@ EXPERIMENT = common.Experiment(
   examples=(
     ('', 'Handwritten digits, 10 clients, beside central and local training.'),
     (
-      '--data=clients:my_images --image_size=32 --partition=natural',
+      '--data=clients:my_images --image_size=32 --partition=natural '
+      '--num_clients=0',
       'Your own images, a folder for each client.',
     ),
     ('--preset=paper_mnist', 'The published model and schedule on MNIST.'),
@@ -101,6 +115,8 @@ def build_methods(
   config: fedvae_lib.Config,
   vae: Vae,
   federation: Federation,
+  *,
+  central_epochs: float,
   num_local_models: int,
 ) -> dict[str, Method]:
   """The trainings by name, central and local beside the federated one."""
@@ -123,7 +139,9 @@ def build_methods(
       from_server,
     ),
     'central': lambda: Method(
-      fedvae_lib.fedvae(_central(config, data), vae),
+      fedvae_lib.central(
+        config, vae, np.asarray(data.sizes), epochs=central_epochs
+      ),
       data.merged(),
       sampling.everyone(),
       Mapping(),
@@ -140,26 +158,6 @@ def build_methods(
   return {name: methods[name]() for name in names}
 
 
-def _central(
-  config: fedvae_lib.Config, data: FederatedDataset
-) -> fedvae_lib.Config:
-  """Plain training that makes, a round, the steps of a mean client.
-
-  Then every model compared, the average of the clients' included, lies
-  equally many steps from its start.
-  """
-  sizes = np.asarray(data.sizes)
-  steps = config.local_epochs * np.ceil(sizes / config.batch_size).mean()
-  return dataclasses.replace(
-    config,
-    local_epochs=float(steps / np.ceil(sizes.sum() / config.batch_size)),
-    keep_optimizer_state=True,
-    proximal=0.0,
-    server_optimizer='fedavg',
-    server_learning_rate=1.0,
-  )
-
-
 def main(
   session, *, run, data, federation, vae, fedvae, comparison, evaluation
 ) -> None:
@@ -168,8 +166,20 @@ def main(
   built = build_federation(federation, source, seed=run.seed)
   model = build_vae(vae, DataSpec(source.input_shape, source.num_classes))
   methods = build_methods(
-    comparison.methods, fedvae, model, built, evaluation.num_local_models
+    comparison.methods,
+    fedvae,
+    model,
+    built,
+    central_epochs=comparison.central_epochs / run.rounds,
+    num_local_models=evaluation.num_local_models,
   )
+  build_extractor = vaes.extractor_builder(
+    evaluation.extractor, source, seed=run.seed
+  )
+  traffic = {
+    name: federated_step.dry_run(name, method.algorithm, [method.data])[0]
+    for name, method in methods.items()
+  }
   with session.open_workdir() as workdir:
     for note in source.notes:
       session.say(f'Data: {note}')
@@ -184,9 +194,12 @@ def main(
     for name, trained in models.items():
       saved.save_model(workdir.path, name, vae, source, trained[0])
     session.say('Measuring against held-out data.')
-    extractor = vaes.build_extractor(
-      evaluation.extractor, source, seed=run.seed
-    )
+    extractor = build_extractor()
+    if extractor is None:
+      session.say(
+        'FID and its kin are left out: they need images, '
+        f'{samples.MIN_SAMPLES} held-out ones at least.'
+      )
     metrics = {
       name: workdir.once(
         name,
@@ -219,10 +232,7 @@ def main(
       extractor=extractor,
       metrics=metrics,
       results=results,
-      traffic={
-        name: rounds.traffic(method.algorithm, [method.data])[0]
-        for name, method in methods.items()
-      },
+      traffic=traffic,
       drawn=drawn,
       config=session.config,
     )

@@ -196,10 +196,10 @@ def _headlines(facts: Facts) -> list[tuple[str, str]]:
 
 def _results(facts: Facts) -> report.Section:
   text = (
-    'Measured on held-out examples. Methods start alike and make equally many '
-    'local steps: federated is the averaged model, central one model on all '
-    'data, local the mean over models of single clients; real_data measures '
-    'real training images in place of generated ones, the best to hope for.'
+    'Measured on held-out examples. federated is the averaged model, central '
+    'one model trained on all data, local the mean over models of single '
+    'clients; real_data measures real training images in place of generated '
+    'ones, the best to hope for.'
   )
   if facts.extractor is not None:
     text += f' Features: {facts.extractor.description}'
@@ -284,7 +284,7 @@ def _clients(facts: Facts, partition_png: pathlib.Path) -> report.Section:
 
 
 def _use(workdir: pathlib.Path) -> report.Section:
-  folder = workdir.name
+  folder = workdir
   return report.Section(
     'Use the model',
     [

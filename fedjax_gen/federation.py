@@ -33,40 +33,76 @@ def _option(default, help_text, choices=None):
 
 @dataclasses.dataclass(frozen=True)
 class FederationConfig:
-  """Clients, their data and their presence; one flag for each field."""
+  """Clients, their data and their presence.
+
+  Raises:
+    InputError: a value is out of range, or would be without effect.
+  """
 
   num_clients: int = _option(
-    10, 'N, clients; of natural: at most so many, 0 for all'
+    10, 'N, clients; with partition=natural at most so many, 0 for all.'
   )
   partition: str = _option(
     'iid',
-    'how examples are dealt: iid, dirichlet over labels, classes per client, '
+    'How examples are dealt: iid, dirichlet over labels, classes per client, '
     'quantity skew, one kind of image per client (groups), natural user '
-    'ids, or a saved partition (file)',
+    'ids, or a saved partition (file).',
     PARTITIONS,
   )
   alpha: float = _option(
-    0.3, 'concentration of dirichlet and quantity: smaller is more skewed'
+    0.3, 'Concentration of dirichlet and quantity: smaller is more skewed.'
   )
-  classes_per_client: int = _option(2, 'of partition=classes')
-  partition_file: str = _option('', 'npz of partition=file')
-  sampling: str = _option('all', 'who takes part in a round', SAMPLINGS)
+  classes_per_client: int = _option(
+    2, 'Classes of a client with partition=classes.'
+  )
+  partition_file: str = _option(
+    '', 'Saved partition (npz) for partition=file.'
+  )
+  sampling: str = _option('all', 'Who takes part in a round.', SAMPLINGS)
   cohort_size: int = _option(
-    0, 'K, clients of a round with sampling=uniform or by_size'
+    0, 'K, clients of a round with sampling=uniform or by_size.'
   )
   participation: float = _option(
-    0.5, 'probability of a client’s part in a round with sampling=poisson'
+    0.5, 'Probability of a client’s part in a round with sampling=poisson.'
   )
   dropout_rate: float = _option(
-    0.0, 'probability that a sampled client fails in the round'
+    0.0, 'Probability that a sampled client fails in the round.'
   )
   block_size: str = _option(
-    'auto', 'clients computed at once: a number, all, or auto'
+    'auto', 'Clients computed at once: a number, all, or auto.'
   )
-  num_devices: int = _option(1, 'devices that share a cohort; 0 for all')
+  num_devices: int = _option(1, 'Devices that share a cohort; 0 for all.')
   reproducible: bool = _option(
-    False, 'the same bits on every number of devices, for one more gather'
+    False, 'The same bits on every number of devices, for one more gather.'
   )
+
+  def __post_init__(self):
+    validate.one_of(PARTITIONS, partition=self.partition)
+    validate.one_of(SAMPLINGS, sampling=self.sampling)
+    if self.partition == 'natural':
+      validate.non_negative_int(num_clients=self.num_clients)
+    else:
+      validate.positive_int(num_clients=self.num_clients)
+    validate.positive(alpha=self.alpha)
+    validate.positive_int(classes_per_client=self.classes_per_client)
+    if (self.partition == 'file') != bool(self.partition_file):
+      raise InputError(
+        'Expected a partition_file with partition=file and with no other, got '
+        f'partition={self.partition!r} and '
+        f'partition_file={self.partition_file!r}.'
+      )
+    if self.sampling in ('uniform', 'by_size'):
+      validate.positive_int(cohort_size=self.cohort_size)
+    elif self.cohort_size:
+      raise InputError(
+        'Expected sampling=uniform or by_size with a cohort_size, got '
+        f'sampling={self.sampling!r} and cohort_size={self.cohort_size}.'
+      )
+    validate.fraction(
+      participation=self.participation, dropout_rate=self.dropout_rate
+    )
+    _block_size(self.block_size)
+    validate.non_negative_int(num_devices=self.num_devices)
 
 
 class Federation(NamedTuple):
@@ -116,7 +152,6 @@ def build_partition(
     InputError: see `build_federation`.
   """
   train, count = source.train, config.num_clients
-  validate.one_of(PARTITIONS, partition=config.partition)
   validate.non_negative_int(seed=seed)
   if config.partition == 'file':
     partition = Partition.load(config.partition_file)
@@ -130,7 +165,6 @@ def build_partition(
   if config.partition == 'natural':
     users = _needed(train.users, source, 'natural', 'user ids')
     return partitions.natural(users, max_clients=count or None, seed=seed)
-  validate.positive_int(num_clients=count)
   if config.partition == 'iid':
     return partitions.iid(len(train.labels), count, seed=seed)
   if config.partition == 'dirichlet':
@@ -163,18 +197,10 @@ def build_sampler(
   Raises:
     InputError: see `build_federation`.
   """
-  validate.one_of(SAMPLINGS, sampling=config.sampling)
-  if config.sampling in ('uniform', 'by_size'):
-    validate.positive_int(cohort_size=config.cohort_size)
-    if config.cohort_size > num_clients:
-      raise InputError(
-        f'Expected cohort_size <= {num_clients}, the number of clients, got '
-        f'cohort_size={config.cohort_size}.'
-      )
-  elif config.cohort_size:
+  if config.cohort_size > num_clients:
     raise InputError(
-      'Expected sampling=uniform or by_size with a cohort_size, got '
-      f'sampling={config.sampling!r} and cohort_size={config.cohort_size}.'
+      f'Expected cohort_size <= {num_clients}, the number of clients, got '
+      f'cohort_size={config.cohort_size}.'
     )
   sampler = {
     'all': sampling.everyone,
@@ -182,7 +208,6 @@ def build_sampler(
     'by_size': lambda: sampling.by_size(config.cohort_size),
     'poisson': lambda: sampling.poisson(config.participation),
   }[config.sampling]()
-  validate.fraction(dropout_rate=config.dropout_rate)
   if config.dropout_rate:
     sampler = sampling.with_dropout(sampler, config.dropout_rate)
   return sampler
@@ -194,14 +219,22 @@ def build_mapping(config: FederationConfig) -> Mapping:
   Raises:
     InputError: see `build_federation`.
   """
-  block_size: str | int = config.block_size
-  if config.block_size.isdecimal():
-    block_size = int(config.block_size)
-  validate.non_negative_int(num_devices=config.num_devices)
   mesh = None
   if config.num_devices != 1:
     mesh = clients_mesh(config.num_devices or None)
-  return Mapping(block_size, mesh, config.reproducible)
+  return Mapping(_block_size(config.block_size), mesh, config.reproducible)
+
+
+def _block_size(text: str) -> int | str:
+  """The text of a flag as `Mapping` takes it."""
+  if text in ('auto', 'all'):
+    return text
+  if text.isdecimal() and int(text) > 0:
+    return int(text)
+  raise InputError(
+    f'Expected block_size to be a number > 0, all or auto, got '
+    f'block_size={text!r}.'
+  )
 
 
 def _needed(

@@ -17,6 +17,7 @@ two models a federated one is compared with, trained by the same engine.
 
 import dataclasses
 
+import numpy as np
 import optax
 
 from fedjax_gen import trees, validate
@@ -118,6 +119,44 @@ def fedvae(config: Config, vae: Vae) -> Algorithm:
     ),
   )
   return Algorithm(server, (ClientProgram(init, view, update),))
+
+
+def central(
+  config: Config, vae: Vae, sizes: np.ndarray, *, epochs: float = 0.0
+) -> Algorithm:
+  """Plain training on all data, which a federated model is compared with.
+
+  FedVAE with one client that holds everything (`FederatedDataset.merged`),
+  which keeps its optimizer's state.
+
+  Args:
+    config: of the federated training; its server's and FedProx's fields are
+      not used.
+    vae: the model.
+    sizes: `[N]` examples of each client of the federation.
+    epochs: passes a round over all data. 0 is as many steps as a client of
+      the federation makes on average: then every model compared, the average
+      of the clients' included, lies equally many steps from its start.
+
+  Raises:
+    InputError: a field of the configuration is out of range.
+  """
+  validate.non_negative(epochs=epochs)
+  validate.positive_int(batch_size=config.batch_size)
+  if not epochs:
+    steps = config.local_epochs * np.ceil(sizes / config.batch_size).mean()
+    epochs = float(steps / np.ceil(sizes.sum() / config.batch_size))
+  return fedvae(
+    dataclasses.replace(
+      config,
+      local_epochs=epochs,
+      keep_optimizer_state=True,
+      proximal=0.0,
+      server_optimizer='fedavg',
+      server_learning_rate=1.0,
+    ),
+    vae,
+  )
 
 
 def local_only(config: Config, vae: Vae) -> Algorithm:

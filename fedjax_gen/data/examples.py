@@ -11,6 +11,7 @@ from fedjax_gen import validate
 from fedjax_gen.errors import InputError
 
 DATA_DIR_VARIABLE = 'FEDJAX_GEN_DATA'
+_MAX_IMAGE_SIZE = 4096  # a typing error beyond it; also what memory may hold
 
 
 class Examples(NamedTuple):
@@ -101,6 +102,11 @@ class Options:
       )
     if self.image_size is not None:
       validate.positive_int(image_size=self.image_size)
+      if self.image_size > _MAX_IMAGE_SIZE:
+        raise InputError(
+          f'Expected image_size <= {_MAX_IMAGE_SIZE}, got '
+          f'image_size={self.image_size}.'
+        )
 
   @property
   def data_dirs(self) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from matplotlib.backends import backend_agg
 from matplotlib.figure import Figure
 import numpy as np
 
+from fedjax_gen import files
 from fedjax_gen.errors import InputError
 
 _MAX_CLIENTS = 1000  # columns a picture of this width can show
@@ -29,7 +30,7 @@ def draw(
     groups: `[N]` group of each client; boundaries are drawn.
     class_names: C names.
     title: What stands above the picture.
-    path: Where to write; the ending chooses the format.
+    path: Where to write, atomically; the ending chooses the format.
 
   Raises:
     InputError: The file cannot be written, or its ending is unknown.
@@ -54,7 +55,8 @@ def draw(
   )
   _draw_groups((size_axes, share_axes), groups)
   try:
-    figure.savefig(path, dpi=110)
+    with files.replacing(path) as temporary:
+      figure.savefig(temporary, dpi=110)
   except (OSError, ValueError) as error:
     raise InputError(
       f'{path}: the picture cannot be written: {error}.'

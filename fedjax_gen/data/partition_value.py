@@ -124,6 +124,11 @@ class Partition:
         f'for each, got {len(sizes)} sizes with sum {sizes.sum()} and '
         f'{len(groups)} groups.'
       )
+    for name, values in (('order', order), ('groups', groups)):
+      if values.max() > np.iinfo(np.int32).max:
+        raise InputError(
+          f'{path}: expected {name} below 2**31, got {values.max()}.'
+        )
     if len(np.unique(order)) != len(order):
       raise InputError(f'{path}: expected each row once, got rows twice.')
     return cls(

@@ -1,7 +1,8 @@
 """Everything that is measured of a trained VAE, under one set of names."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,11 @@ from fedjax_gen.evaluation import (
 from fedjax_gen.models import elbo
 from fedjax_gen.models.vae import Vae
 from fedjax_gen.types import Variables
+
+
+# More are a typing error, and no memory would hold them.
+_MAX_SAMPLES = 1_000_000
+_MAX_IMPORTANCE_SAMPLES = 100_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,32 +60,49 @@ class EvaluationConfig:
     validate.positive_int(
       num_samples=self.num_samples, num_local_models=self.num_local_models
     )
-    if self.num_samples < samples_lib.MIN_SAMPLES:
+    if not samples_lib.MIN_SAMPLES <= self.num_samples <= _MAX_SAMPLES:
       raise InputError(
-        f'Expected num_samples >= {samples_lib.MIN_SAMPLES}, got '
-        f'num_samples={self.num_samples}.'
+        f'Expected {samples_lib.MIN_SAMPLES} <= num_samples <= {_MAX_SAMPLES}, '
+        f'got num_samples={self.num_samples}.'
+      )
+    if self.importance_samples > _MAX_IMPORTANCE_SAMPLES:
+      raise InputError(
+        f'Expected importance_samples <= {_MAX_IMPORTANCE_SAMPLES}, got '
+        f'importance_samples={self.importance_samples}.'
       )
 
 
-def build_extractor(
+def extractor_builder(
   name: str, source: DataSource, *, seed: int
-) -> features.FeatureExtractor | None:
-  """Builds the feature network that is asked for; None for feature vectors.
+) -> Callable[[], features.FeatureExtractor | None]:
+  """Prepares the feature network that is asked for.
+
+  What may be a mistake is read at once; what takes long, the training of the
+  classifier, is left to the function returned.
 
   Args:
     name: `classifier`, `onnx:PATH` or `torchscript:PATH`.
     source: the data; its training images teach the classifier.
     seed: of the classifier's training.
 
+  Returns:
+    A function that gives the network; None where there is nothing to compare:
+    feature vectors, or fewer than `samples.MIN_SAMPLES` images of a split.
+
   Raises:
     InputError: unknown name, an unreadable file, a missing extra.
   """
-  if not source.is_image:
-    return None
+  extractor = None
   if name != 'classifier':
-    return features.file_extractor(name)
-  return features.classifier_extractor(
-    source.name,
+    extractor = features.file_extractor(name)
+  sizes = [len(part.labels) for part in (source.train, source.test)]
+  if not source.is_image or min(sizes) < samples_lib.MIN_SAMPLES:
+    return lambda: None
+  if extractor is not None:
+    return lambda: extractor
+  return lambda: features.classifier_extractor(
+    # Of a path its last part: metric names are to be the same everywhere.
+    pathlib.PurePath(source.name.rpartition(':')[2]).stem,
     source.train.inputs,
     source.train.labels,
     source.test.inputs,

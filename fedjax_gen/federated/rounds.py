@@ -23,7 +23,7 @@ from fedjax_gen.types import Array, Key, Metrics, Tree
 
 
 class RoundMetrics(NamedTuple):
-  """What a round reports; `run_rounds` adds a leading `[R]` axis.
+  """What a round reports; what `round_runner` makes adds a leading `[R]` axis.
 
   Attributes:
     server: scalars of the server program.

@@ -22,6 +22,14 @@ def environment() -> dict[str, str]:
   }
 
 
+def memory_bytes() -> int:
+  """Returns the memory of the first device; of the machine if it shares it."""
+  stats = jax.devices()[0].memory_stats() or {}
+  if 'bytes_limit' in stats:
+    return stats['bytes_limit']
+  return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+
+
 def _version(package: str) -> str:
   try:
     return importlib.metadata.version(package)

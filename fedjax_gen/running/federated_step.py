@@ -3,10 +3,14 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
+from fedjax_gen import trees
 from fedjax_gen.data.federated import FederatedDataset
+from fedjax_gen.errors import InputError
 from fedjax_gen.federated import rounds
+from fedjax_gen.running import environment
 from fedjax_gen.types import Key
 
 
@@ -34,6 +38,43 @@ def federated_step(
     return state, summarise(metrics, meters)
 
   return step
+
+
+def dry_run(
+  name: str,
+  algorithm: rounds.Algorithm,
+  datasets: Sequence[FederatedDataset],
+) -> tuple[rounds.Traffic, ...]:
+  """Traces a round without computing it, so that mistakes show in a second.
+
+  Args:
+    name: of the method, for messages.
+    algorithm: the algorithm.
+    datasets: the clients of each fleet.
+
+  Returns:
+    The traffic of each fleet.
+
+  Raises:
+    InputError: the state does not fit in memory, or a number in an array.
+  """
+  try:
+    state = jax.eval_shape(
+      lambda key: rounds.init_state(algorithm, datasets, key),
+      jax.random.key(0),
+    )
+    size, memory = trees.num_bytes(state), environment.memory_bytes()
+    if size > memory:
+      raise InputError(
+        f'Expected a model that fits in {memory / 1e9:,.0f} GB of memory, got '
+        f'{size / 1e9:,.0f} GB for {name}: server and client states together.'
+      )
+    return rounds.traffic(algorithm, datasets)
+  except OverflowError as error:
+    raise InputError(
+      f'Expected numbers that 32 bits hold, got a larger one for {name}, for '
+      f'instance a size or a number of epochs: {str(error)[:200]}'
+    ) from error
 
 
 def summarise(

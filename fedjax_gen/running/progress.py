@@ -1,6 +1,7 @@
 """Shows how far training is: a bar in a terminal, a few lines elsewhere."""
 
 from collections.abc import Callable
+import math
 import sys
 import time
 from typing import Protocol, TextIO
@@ -119,7 +120,9 @@ class _Timer:
 
 
 def _status(loss: float | None, seconds_left: float | None) -> str:
-  parts = [] if loss is None else [f'loss {loss:.4g}']
+  # NaN is the mean loss of a round in which nobody took part.
+  is_known = loss is not None and not math.isnan(loss)
+  parts = [f'loss {loss:.4g}'] if is_known else []
   if seconds_left is not None:
     parts.append(f'{_duration(seconds_left)} left')
   return '  '.join(parts)

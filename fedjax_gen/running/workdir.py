@@ -44,6 +44,7 @@ class Workdir:
     self.path = pathlib.Path(path).absolute()
     self._writers: dict[str, Any] = {}
     self._purge_steps: dict[str, int] = {}
+    text = files.to_json(config, indent=2) + '\n'
     finished_summary(self.path, config)  # refuses before anything is written
     try:
       with files.full_disk_named(self.path):
@@ -57,7 +58,6 @@ class Workdir:
       self._take_lock()
       # Again: another process may have begun a run here in between.
       finished_summary(self.path, config)
-      text = files.to_json(config, indent=2) + '\n'
       files.write_atomically(self.path / 'config.json', text)
     except BaseException:
       self._lock.close()
@@ -148,7 +148,7 @@ class Workdir:
         }
         file.write(files.to_json({'method': method, **record}) + '\n')
         for name, value in metrics.items():
-          if name != 'round':
+          if name != 'round' and record[name] is not None:
             writer.add_scalar(name, value, metrics['round'])
       writer.flush()
 

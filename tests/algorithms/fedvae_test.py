@@ -9,60 +9,31 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from sklearn import datasets
 
 from fedjax_gen.algorithms import fedvae
-from fedjax_gen.data import partition
-from fedjax_gen.data.federated import Batch, federated_dataset
+from fedjax_gen.data.federated import Batch
 from fedjax_gen.errors import InputError
-from fedjax_gen.federated import mapping, rounds, sampling
+from fedjax_gen.federated import rounds
 from fedjax_gen.models import elbo, vae as vaes
-from fedjax_gen.models.vae import DataSpec, VaeConfig
+from tests.algorithms import digits
 
-_SPEC = DataSpec((8, 8, 1), 10)
-_SMALL = VaeConfig(channels=(4,), hidden_size=8, latent_size=2)
 _CONFIG = fedvae.Config(local_epochs=2, batch_size=4, learning_rate=1e-2)
 _KEY = jax.random.key(1)
 
 
 @functools.cache
-def _digits(num_clients, num_examples=24):
-  digits = datasets.load_digits()
-  images = np.round(digits.images[:num_examples, :, :, None] * 255 / 16)
-  return federated_dataset(
-    images.astype(np.uint8),
-    digits.target[:num_examples],
-    partition.iid(num_examples, num_clients, seed=0),
-  )
-
-
-@functools.cache
-def _vae(norm='group'):
-  return vaes.build_vae(dataclasses.replace(_SMALL, norm=norm), _SPEC)
-
-
-@functools.cache
-def _trained(
-  config=_CONFIG,
-  num_clients=3,
-  norm='group',
-  chosen=mapping.Mapping(),
-  num_rounds=2,
-):
-  algorithm = fedvae.fedvae(config, _vae(norm))
-  data = [_digits(num_clients)]
+def _trained(config=_CONFIG, num_rounds=2):
+  algorithm = fedvae.fedvae(config, digits.small_vae())
+  data = [digits.clients(3)]
   state = rounds.init_state(algorithm, data, jax.random.key(0))
-  return jax.device_get(
-    rounds.round_runner(algorithm, mapping=chosen)(
-      state, data, _KEY, num_rounds
-    )
-  )
+  run = rounds.round_runner(algorithm)
+  return jax.device_get(run(state, data, _KEY, num_rounds))
 
 
 class FedVaeTest(parameterized.TestCase):
   @parameterized.parameters('group', 'batch')
   def test_one_client_with_all_data_is_central_training(self, norm):
-    vae, data = _vae(norm), _digits(1)
+    vae, data = digits.small_vae(norm), digits.clients(1)
     algorithm = fedvae.fedvae(_CONFIG, vae)
     state = rounds.init_state(algorithm, [data], jax.random.key(0))
 
@@ -91,55 +62,6 @@ class FedVaeTest(parameterized.TestCase):
       federated.server.variables, variables, rtol=1e-4, atol=1e-5
     )
 
-  @parameterized.product(
-    norm=['group', 'batch'], chosen=[('all', 0), (2, 0), (1, 2), (2, 2)]
-  )
-  def test_mappings_agree(self, norm, chosen):
-    block_size, devices = chosen
-    mesh = mapping.clients_mesh(devices) if devices else None
-    alone = _trained(norm=norm, chosen=mapping.Mapping(block_size=1))
-    other = _trained(norm=norm, chosen=mapping.Mapping(block_size, mesh))
-    chex.assert_trees_all_close(
-      alone[0].server.variables,
-      other[0].server.variables,
-      rtol=1e-3,
-      atol=1e-4,
-    )
-
-  def test_reproducible_bits_do_not_depend_on_devices(self):
-    meshes = [None, *(mapping.clients_mesh(n) for n in (2, 8))]
-    first, *others = (
-      _trained(
-        num_clients=8,
-        chosen=mapping.Mapping(1, mesh, reproducible=True),
-      )
-      for mesh in meshes
-    )
-    for other in others:
-      chex.assert_trees_all_equal(first[0], other[0])
-
-  def test_four_rounds_are_two_and_two(self):
-    algorithm = fedvae.fedvae(_CONFIG, _vae())
-    data = [_digits(3)]
-    run = rounds.round_runner(
-      algorithm, samplers=[sampling.with_dropout(sampling.uniform(2), 0.2)]
-    )
-    start = functools.partial(rounds.init_state, algorithm, data)
-    whole, _ = run(start(jax.random.key(0)), data, _KEY, 4)
-    half, _ = run(start(jax.random.key(0)), data, _KEY, 2)
-    chex.assert_trees_all_equal(whole, run(half, data, _KEY, 2)[0])
-
-  def test_rounds_are_traced_once(self):
-    algorithm = fedvae.fedvae(_CONFIG, _vae())
-    program = algorithm.fleets[0]
-    counted = chex.assert_max_traces(program.update, n=2)
-    algorithm = algorithm._replace(fleets=(program._replace(update=counted),))
-    data = [_digits(3)]
-    state = rounds.init_state(algorithm, data, jax.random.key(0))
-    run = rounds.round_runner(algorithm)
-    for _ in range(3):
-      state, _ = run(state, data, _KEY, 2)
-
   def test_training_lowers_the_loss(self):
     _, metrics = _trained(num_rounds=8)
     loss = metrics.clients[0]['loss'].mean(axis=1)
@@ -167,19 +89,31 @@ class FedVaeTest(parameterized.TestCase):
     self.assertLess(moved(100.0), 0.8 * moved(0.0))
 
   def test_traffic_is_the_model_both_ways(self):
-    data = [_digits(3)]
-    variables = _vae().init(jax.random.key(0))
+    data = [digits.clients(3)]
+    variables = digits.small_vae().init(jax.random.key(0))
     size = 4 * vaes.num_parameters(variables)
-    federated = fedvae.fedvae(_CONFIG, _vae())
+    federated = fedvae.fedvae(_CONFIG, digits.small_vae())
     self.assertEqual(
       rounds.traffic(federated, data), (rounds.Traffic(size, size),)
     )
-    alone = fedvae.local_only(_CONFIG, _vae())
+    alone = fedvae.local_only(_CONFIG, digits.small_vae())
     self.assertEqual(rounds.traffic(alone, data), (rounds.Traffic(0, 0),))
 
+  @parameterized.parameters((0.0, 4), (0.5, 3), (2.0, 12))
+  def test_central_training_makes_the_steps_of_a_client(self, epochs, steps):
+    # Three clients of 8 examples make 2 x 2 steps of 4; all data are 6 steps.
+    data = digits.clients(3)
+    algorithm = fedvae.central(
+      _CONFIG, digits.small_vae(), np.asarray(data.sizes), epochs=epochs
+    )
+    merged = [data.merged()]
+    state = rounds.init_state(algorithm, merged, jax.random.key(0))
+    state, _ = rounds.round_runner(algorithm)(state, merged, _KEY, 1)
+    np.testing.assert_array_equal(state.fleets[0][0].count, [steps])
+
   def test_a_local_model_has_seen_its_own_client_only(self):
-    algorithm = fedvae.local_only(_CONFIG, _vae())
-    data = _digits(3)
+    algorithm = fedvae.local_only(_CONFIG, digits.small_vae())
+    data = digits.clients(3)
     run = rounds.round_runner(algorithm)
 
     def train(data):
@@ -210,7 +144,7 @@ class FedVaeTest(parameterized.TestCase):
   )
   def test_bad_fields_are_refused(self, fields, message):
     with self.assertRaisesRegex(InputError, message):
-      fedvae.fedvae(dataclasses.replace(_CONFIG, **fields), _vae())
+      fedvae.fedvae(dataclasses.replace(_CONFIG, **fields), digits.small_vae())
 
 
 if __name__ == '__main__':

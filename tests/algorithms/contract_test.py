@@ -1,0 +1,134 @@
+"""What every algorithm owes the engine. A new algorithm adds a row."""
+
+import dataclasses
+import functools
+
+from absl.testing import absltest, parameterized
+import chex
+import jax
+import jax.numpy as jnp
+
+from fedjax_gen.algorithms import fedvae
+from fedjax_gen.federated import mapping, rounds, sampling
+from tests.algorithms import digits
+
+_CONFIG = fedvae.Config(local_epochs=2, batch_size=4, learning_rate=1e-2)
+_KEY = jax.random.key(1)
+
+# By name: the algorithm, and the clients of each of its fleets.
+ALGORITHMS = {
+  'fedvae': lambda: (
+    fedvae.fedvae(_CONFIG, digits.small_vae()),
+    [digits.clients(3)],
+  ),
+  'fedvae_batch_norm': lambda: (
+    fedvae.fedvae(_CONFIG, digits.small_vae('batch')),
+    [digits.clients(3)],
+  ),
+  'fedvae_prox_adam_reset': lambda: (
+    fedvae.fedvae(
+      dataclasses.replace(
+        _CONFIG,
+        proximal=0.1,
+        server_optimizer='fedadam',
+        server_learning_rate=0.01,
+        keep_optimizer_state=False,
+      ),
+      digits.small_vae(),
+    ),
+    [digits.clients(3)],
+  ),
+  'local_only': lambda: (
+    fedvae.local_only(_CONFIG, digits.small_vae()),
+    [digits.clients(3)],
+  ),
+}
+
+
+def _all_but_the_last(key, data):
+  cohort = sampling.everyone()(key, data)
+  return cohort._replace(present=cohort.row < data.num_clients - 1)
+
+
+@functools.cache
+def _run(name, chosen=mapping.Mapping(), steps=(2,)):
+  """State and metrics after calls of such calls, the last client failing."""
+  algorithm, data = ALGORITHMS[name]()
+  state = rounds.init_state(algorithm, data, jax.random.key(0))
+  samplers = [_all_but_the_last] * len(data)
+  run = rounds.round_runner(algorithm, samplers=samplers, mapping=chosen)
+  parts = []
+  for num_rounds in steps:
+    state, metrics = run(state, data, _KEY, num_rounds)
+    parts.append(metrics)
+  joined = jax.tree.map(lambda *a: jnp.concatenate(a), *parts)
+  return jax.device_get((state, joined))
+
+
+class ContractTest(parameterized.TestCase):
+  # All layouts are tried on small sums in mapping_test; here the two that
+  # differ most, a mapped block and blocks of one on two devices.
+  @parameterized.product(name=list(ALGORITHMS), layout=[('all', 1), (1, 2)])
+  def test_every_mapping_gives_the_same_numbers(self, name, layout):
+    block_size, devices = layout
+    mesh = mapping.clients_mesh(devices)
+    chex.assert_trees_all_close(
+      _run(name),
+      _run(name, mapping.Mapping(block_size, mesh)),
+      rtol=1e-3,
+      atol=1e-3,
+    )
+
+  # One with statistics and one whose private states are models.
+  @parameterized.parameters('fedvae_batch_norm', 'local_only')
+  def test_reproducible_bits_do_not_depend_on_devices(self, name):
+    first, *others = (
+      _run(name, mapping.Mapping(1, mesh, reproducible=True))
+      for mesh in [None, mapping.clients_mesh(2)]
+    )
+    for other in others:
+      chex.assert_trees_all_equal(first, other)
+
+  @parameterized.parameters(*ALGORITHMS)
+  def test_two_calls_of_a_round_are_one_of_two(self, name):
+    chex.assert_trees_all_equal(
+      _run(name, steps=(2,)), _run(name, steps=(1, 1))
+    )
+
+  @parameterized.parameters(*ALGORITHMS)
+  def test_state_keeps_its_structure_and_one_program_serves(self, name):
+    algorithm, data = ALGORITHMS[name]()
+    chex.clear_trace_counter()  # it counts by name
+    fleets = tuple(
+      # Once for the shapes of the sums, once to compile; never again.
+      fleet._replace(update=chex.assert_max_traces(fleet.update, n=2))
+      for fleet in algorithm.fleets
+    )
+    algorithm = algorithm._replace(fleets=fleets)
+    state = rounds.init_state(algorithm, data, jax.random.key(0))
+    before = jax.tree.map(jax.typeof, state)
+    run = rounds.round_runner(algorithm)
+    for _ in range(3):
+      state, metrics = run(state, data, _KEY, 1)
+    self.assertEqual(before, jax.tree.map(jax.typeof, state))
+    chex.assert_tree_all_finite((jax.tree.leaves(state.server), metrics))
+
+  @parameterized.parameters(*ALGORITHMS)
+  def test_a_client_that_is_absent_keeps_its_state(self, name):
+    algorithm, data = ALGORITHMS[name]()
+    before = jax.device_get(
+      rounds.init_state(algorithm, data, jax.random.key(0)).fleets
+    )
+    after, _ = _run(name)
+    for fleet, trained in zip(before, after.fleets, strict=True):
+      chex.assert_trees_all_equal(
+        *(jax.tree.map(lambda a: a[-1], tree) for tree in (fleet, trained))
+      )
+      moved = jax.tree.map(lambda a, b: (a[0] != b[0]).any(), fleet, trained)
+      self.assertEqual(
+        any(jax.tree.leaves(moved)), bool(jax.tree.leaves(moved))
+      )
+
+
+if __name__ == '__main__':
+  absltest.main()
