@@ -195,8 +195,8 @@ def execute(
     if is_debug:
       traceback.print_exc()
     print(
-      f'{experiment.name}: Out of memory. {str(error).splitlines()[0][:200]}\n'
-      'A smaller model, batch_size, block_size or rounds_per_step needs less.',
+      f'{experiment.name}: Out of memory. {str(error).partition(chr(10))[0]}\n'
+      'Ask for less at once: a smaller model, batch, block or sample.',
       file=sys.stderr,
     )
     return 1

@@ -58,11 +58,30 @@ _EXPLAINED = {
   ),
 }
 
+_HEADLINES = {
+  'test_elbo': 'Held-out ELBO, nats per example',
+  'fid': 'FID',
+  'inception_score': 'Inception Score',
+  'tstr_accuracy': 'Accuracy, trained on generated, tested on real images',
+  'tstr_accuracy_labels_by': 'Accuracy, trained on generated, tested on real '
+  'images',
+}
+
 _SECTIONS = (
-  ('samples', 'Generated images'),
-  ('reconstructions', 'Reconstructions'),
-  ('memory', 'Does it remember?'),
-  ('maps', 'Maps'),
+  ('samples', 'Generated images', ''),
+  ('reconstructions', 'Reconstructions', ''),
+  (
+    'memory',
+    'Does it remember?',
+    'Each generated image stands above the training image nearest to it by '
+    'pixel distance. The same image twice would be remembered, not made.',
+  ),
+  (
+    'maps',
+    'Maps',
+    't-SNE of the held-out images, one point each, marked by class. Left, '
+    'what the encoder makes of them; right, what the decoder makes of that.',
+  ),
 )
 
 
@@ -179,18 +198,17 @@ def _lead(facts: Facts) -> str:
     f'training examples of {facts.source.name} ({facts.partition.description}) '
     'and never send them. They train one variational autoencoder together: '
     'in each round every participant trains the model it receives on its own '
-    'examples, and the server averages what comes back.'
+    'examples, and the server averages what comes back. The numbers below are '
+    f'of the {next(iter(facts.metrics))} model.'
   )
 
 
 def _headlines(facts: Facts) -> list[tuple[str, str]]:
-  first = next(iter(facts.metrics))
-  values = facts.metrics[first]
-  wanted = ('test_elbo', 'fid', 'inception_score', 'tstr_accuracy')
+  values = next(iter(facts.metrics.values()))
   return [
-    (f'{name}, {first}', report_tables.number(value))
+    (_HEADLINES[_base(name)], report_tables.number(value))
     for name, value in values.items()
-    if _base(name) in wanted
+    if _base(name) in _HEADLINES
   ]
 
 
@@ -219,7 +237,7 @@ def _results(facts: Facts) -> report.Section:
 
 def _pictures(facts: Facts, wanted: Sequence[str]) -> list[report.Section]:
   sections = []
-  for section, title in _SECTIONS:
+  for section, title, text in _SECTIONS:
     blocks = [
       report.Picture(
         drawn.path,
@@ -231,7 +249,7 @@ def _pictures(facts: Facts, wanted: Sequence[str]) -> list[report.Section]:
       if drawn.section == section and section in wanted
     ]
     if blocks:
-      sections.append(report.Section(title, blocks))
+      sections.append(report.Section(title, blocks, text))
   return sections
 
 
@@ -259,28 +277,23 @@ def _curves(facts: Facts) -> report.Section:
 
 
 def _clients(facts: Facts, partition_png: pathlib.Path) -> report.Section:
-  first = next(iter(facts.results.values()))
-  per_round = np.mean([r['participants'] for r in first.history])
-  return report.Section(
-    'Clients and communication',
-    [
-      report.Picture(
-        partition_png,
-        f'Examples of each class at each client: '
-        f'{facts.partition.description}.',
-        'Chart of the number of examples of each class at each client.',
-      ),
+  blocks: list[Any] = [
+    report.Picture(
+      partition_png,
+      f'Examples of each class at each client: {facts.partition.description}.',
+      'Chart of the number of examples of each class at each client.',
+    )
+  ]
+  if federated := facts.results.get('federated'):  # only it communicates
+    traffic = facts.traffic['federated']
+    blocks.append(
       report_tables.traffic_table(
-        {
-          name: (traffic.bytes_up, traffic.bytes_down)
-          for name, traffic in facts.traffic.items()
-          if name == 'federated'
-        },
-        round(per_round),
+        {'federated': (traffic.bytes_up, traffic.bytes_down)},
+        float(np.mean([r['participants'] for r in federated.history])),
         facts.config['run']['rounds'],
-      ),
-    ],
-  )
+      )
+    )
+  return report.Section('Clients and communication', blocks)
 
 
 def _use(workdir: pathlib.Path) -> report.Section:
@@ -291,7 +304,7 @@ def _use(workdir: pathlib.Path) -> report.Section:
       report.Code(
         f'python -m experiments.generate --workdir={folder} --num=10000 '
         '--out=synthetic.npz',
-        'Samples into a file',
+        f'Samples into a file. {folder} is the folder that holds this page.',
       ),
       report.Code(
         'import fedjax_gen\n\n'

@@ -55,9 +55,7 @@ class FederationConfig:
   classes_per_client: int = _option(
     2, 'Classes of a client with partition=classes.'
   )
-  partition_file: str = _option(
-    '', 'Saved partition (npz) for partition=file.'
-  )
+  partition_file: str = _option('', 'Saved partition (npz) for partition=file.')
   sampling: str = _option('all', 'Who takes part in a round.', SAMPLINGS)
   cohort_size: int = _option(
     0, 'K, clients of a round with sampling=uniform or by_size.'

@@ -48,19 +48,26 @@ def weighted_sum(tree: Tree, weights: Array) -> Tree:
 
   Args:
     tree: leaves `[K, ...]`.
-    weights: `[K]`.
+    weights: `[K]` floats.
 
   Returns:
-    The tree without its leading axis.
+    The tree without its leading axis. Whole numbers become floats, as their
+    weighted sum is one.
   """
+
+  def add_up(leaf):
+    dtype = jnp.promote_types(leaf.dtype, weights.dtype)
+    # Not in the reduced precision that some accelerators default to: these
+    # sums are the models.
+    return jnp.tensordot(
+      weights.astype(dtype),
+      leaf.astype(dtype),
+      1,
+      precision=jax.lax.Precision.HIGHEST,
+    )
+
   kept = where(weights != 0, tree, zeros_like(tree))
-  # Full precision: an accelerator's default would round weights and models.
-  return jax.tree.map(
-    lambda leaf: jnp.tensordot(
-      weights.astype(leaf.dtype), leaf, 1, precision=jax.lax.Precision.HIGHEST
-    ),
-    kept,
-  )
+  return jax.tree.map(add_up, kept)
 
 
 def num_bytes(tree: Tree) -> int:

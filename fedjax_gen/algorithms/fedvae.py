@@ -66,7 +66,12 @@ class Config:
     },
   )
   server_learning_rate: float = dataclasses.field(
-    default=1.0, metadata={'help': '1 with fedavg is plain averaging [1]'}
+    default=1.0,
+    metadata={'help': 'Step of the server; 1 with fedavg is averaging [1]'},
+  )
+  server_momentum: float = dataclasses.field(
+    default=0.9,
+    metadata={'help': 'Of fedavgm; beta 1 of fedadam and fedyogi'},
   )
 
 
@@ -115,7 +120,9 @@ def fedvae(config: Config, vae: Vae) -> Algorithm:
     vae.init,
     aggregates.weighted_mean(),
     servers.server_optimizer(
-      config.server_optimizer, config.server_learning_rate
+      config.server_optimizer,
+      config.server_learning_rate,
+      config.server_momentum,
     ),
   )
   return Algorithm(server, (ClientProgram(init, view, update),))

@@ -162,9 +162,15 @@ class FederatedDataset:
 
   def merged(self) -> 'FederatedDataset':
     """One client that holds the data of all: what central training sees."""
-    size = int(np.asarray(self.sizes).sum())
+    order = np.asarray(self.order)
+    ranges = zip(np.asarray(self.offsets), np.asarray(self.sizes), strict=True)
+    rows = np.concatenate(
+      [order[start : start + size] for start, size in ranges]
+    )
+    size = len(rows)
     return dataclasses.replace(
       self,
+      order=jnp.asarray(rows),
       offsets=jnp.zeros(1, jnp.int32),
       sizes=jnp.full(1, size, jnp.int32),
       groups=jnp.zeros(1, jnp.int32),

@@ -159,15 +159,17 @@ def _table(
 @contextlib.contextmanager
 def _opened(path: str | os.PathLike) -> Iterator[np.lib.npyio.NpzFile]:
   """Opens an npz file; any fault is an `InputError`."""
-  # NumPy takes a file that is no zip file for a pickle, and says so.
-  if os.path.isfile(path) and not zipfile.is_zipfile(path):
-    raise InputError(
-      f'{path}: expected an npz file, got another kind of file; of idx files '
-      'and pictures, give the folder.'
-    )
   try:
-    with open(path, 'rb') as raw, np.load(raw, allow_pickle=False) as file:
-      yield file
+    with open(path, 'rb') as raw:
+      # NumPy takes a file that is no zip file for a pickle, and says so.
+      if not zipfile.is_zipfile(raw):
+        raise InputError(
+          f'{path}: expected an npz file, got another kind of file; of idx '
+          'files and pictures, give the folder.'
+        )
+      raw.seek(0)
+      with np.load(raw, allow_pickle=False) as file:
+        yield file
   except InputError:
     raise
   # NumPy and zipfile raise many types on broken bytes, from SyntaxError for a

@@ -95,7 +95,7 @@ def draw_all(
     add('samples_real', 'Real held-out images, for comparison.', 'samples'),
     columns=columns,
   )
-  few = _spread(source.test.labels, _COLUMNS * 2)
+  few = _spread(source.test.labels, _COLUMNS)
   inputs, labels = source.test.inputs[few], source.test.labels[few]
   rows = {
     method: _reconstructed(vae, variables, inputs, labels)[1]
@@ -112,11 +112,11 @@ def draw_all(
   for method, variables in models.items():
     path = add(
       f'nearest_{method}',
-      f'{method}: generated images above their nearest training images '
-      '(pixel distance). The same image twice would be a memory.',
+      f'{method}: generated images, and below them the nearest training '
+      'images.',
       'memory',
     )
-    wanted = np.sort(np.arange(_COLUMNS * 2) % source.num_classes)
+    wanted = np.sort(np.arange(_COLUMNS) % source.num_classes)
     images = vaes.sample_images(vae, variables, wanted, seed=seed + 1)
     near = neighbours.nearest(images, source.train.inputs).indices
     pictures.image_rows(
@@ -147,7 +147,7 @@ def _maps(vae, models, source, folder, seed):
         path,
         class_names=source.class_names,
       )
-      caption = f'{method}: t-SNE of the {what} of held-out images, by class.'
+      caption = f'{method}: {what} of held-out images.'
       drawn.append(Drawn(path, caption, 'maps'))
   return drawn
 

@@ -21,7 +21,6 @@ from fedjax_gen.models import elbo
 from fedjax_gen.models.vae import Vae
 from fedjax_gen.types import Variables
 
-
 # More are a typing error, and no memory would hold them.
 _MAX_SAMPLES = 1_000_000
 _MAX_IMPORTANCE_SAMPLES = 100_000

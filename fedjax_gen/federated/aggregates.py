@@ -56,7 +56,8 @@ def total() -> Aggregate:
   """Sum over the clients that are present, for instance of statistics."""
 
   def partial(messages, infos):
-    return trees.weighted_sum(messages, infos.present.astype(jnp.float32))
+    kept = trees.where(infos.present, messages, trees.zeros_like(messages))
+    return jax.tree.map(lambda leaf: leaf.sum(axis=0, dtype=leaf.dtype), kept)
 
   return Aggregate(partial, lambda sums: sums)
 

@@ -11,6 +11,7 @@ are what devices share.
 from collections.abc import Callable
 import dataclasses
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -88,13 +89,18 @@ class Mapping:
       block = 1
     else:
       block = -(-num_clients // lanes)
-    block = min(block, num_clients)
+    # No larger than a lane's share, or some devices would only pad; and all
+    # blocks alike, or the last would. Reproducible lanes are a fixed number,
+    # so this does not depend on the devices.
+    block = min(block, -(-num_clients // lanes))
+    blocks = -(-num_clients // (lanes * block))
+    block = -(-num_clients // (lanes * blocks))
     if self.reproducible:
       # Lanes that would hold padding alone are not computed, unless a device
       # would be idle anyway. Their sums would be zero: the bits agree.
-      needed = -(-num_clients // block)
+      needed = -(-num_clients // (blocks * block))
       lanes = min(lanes, -(-needed // self.num_devices) * self.num_devices)
-    return lanes, -(-num_clients // (lanes * block)), block
+    return lanes, blocks, block
 
 
 def clients_mesh(num_devices: int | None = None) -> Mesh:
@@ -119,42 +125,60 @@ def clients_mesh(num_devices: int | None = None) -> Mesh:
   )
 
 
+class Work(NamedTuple):
+  """What the members of a cohort do, written for ONE member.
+
+  Attributes:
+    run: `(shared, member) -> (message, info, output)`.
+    skip: the same for a member that is absent, without the work.
+    is_present: `member -> bool`.
+    absent: `members -> members` that count for nothing, whose results are
+      thrown away; they pad the cohort to whole blocks.
+  """
+
+  run: Callable[[Tree, Tree], tuple[Tree, Tree, Tree]]
+  skip: Callable[[Tree, Tree], tuple[Tree, Tree, Tree]]
+  is_present: Callable[[Tree], jax.Array]
+  absent: Callable[[Tree], Tree]
+
+
 def map_clients(
   mapping: Mapping,
   aggregate: Aggregate,
-  work: Callable[[Tree, Tree], tuple[Tree, Tree, Tree]],
+  work: Work,
   shared: Tree,
   members: Tree,
-  absent: Callable[[Tree], Tree],
 ) -> tuple[Tree, Tree]:
   """Runs every member of a cohort and sums their messages.
 
   Args:
     mapping: how to lay the members over time and devices.
     aggregate: its `partial` turns the messages of a block into sums.
-    work: `(shared, member) -> (message, info, output)` for ONE member.
+    work: what ONE member does.
     shared: what all members read (server state, data set).
     members: leaves `[K, ...]`.
-    absent: turns a member into one that counts for nothing; pads the cohort
-      to whole blocks.
 
   Returns:
     `(sums, outputs)`; outputs have leaves `[K, ...]` in the members' order.
   """
   num_members = jax.tree.leaves(members)[0].shape[0]
   lanes, blocks, block = mapping.layout(num_members)
-  members = _padded(members, num_members, lanes * blocks * block, absent)
+  members = _padded(members, num_members, lanes * blocks * block, work.absent)
   members = jax.tree.map(
     lambda leaf: leaf.reshape(lanes, blocks, block, *leaf.shape[1:]), members
   )
 
   def run_block(shared, members):
     if block == 1:
-      # Not mapped: products with a client axis of one are slower on CPU.
+      # Not mapped: products with a client axis of one are slower on CPU, and
+      # only here can an absent client's work be left out.
       member = jax.tree.map(lambda leaf: leaf[0], members)
-      done = jax.tree.map(lambda leaf: leaf[None], work(shared, member))
+      alone = jax.lax.cond(
+        work.is_present(member), work.run, work.skip, shared, member
+      )
+      done = jax.tree.map(lambda leaf: leaf[None], alone)
     else:
-      done = jax.vmap(work, (None, 0))(shared, members)
+      done = jax.vmap(work.run, (None, 0))(shared, members)
     messages, infos, outputs = done
     return aggregate.partial(messages, infos), outputs
 

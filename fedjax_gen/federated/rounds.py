@@ -18,7 +18,7 @@ from fedjax_gen.federated.algorithm import (
   ClientProgram,
   FederatedState,
 )
-from fedjax_gen.federated.mapping import Mapping, map_clients
+from fedjax_gen.federated.mapping import Mapping, Work, map_clients
 from fedjax_gen.types import Array, Key, Metrics, Tree
 
 
@@ -155,22 +155,31 @@ def _fleet_round(
     # By index and not by slot: who else was sampled changes nothing.
     key=jax.vmap(jax.random.fold_in, (None, 0))(client_key, cohort.row),
   )
-  work = functools.partial(_client_round, program)
   sums, (rows, metrics) = map_clients(
-    mapping, aggregate, work, (server, data), members, _absent
+    mapping, aggregate, _work(program), (server, data), members
   )
   return sums, trees.put(clients, cohort.row, rows), metrics, cohort
 
 
-def _client_round(program: ClientProgram, shared, member: _Member):
-  """Runs ONE client: what it receives, does, sends and keeps."""
-  (server, data), (info, client, key) = shared, member
-  local_data = data.client(info.row)._replace(size=info.num_examples)
-  view = program.view(server, info)
-  message, trained, metrics = program.update(view, client, local_data, key)
-  client = trees.where(info.present, trained, client)
-  metrics = trees.where(info.present, metrics, trees.zeros_like(metrics))
-  return message, info, (client, metrics)
+def _work(program: ClientProgram) -> Work:
+  """The work of ONE client: what it receives, does, sends and keeps."""
+
+  def run(shared, member: _Member):
+    (server, data), (info, client, key) = shared, member
+    local_data = data.client(info.row)._replace(size=info.num_examples)
+    view = program.view(server, info)
+    message, trained, metrics = program.update(view, client, local_data, key)
+    client = trees.where(info.present, trained, client)
+    metrics = trees.where(info.present, metrics, trees.zeros_like(metrics))
+    return message, info, (client, metrics)
+
+  def skip(shared, member: _Member):
+    message, _, (_, metrics) = trees.zeros_like(
+      jax.eval_shape(run, shared, member)
+    )
+    return message, member.info, (member.client, metrics)
+
+  return Work(run, skip, lambda member: member.info.present, _absent)
 
 
 def round_runner(
@@ -219,12 +228,20 @@ def round_runner(
   ) -> tuple[FederatedState, RoundMetrics]:
     _check_fleets(algorithm, datasets)
     validate.positive_int(num_rounds=num_rounds)
-    state, datasets, key = (state, tuple(datasets), key)
-    if everywhere is not None:
-      state, datasets, key = jax.device_put((state, datasets, key), everywhere)
-    return compiled(state, datasets, key, num_rounds)
+    return compiled(*place((state, tuple(datasets), key), mapping), num_rounds)
 
   return run
+
+
+def place(tree: Tree, mapping: Mapping) -> Tree:
+  """Copies a tree to every device of a mapping; free if it lies there.
+
+  `round_runner` places what it is given. Place a data set once yourself, and
+  repeated calls copy nothing.
+  """
+  if mapping.mesh is None:
+    return tree
+  return jax.device_put(tree, NamedSharding(mapping.mesh, P()))
 
 
 def traffic(

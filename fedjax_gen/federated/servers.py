@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from fedjax_gen import validate
@@ -57,7 +58,11 @@ def learned_server(
       aggregated, server.optimizer_state, server.variables
     )
     variables = optax.apply_updates(server.variables, updates)
-    metrics = {'update_norm': optax.tree.norm(aggregated)}
+    moved = jax.tree_util.tree_map_with_path(
+      lambda path, leaf: jnp.zeros_like(leaf) if is_statistic(path) else leaf,
+      updates,
+    )
+    metrics = {'update_norm': optax.tree.norm(moved)}
     return LearnedServer(variables, optimizer_state), metrics
 
   return ServerProgram(init_server, aggregate, update)

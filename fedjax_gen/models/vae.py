@@ -71,13 +71,13 @@ MODELS = ('conv', 'mlp', 'dugdale2023')
 
 @dataclasses.dataclass(frozen=True)
 class VaeConfig:
-  """Which VAE; every field has a command-line flag of its name."""
+  """The model."""
 
   model: str = dataclasses.field(
     default='conv',
     metadata={
       'choices': MODELS,
-      'help': 'network: conv (strided), mlp, or dugdale2023, the published '
+      'help': 'Network: conv (strided), mlp, or dugdale2023, the published '
       'FedVAE model (11,087,731 parameters on 28x28)',
     },
   )
@@ -90,7 +90,7 @@ class VaeConfig:
   )
   channels: tuple[int, ...] = dataclasses.field(
     default=(32, 64),
-    metadata={'help': 'conv: channels of each stride-2 layer'},
+    metadata={'help': 'Channels of each stride-2 layer of model=conv'},
   )
   hidden_size: int = dataclasses.field(
     default=256, metadata={'help': 'width of the dense layers'}
@@ -99,7 +99,7 @@ class VaeConfig:
     default='group',
     metadata={
       'choices': networks.NORMS,
-      'help': 'normalisation; the running statistics of batch are averaged '
+      'help': 'Normalisation; the running statistics of batch are averaged '
       'with the module that holds them',
     },
   )

@@ -13,6 +13,8 @@ import os
 import pathlib
 import re
 import shutil
+import sys
+import threading
 from typing import Any, NamedTuple
 
 from absl import logging
@@ -120,6 +122,8 @@ class Checkpoints:
       if leaf.size  # Orbax refuses arrays without elements
     }
     path = self.path / str(round_number)
+    self.path.mkdir(parents=True, exist_ok=True)
+    files.check_room(path, sum(leaf.nbytes for leaf in arrays.values()))
     with files.full_disk_named(path), _quiet():
       try:
         self._orbax.save(
@@ -248,10 +252,19 @@ def _place(array: Any, target: Any, saved: Mapping[str, Any]) -> jax.Array:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-  # Orbax logs, with tracebacks, the very errors that it then raises.
-  verbosity = logging.get_verbosity()
+  """Lets an error of Orbax reach the user once, as the exception raised."""
+  verbosity, show = logging.get_verbosity(), sys.excepthook
+
+  def show_main(*error):
+    if threading.current_thread() is threading.main_thread():
+      show(*error)
+
+  # Orbax logs, with tracebacks, the very errors that it then raises; and when
+  # one writer fails, the C++ threads of the others end in `sys.excepthook`.
   logging.set_verbosity(logging.FATAL)
+  sys.excepthook = show_main
   try:
     yield
+    sys.excepthook = show  # after an error some threads are still at it
   finally:
     logging.set_verbosity(verbosity)

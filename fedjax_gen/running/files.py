@@ -7,6 +7,7 @@ import json
 import math
 import os
 import pathlib
+import shutil
 from typing import Any
 
 from fedjax_gen import files
@@ -30,11 +31,21 @@ def full_disk_named(path: object) -> Iterator[None]:
     # TensorStore reports a full disk as a ValueError, in words only.
     is_full = getattr(error, 'errno', None) in (errno.ENOSPC, errno.EDQUOT)
     if is_full or os.strerror(errno.ENOSPC) in str(error):
-      raise DiskFullError(
-        f'No space left on the disk while writing {path}. What was saved '
-        'before is intact: free some space and run the same command again.'
-      ) from error
+      raise _disk_full(path) from error
     raise
+
+
+def check_room(path: str | os.PathLike, num_bytes: int) -> None:
+  """Raises `DiskFullError` unless the disk has room for a new file.
+
+  For writers that fail badly half way; `full_disk_named` is for all others.
+
+  Args:
+    path: the file, in a directory that exists.
+    num_bytes: its size.
+  """
+  if shutil.disk_usage(pathlib.Path(path).parent).free < num_bytes:
+    raise _disk_full(path)
 
 
 def write_atomically(path: str | os.PathLike, text: str) -> None:
@@ -76,6 +87,13 @@ not a finite number.
     if not math.isfinite(number):
       raise DivergedError(f'{name} is {number}, not a finite number.')
   return json.dumps(value, allow_nan=False, indent=indent)
+
+
+def _disk_full(path: object) -> DiskFullError:
+  return DiskFullError(
+    f'No space left on the disk while writing {path}. What was saved '
+    'before is intact: free some space and run the same command again.'
+  )
 
 
 def _plain(value: Any) -> Any:

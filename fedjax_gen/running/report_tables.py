@@ -55,13 +55,13 @@ def metrics_table(
 
 
 def traffic_table(
-  methods: Mapping[str, tuple[int, int]], num_clients: int, num_rounds: int
+  methods: Mapping[str, tuple[int, int]], num_clients: float, num_rounds: int
 ) -> Table:
   """Returns what the clients sent and received.
 
   Args:
     methods: per method the bytes up and down, per client and round.
-    num_clients: participants of a round.
+    num_clients: participants of a round, on average.
     num_rounds: of the run.
   """
   times = num_clients * num_rounds
@@ -73,7 +73,7 @@ def traffic_table(
     ['Method', 'Up', 'Down', 'In total'],
     rows,
     'Up and down are what one client sends and receives in one round; the '
-    f'total is over {num_clients} clients a round and {num_rounds} rounds.',
+    f'total is over {num_clients:g} clients a round and {num_rounds} rounds.',
   )
 
 

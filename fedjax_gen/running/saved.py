@@ -68,6 +68,8 @@ class TrainedModel(NamedTuple):
     """
     validate.positive_int(num=num)
     validate.non_negative_int(seed=seed)
+    if seed >= 2**31:  # JAX would cut it: two seeds, one sample
+      raise InputError(f'Expected seed < 2**31, got seed={seed}.')
     if labels is not None and not self.vae.conditional:
       raise InputError(
         'Expected no labels for an unconditional model, got labels.'

@@ -100,8 +100,9 @@ class ContractTest(parameterized.TestCase):
     algorithm, data = ALGORITHMS[name]()
     chex.clear_trace_counter()  # it counts by name
     fleets = tuple(
-      # Once for the shapes of the sums, once to compile; never again.
-      fleet._replace(update=chex.assert_max_traces(fleet.update, n=2))
+      # For the shapes of the message and of the sums, and to compile; never
+      # again.
+      fleet._replace(update=chex.assert_max_traces(fleet.update, n=4))
       for fleet in algorithm.fleets
     )
     algorithm = algorithm._replace(fleets=fleets)

@@ -175,6 +175,14 @@ class DatasetTest(parameterized.TestCase):
         seen.labels[seen.mask].tolist(), parts.rows(old).tolist()
       )
 
+  def test_merged_is_one_client_with_the_rows_of_those_selected(self):
+    data, parts = _dataset([2, 3, 4])
+    merged = data.select(np.array([2, 0])).merged()
+    self.assertEqual((merged.num_clients, merged.max_size), (1, 6))
+    np.testing.assert_array_equal(
+      np.sort(merged.order), np.sort(np.r_[parts.rows(0), parts.rows(2)])
+    )
+
   @parameterized.parameters(([],), ([-1],), ([0, 2],))
   def test_select_refuses_clients_that_do_not_exist(self, clients):
     data, _ = _dataset([1, 2])

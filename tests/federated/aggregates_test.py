@@ -130,6 +130,13 @@ class AggregatesTest(parameterized.TestCase):
       {'encoder': 2.5, 'decoder_a': 5.0, 'decoder_b': 7.0},
     )
 
+  def test_the_mean_of_whole_numbers_is_no_whole_number(self):
+    mean, total = aggregates.weighted_mean(), aggregates.total()
+    messages, info = jnp.array([4, 9]), infos([1.0, 1.0])
+    self.assertEqual(mean.finish(mean.partial(messages, info)), 6.5)
+    counts = total.finish(total.partial(messages, info))
+    self.assertEqual((counts, counts.dtype), (13, messages.dtype))
+
   def test_a_module_without_a_rule_is_refused(self):
     aggregate = aggregates.by_module({'encoder': aggregates.total()})
     with self.assertRaisesRegex(InputError, 'decoder'):

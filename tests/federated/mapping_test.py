@@ -75,10 +75,12 @@ class MappingTest(parameterized.TestCase):
       )
       return shared * member, info, member
 
+    work = mapping.Work(work, work, lambda member: member > 0, jnp.zeros_like)
+
     def run(chosen):
       sums, outputs = jax.jit(
         lambda m: mapping.map_clients(
-          chosen, aggregate, work, jnp.float32(2), m, jnp.zeros_like
+          chosen, aggregate, work, jnp.float32(2), m
         )
       )(members)
       return aggregate.finish(sums), outputs
@@ -123,7 +125,9 @@ class MappingTest(parameterized.TestCase):
     ({'block_size': 'all'}, 10, (1, 1, 10)),
     ({'block_size': 99}, 10, (1, 1, 10)),
     ({'block_size': 2, 'reproducible': True}, 100, (8, 7, 2)),
-    ({'block_size': 2, 'reproducible': True}, 6, (3, 1, 2)),
+    ({'block_size': 2, 'reproducible': True}, 6, (6, 1, 1)),
+    ({'block_size': 2, 'reproducible': True}, 20, (5, 2, 2)),
+    ({'block_size': 8}, 10, (1, 2, 5)),
   )
   def test_layout(self, fields, num_clients, expected):
     self.assertEqual(mapping.Mapping(**fields).layout(num_clients), expected)

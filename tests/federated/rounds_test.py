@@ -1,5 +1,7 @@
 """Rounds: one trace, resumable to the bit, and right in the limits."""
 
+import dataclasses
+
 from absl.testing import absltest, parameterized
 import chex
 import jax
@@ -11,6 +13,7 @@ from fedjax_gen.errors import InputError
 from fedjax_gen.federated import (
   aggregates,
   local,
+  mapping,
   rounds,
   sampling,
   servers,
@@ -42,8 +45,9 @@ class RoundsTest(parameterized.TestCase):
 
   def test_rounds_are_traced_once(self):
     data = toys.dataset([4, 4])
-    # Shapes are read once more, for the sums' zeros: two traces, no more.
-    algorithm = toys.mean_estimation(max_traces=3)
+    # For the shapes of the message and of the sums, and to compile; five calls
+    # add none.
+    algorithm = toys.mean_estimation(max_traces=4)
     run = rounds.round_runner(algorithm)
     state = _start(algorithm, data)
     for _ in range(5):
@@ -124,6 +128,34 @@ class RoundsTest(parameterized.TestCase):
     np.testing.assert_allclose(
       masked.server.variables['w'], single.server.variables['w'], rtol=1e-6
     )
+
+  def test_absent_clients_are_not_computed_where_clients_run_alone(self):
+    data = toys.dataset([2, 2])
+    poisoned = dataclasses.replace(
+      data, inputs=data.inputs.at[data.order[2:]].set(jnp.nan)
+    )
+    algorithm = toys.mean_estimation()
+
+    def only_the_first(key, data):
+      cohort = sampling.everyone()(key, data)
+      return cohort._replace(present=jnp.array([True, False]))
+
+    callbacks = []
+
+    def counted(view, client, data, key):
+      jax.debug.callback(lambda: callbacks.append(1))
+      return algorithm.fleets[0].update(view, client, data, key)
+
+    program = algorithm.fleets[0]._replace(update=counted)
+    run = rounds.round_runner(
+      algorithm._replace(fleets=(program,)),
+      samplers=[only_the_first],
+      mapping=mapping.Mapping(1),
+    )
+    state, _ = run(_start(algorithm, poisoned), [poisoned], _KEY, 3)
+    jax.effects_barrier()
+    self.assertLen(callbacks, 3)
+    chex.assert_tree_all_finite(state.server)
 
   def test_nobody_present_leaves_the_server_as_it_was(self):
     data = toys.dataset([2, 2])

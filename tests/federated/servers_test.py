@@ -50,9 +50,12 @@ class ServersTest(parameterized.TestCase):
 
   @parameterized.parameters('fedavg', 'fedavgm', 'fedadam', 'fedyogi')
   def test_statistics_are_averaged_whatever_the_optimizer(self, name):
-    variables, metrics = _two_steps(name, 0.1)
+    variables, _ = _two_steps(name, 0.1)
     np.testing.assert_allclose(variables['batch_stats'], [1 - 2 * _DELTA])
-    np.testing.assert_allclose(metrics['update_norm'], 0.5**0.5, rtol=1e-6)
+
+  def test_the_update_norm_is_of_the_step_taken_by_the_parameters(self):
+    _, metrics = _two_steps('fedavg', 0.1)
+    np.testing.assert_allclose(metrics['update_norm'], 0.1 * _DELTA, rtol=1e-6)
 
   @parameterized.parameters(
     (('adam', 1.0), 'server_optimizer=.adam'),

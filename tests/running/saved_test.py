@@ -86,7 +86,7 @@ def test_a_wrong_number_or_label_is_refused(tmp_path, num, labels):
     saved.load_model(tmp_path).sample(num, labels=labels)
 
 
-@pytest.mark.parametrize('seed', [-1, 2**32])
+@pytest.mark.parametrize('seed', [-1, 2**31, 2**32])
 def test_a_seed_that_would_be_cut_is_refused(tmp_path, seed):
   _save(tmp_path)
   with pytest.raises(InputError, match=f'seed={seed}'):

@@ -1,0 +1,80 @@
+"""One small finished run, for all tests that only look at one."""
+
+import contextlib
+import io
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from sklearn import datasets
+
+from experiments import common, fedvae
+from fedjax_gen.evaluation import classifiers
+
+# The least that still has every part: two methods, classes, real digits.
+SMALL = (
+  '--rounds=2',
+  '--rounds_per_step=2',
+  '--eval_every=2',
+  '--checkpoint_every=1',
+  '--num_clients=3',
+  '--methods=federated,central',
+  '--num_samples=20',
+  '--importance_samples=2',
+  '--channels=4',
+  '--hidden_size=8',
+  '--latent_size=2',
+  '--local_epochs=1',
+)
+
+
+class Run(NamedTuple):
+  """A run: its work directory, its arguments, its status and outputs."""
+
+  workdir: Path
+  args: tuple[str, ...]
+  status: int
+  out: str
+  err: str
+
+
+@pytest.fixture(scope='session')
+def digits_file(tmp_path_factory):
+  """An npz file of 150 real digits."""
+  digits = datasets.load_digits()
+  path = tmp_path_factory.mktemp('data') / 'few.npz'
+  images = np.round(digits.images[:150] * (255 / 16)).astype(np.uint8)
+  np.savez(path, x=images, y=digits.target[:150])
+  return path
+
+
+@pytest.fixture(scope='session')
+def features_file(tmp_path_factory):
+  """An npz file of 60 feature vectors of two classes."""
+  labels = np.arange(60) % 2
+  noise = np.random.default_rng(0).normal(size=(60, 3))
+  path = tmp_path_factory.mktemp('data') / 'features.npz'
+  np.savez(path, x=(noise + labels[:, None]).astype(np.float32), y=labels)
+  return path
+
+
+@pytest.fixture(scope='session')
+def finished(digits_file, tmp_path_factory) -> Run:
+  """A finished run of FedVAE; not to be changed."""
+  workdir = tmp_path_factory.mktemp('runs') / 'fedvae'
+  args = (f'--workdir={workdir}', f'--data={digits_file}', *SMALL)
+  out, err = io.StringIO(), io.StringIO()
+  train = classifiers.train
+
+  def briefly(*args, recipe, **settings):
+    recipe = recipe._replace(num_steps=60)
+    return train(*args, recipe=recipe, **settings)
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(common, '_prepare_jax', lambda cache: None)
+    patch.setattr(classifiers, 'train', briefly)
+    patch.setenv('FEDJAX_GEN_CACHE', str(workdir.parent / 'cache'))
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+      status = common.execute(fedvae.EXPERIMENT, fedvae.main, ['fedvae', *args])
+  return Run(workdir, args, status, out.getvalue(), err.getvalue())
