@@ -1,8 +1,8 @@
 """What every program here does around its own work.
 
-Reads the command line, answers mistakes in a few lines and under a second,
-prepares JAX, resumes or refuses the work directory, and exits with a status
-that says what happened. JAX is imported only once all of that is in order.
+Reads the command line, answers mistakes in a few lines and before anything is
+compiled, prepares JAX, resumes or refuses the work directory, and exits with a
+status that says what happened.
 """
 
 from collections.abc import Callable, Sequence
@@ -177,7 +177,7 @@ def execute(
   if '--list_presets' in argv[1:]:
     print(recipes.list_presets(experiment.name))
     return 0
-  is_debug = '--debug' in argv[1:]
+  is_debug = bool({'--debug', '--debug=true'} & set(argv[1:]))
   try:
     with stopping.StopSignal() as stop:
       return _execute(experiment, main, argv, stop)

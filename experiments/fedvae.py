@@ -28,7 +28,6 @@ from fedjax_gen.federation import (
   FederationConfig,
   build_federation,
 )
-from fedjax_gen.models import elbo
 from fedjax_gen.models.vae import DataSpec, Vae, VaeConfig, build_vae
 from fedjax_gen.running import federated_step, leaves, saved, training
 from fedjax_gen.running.workdir import Workdir
@@ -101,6 +100,7 @@ class Method(NamedTuple):
     sampler: who takes part.
     mapping: how clients are laid over time and devices.
     models: the trained variables to measure, from the final state.
+    is_one_place: whether the data are in one place, so that nothing travels.
   """
 
   algorithm: Algorithm
@@ -108,6 +108,7 @@ class Method(NamedTuple):
   sampler: sampling.Sampler
   mapping: Mapping
   models: Callable[[FederatedState], Sequence[Variables]]
+  is_one_place: bool = False
 
 
 def build_methods(
@@ -121,14 +122,14 @@ def build_methods(
 ) -> dict[str, Method]:
   """The trainings by name, central and local beside the federated one."""
   data = federation.data
-  num_local = min(num_local_models, data.num_clients)
+  few = data.select(np.arange(min(num_local_models, data.num_clients)))
 
   def from_server(state):
     return [state.server.variables]
 
   def from_clients(state):
     variables, _ = state.fleets[0]
-    return [trees.take(variables, i) for i in range(num_local)]
+    return [trees.take(variables, i) for i in range(few.num_clients)]
 
   methods = {
     'federated': lambda: Method(
@@ -146,10 +147,11 @@ def build_methods(
       sampling.everyone(),
       Mapping(),
       from_server,
+      is_one_place=True,
     ),
     'local': lambda: Method(
       fedvae_lib.local_only(config, vae),
-      data,
+      few,
       sampling.everyone(),
       federation.mapping,
       from_clients,
@@ -178,14 +180,25 @@ def main(
     evaluation.extractor, source, seed=run.seed
   )
   traffic = {
-    name: federated_step.dry_run(name, method.algorithm, [method.data])[0]
+    name: federated_step.dry_run(name, method.algorithm, [method.data])
     for name, method in methods.items()
   }
+  for name, method in methods.items():
+    if method.is_one_place:
+      traffic[name] = (rounds.Traffic(0, 0),)
   with session.open_workdir() as workdir:
+    workdir.pin(
+      data=leaves.params_digest((source.train, source.test)),
+      partition=leaves.params_digest(
+        (built.partition.order, built.partition.sizes)
+      ),
+    )
     for note in source.notes:
       session.say(f'Data: {note}')
     results = {
-      name: _train(name, method, model, source, run, session, workdir)
+      name: _train(
+        name, method, traffic[name], model, source, run, session, workdir
+      )
       for name, method in methods.items()
     }
     models = {
@@ -233,7 +246,7 @@ def main(
       extractor=extractor,
       metrics=metrics,
       results=results,
-      traffic=traffic,
+      traffic={name: fleets[0] for name, fleets in traffic.items()},
       drawn=drawn,
       config=session.config,
     )
@@ -248,6 +261,7 @@ def main(
 def _train(
   name: str,
   method: Method,
+  traffic: Sequence[rounds.Traffic],
   vae: Vae,
   source: DataSource,
   run: common.RunConfig,
@@ -255,7 +269,8 @@ def _train(
   workdir: Workdir,
 ) -> training.TrainResult:
   """Trains one method, evaluating and drawing as it goes."""
-  init_key, run_key, test_key = jax.random.split(jax.random.key(run.seed), 3)
+  init_key, run_key = jax.random.split(jax.random.key(run.seed))
+  data = rounds.place([method.data], method.mapping)
   runner = rounds.round_runner(
     method.algorithm, samplers=[method.sampler], mapping=method.mapping
   )
@@ -274,9 +289,7 @@ def _train(
         seed=run.seed,
       )
     bounds = [
-      elbo.held_out_bounds(
-        vae, variables, source.test.inputs, source.test.labels, test_key
-      )
+      vaes.held_out_bounds(vae, variables, source, seed=run.seed)
       for variables in trained
     ]
     return {
@@ -286,10 +299,8 @@ def _train(
 
   return training.train(
     method=name,
-    init=lambda: rounds.init_state(method.algorithm, [method.data], init_key),
-    step=federated_step.federated_step(
-      runner, method.algorithm, [method.data], run_key
-    ),
+    init=lambda: rounds.init_state(method.algorithm, data, init_key),
+    step=federated_step.federated_step(runner, traffic, data, run_key),
     schedule=training.Schedule(
       run.rounds, run.rounds_per_step, run.eval_every, run.checkpoint_every
     ),

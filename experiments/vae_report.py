@@ -113,8 +113,8 @@ class Facts:
 
 
 def summary(facts: Facts, params_digest: str) -> dict[str, Any]:
-  """What summary.json holds; traffic is that of the first method."""
-  first = next(iter(facts.traffic.values()))
+  """What summary.json holds; traffic is that of the federated method."""
+  traffic = facts.traffic.get('federated', Traffic(0, 0))
   results = facts.results.values()
   return {
     'experiment': facts.experiment,
@@ -124,8 +124,8 @@ def summary(facts: Facts, params_digest: str) -> dict[str, Any]:
     'params_digest': params_digest,
     'seconds': sum(result.seconds for result in results),
     'compile_seconds': sum(result.compile_seconds for result in results),
-    'bytes_up_per_client_round': first.bytes_up,
-    'bytes_down_per_client_round': first.bytes_down,
+    'bytes_up_per_client_round': traffic.bytes_up,
+    'bytes_down_per_client_round': traffic.bytes_down,
     'environment': environment.environment(),
     'methods': facts.metrics,
   }

@@ -36,7 +36,7 @@ class FederationConfig:
   """Clients, their data and their presence.
 
   Raises:
-    InputError: a value is out of range, or would be without effect.
+    InputError: a value is out of range.
   """
 
   num_clients: int = _option(
@@ -71,7 +71,7 @@ class FederationConfig:
   )
   num_devices: int = _option(1, 'Devices that share a cohort; 0 for all.')
   reproducible: bool = _option(
-    False, 'The same bits on every number of devices, for one more gather.'
+    False, 'The same bits on 1, 2, 4 or 8 devices, for one more gather.'
   )
 
   def __post_init__(self):

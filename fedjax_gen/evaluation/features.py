@@ -36,6 +36,8 @@ class FeatureExtractor(NamedTuple):
   """images to `[n, classes]` float32; None where there is no classifier."""
   description: str
   """one or two sentences for a report: what it is and how it was made."""
+  knows_labels: bool = False
+  """whether the classes of `probabilities` are those of the data."""
 
 
 def classifier_extractor(
@@ -89,7 +91,7 @@ def classifier_extractor(
   # at unit mean square, squared distances and the kernel (x'y / F + 1)^3 mean
   # much the same for all. Some 5000 images tell the scale well enough.
   some_inputs = train_inputs[:: -(-len(train_inputs) // 5000)]
-  scale = np.sqrt(np.mean(classifier.features(some_inputs) ** 2))
+  scale = np.sqrt(np.mean(classifier.features(some_inputs) ** 2)) or 1.0
   name = _metric_name(f'{source_name}_classifier')
   return FeatureExtractor(
     name,
@@ -100,6 +102,7 @@ def classifier_extractor(
     f'{seed}); accuracy {accuracy:.4f} on {len(test_inputs)} held-out '
     f'ones. Features: its {classifier.network.num_features} penultimate '
     'activations, scaled to a mean square of 1 on real images.',
+    knows_labels=True,
   )
 
 

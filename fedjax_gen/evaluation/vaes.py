@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 import dataclasses
 import pathlib
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,10 @@ from fedjax_gen.types import Variables
 # More are a typing error, and no memory would hold them.
 _MAX_SAMPLES = 1_000_000
 _MAX_IMPORTANCE_SAMPLES = 100_000
+
+# What keys of evaluation are folded with: far from the small numbers by which
+# training splits the same seed.
+_BOUNDS, _SAMPLES = 0x626F756E, 0x73616D70
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,8 +105,7 @@ def extractor_builder(
   if extractor is not None:
     return lambda: extractor
   return lambda: features.classifier_extractor(
-    # Of a path its last part: metric names are to be the same everywhere.
-    pathlib.PurePath(source.name.rpartition(':')[2]).stem,
+    _short_name(source.name),
     source.train.inputs,
     source.train.labels,
     source.test.inputs,
@@ -143,8 +147,15 @@ def evaluate_vaes(
     `tstr_accuracy_labels_by_<extractor>` where the extractor's classifier has
     to label the samples.
   """
+  reference = None
+  if extractor is not None:
+    reference = _Reference(
+      extractor,
+      extractor.features(source.test.inputs),
+      neighbours.nearest(source.test.inputs, source.train.inputs).distances,
+    )
   results = [
-    _evaluate(vae, variables, source, extractor, config, seed)
+    _evaluate(vae, variables, source, reference, config, seed)
     for variables in models
   ]
   return {
@@ -177,44 +188,87 @@ def sample_images(
   vae: Vae, variables: Variables, labels: np.ndarray, *, seed: int
 ) -> np.ndarray:
   """Generated examples for the requested labels, in stored form."""
-  return elbo.generate(
-    vae, variables, jnp.asarray(labels), jax.random.key(seed)
-  )
+  key = jax.random.fold_in(jax.random.key(seed), _SAMPLES)
+  return elbo.generate(vae, variables, jnp.asarray(labels), key)
 
 
-def _evaluate(vae, variables, source, extractor, config, seed):
-  """Measures one model."""
-  metrics = elbo.held_out_bounds(
+def held_out_bounds(
+  vae: Vae,
+  variables: Variables,
+  source: DataSource,
+  *,
+  seed: int,
+  importance_samples: int = 0,
+) -> dict[str, float]:
+  """Bounds on the held-out data: the same seed, the same draws.
+
+  See `elbo.held_out_bounds`.
+  """
+  return elbo.held_out_bounds(
     vae,
     variables,
     source.test.inputs,
     source.test.labels,
-    jax.random.key(seed),
+    jax.random.fold_in(jax.random.key(seed), _BOUNDS),
+    importance_samples=importance_samples,
+  )
+
+
+class _Reference(NamedTuple):
+  """What is measured once of the real data, for any number of models."""
+
+  extractor: features.FeatureExtractor
+  features: np.ndarray
+  distances: np.ndarray
+
+
+def _evaluate(vae, variables, source, reference, config, seed):
+  """Measures one model."""
+  metrics = held_out_bounds(
+    vae,
+    variables,
+    source,
+    seed=seed,
     importance_samples=config.importance_samples,
   )
-  if extractor is None:
+  if reference is None:
     return metrics
+  extractor = reference.extractor
   labels = requested_labels(source, config.num_samples)
   images = sample_images(vae, variables, labels, seed=seed)
-  metrics |= samples_lib.evaluate_samples(
-    extractor, source.test.inputs, images, seed=seed
+  probabilities = None
+  if extractor.probabilities is not None:
+    probabilities = extractor.probabilities(images)
+  metrics |= samples_lib.compare_features(
+    extractor.name,
+    reference.features,
+    extractor.features(images),
+    probabilities,
+    seed=seed,
   )
   if vae.conditional:
     metrics['tstr_accuracy'] = _tstr(images, labels, source, seed)
-    if extractor.probabilities is not None:
+    if extractor.knows_labels:
       metrics[f'label_agreement_{extractor.name}'] = utility.label_agreement(
         extractor, images, labels
       )
-  elif extractor.probabilities is not None:
-    guessed = extractor.probabilities(images).argmax(axis=1)
+  elif extractor.knows_labels and probabilities is not None:
     metrics[f'tstr_accuracy_labels_by_{extractor.name}'] = _tstr(
-      images, guessed, source, seed
+      images, probabilities.argmax(axis=1), source, seed
     )
   metrics['memorised_share'] = neighbours.memorised_share(
     neighbours.nearest(images, source.train.inputs).distances,
-    neighbours.nearest(source.test.inputs, source.train.inputs).distances,
+    reference.distances,
   )
   return metrics
+
+
+def _short_name(name: str) -> str:
+  """What metric names call the data: of a path its last part."""
+  if name.startswith('tfds:'):
+    return name.removeprefix('tfds:').replace('/', '-')
+  path = pathlib.PurePath(name.rpartition(':')[2])
+  return path.stem if path.suffix == '.npz' else path.name
 
 
 def _tstr(images, labels, source, seed):

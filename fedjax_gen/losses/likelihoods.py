@@ -67,6 +67,8 @@ def gaussian(stddev: float = 0.5**0.5, *, bounded: bool = True) -> Likelihood:
     InputError: `stddev` is not above zero.
   """
   validate.positive(stddev=stddev)
+  if not 1e-6 <= stddev <= 1e6:  # float32 has no room for its square
+    raise InputError(f'Expected 1e-6 <= stddev <= 1e6, got stddev={stddev!r}.')
   to_mean = jax.nn.sigmoid if bounded else lambda outputs: outputs
   log_scale = 0.5 * math.log(2 * math.pi * stddev**2)
 

@@ -16,7 +16,7 @@ from fedjax_gen.types import Key
 
 def federated_step(
   run: Callable[..., tuple[rounds.FederatedState, rounds.RoundMetrics]],
-  algorithm: rounds.Algorithm,
+  traffic: Sequence[rounds.Traffic],
   datasets: Sequence[FederatedDataset],
   key: Key,
 ) -> Callable[[Any, int], tuple[Any, Mapping[str, np.ndarray]]]:
@@ -24,18 +24,17 @@ def federated_step(
 
   Args:
     run: made by `rounds.round_runner` for the algorithm.
-    algorithm: whose traffic is metered.
+    traffic: bytes down and up per client, for each fleet.
     datasets: the clients of each fleet.
     key: the run's key.
 
   Returns:
     `(state, num_rounds) -> (state, metrics)`; see `summarise`.
   """
-  meters = rounds.traffic(algorithm, datasets)
 
   def step(state, num_rounds):
     state, metrics = run(state, datasets, key, num_rounds)
-    return state, summarise(metrics, meters)
+    return state, summarise(metrics, traffic)
 
   return step
 
@@ -87,22 +86,20 @@ def summarise(
     meters: bytes down and up per client, for each fleet.
 
   Returns:
-    `[R]` arrays: `participants`, `bytes_down` and `bytes_up` (of all
-    participants together), the server's metrics, and each metric of the
-    clients as its mean over participants, weighted like their messages: NaN
-    in a round without any. `[R, K]` arrays `loss_per_client` and
-    `client_per_client` say whose loss it was, a client being named by its row
-    in its own fleet.
+    `[R]` arrays: `participants` (clients present that hold examples),
+    `bytes_down` and `bytes_up` (of all participants together), the server's
+    metrics, and each metric of the clients as its mean over participants,
+    weighted like their messages: NaN in a round without any. `[R, K]` arrays
+    `loss_per_client` and `client_per_client` say whose loss it was, a client
+    being named by its row in its own fleet.
   """
   present = [np.asarray(cohort.present) for cohort in metrics.cohorts]
-  counts = [fleet.sum(axis=1) for fleet in present]
-  weights = np.concatenate(
-    [
-      np.where(fleet, np.asarray(cohort.weight), 0.0)
-      for fleet, cohort in zip(present, metrics.cohorts, strict=True)
-    ],
-    axis=1,
-  )
+  fleet_weights = [
+    np.where(fleet, np.asarray(cohort.weight), 0.0)
+    for fleet, cohort in zip(present, metrics.cohorts, strict=True)
+  ]
+  counts = [(weights > 0).sum(axis=1) for weights in fleet_weights]
+  weights = np.concatenate(fleet_weights, axis=1)
   summary = {name: np.asarray(v) for name, v in metrics.server.items()}
   for name in metrics.clients[0]:
     if all(name in fleet for fleet in metrics.clients):

@@ -1,6 +1,7 @@
 """The directory of a run: what was asked, what happened, what came out.
 
 DIR/config.json          what was asked; another config is refused
+DIR/inputs.json          digests of the data; other data are refused
 DIR/metrics.jsonl        one object a method and round
 DIR/tensorboard/METHOD/  the same numbers as TensorBoard events
 DIR/checkpoints/METHOD/  see `checkpoints`
@@ -74,6 +75,34 @@ class Workdir:
     for writer in self._writers.values():
       writer.close()
     self._lock.close()
+
+  def pin(self, **facts: str) -> None:
+    """Records what a run depends on beside its config; refuses another value.
+
+    Call it with digests of the data: a folder may have changed since the run
+    was interrupted, its name in the config has not.
+
+    Args:
+      **facts: by name.
+
+    Raises:
+      InputError: the run began with another value.
+      DiskFullError: the disk is full.
+    """
+    path = self.path / 'inputs.json'
+    found = files.read_json(path)
+    if found is None:
+      files.write_atomically(path, files.to_json(facts, indent=2) + '\n')
+      return
+    changed = [
+      name for name, value in facts.items() if found.get(name) != value
+    ]
+    if changed:
+      raise InputError(
+        f'The {" and the ".join(changed)} of the run in {self.path} changed '
+        'since it began. Bring back what it began with, or give another '
+        '--workdir.'
+      )
 
   def write_summary(self, summary: Mapping[str, Any]) -> None:
     """Writes summary.json, which marks the run as finished.

@@ -137,12 +137,19 @@ def test_the_classifier_is_trained_later_and_named_by_the_last_part(
     'classifier_extractor',
     lambda name, *_, **__: trained.append(name),
   )
-  for name in ('digits', 'a/b/my.npz', 'clients:photos', 'tfds:mnist'):
+  expected = {
+    'digits': 'digits',
+    'a/b/my.npz': 'my',
+    'a/my.photos': 'my.photos',
+    'clients:photos': 'photos',
+    'tfds:emnist/letters': 'emnist-letters',
+  }
+  for name, short in expected.items():
     named = dataclasses.replace(source, name=name)
     build = vaes.extractor_builder('classifier', named, seed=0)
     assert not trained
     build()
-    assert trained == [{'a/b/my.npz': 'my'}.get(name, name.split(':')[-1])]
+    assert trained == [short]
     trained.clear()
 
 

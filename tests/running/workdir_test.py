@@ -130,3 +130,12 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     files.write_atomically(path, 'new')
   assert path.read_text() == 'old'
   assert [p.name for p in tmp_path.iterdir()] == ['summary.json']
+
+
+def test_other_data_under_the_same_name_are_refused(tmp_path):
+  with Workdir(tmp_path / 'run', CONFIG) as workdir:
+    workdir.pin(data='a', partition='b')
+  with Workdir(tmp_path / 'run', CONFIG) as workdir:
+    workdir.pin(data='a', partition='b')
+    with pytest.raises(InputError, match='The data of the run .* changed'):
+      workdir.pin(data='c', partition='b')
