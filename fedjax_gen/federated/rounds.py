@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec as P
+import numpy as np
 
 from fedjax_gen import trees, validate
 from fedjax_gen.data.federated import FederatedDataset
@@ -237,11 +238,24 @@ def place(tree: Tree, mapping: Mapping) -> Tree:
   """Copies a tree to every device of a mapping; free if it lies there.
 
   `round_runner` places what it is given. Place a data set once yourself, and
-  repeated calls copy nothing.
+  repeated calls copy nothing. With a mesh over several processes, each of them
+  calls this with the same tree.
   """
   if mapping.mesh is None:
     return tree
-  return jax.device_put(tree, NamedSharding(mapping.mesh, P()))
+  everywhere = NamedSharding(mapping.mesh, P())
+  if everywhere.is_fully_addressable:
+    return jax.device_put(tree, everywhere)
+
+  def spread(leaf):
+    if leaf.sharding == everywhere:
+      return leaf
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+      data = spread(jax.random.key_data(leaf))
+      return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+    return jax.make_array_from_process_local_data(everywhere, np.asarray(leaf))
+
+  return jax.tree.map(spread, tree)
 
 
 def traffic(

@@ -1,0 +1,38 @@
+"""One process of a federation on several: runs rounds, prints the bits.
+
+python -m tests.federated.process PORT NUM_PROCESSES RANK MODE
+"""
+
+import sys
+
+import jax
+import numpy as np
+
+
+def main(port: str, num_processes: str, rank: str, mode: str) -> None:
+  """Runs three rounds on all devices of all processes."""
+  if int(num_processes) > 1:
+    jax.distributed.initialize(
+      f'127.0.0.1:{port}', int(num_processes), int(rank)
+    )
+  # After `initialize`, which must precede the first use of a device.
+  from fedjax_gen.federated import mapping, rounds, sampling
+  from tests.federated import toys
+
+  data = [toys.dataset([3, 0, 5, 1, 4, 2, 6])]
+  algorithm = toys.mean_estimation()
+  run = rounds.round_runner(
+    algorithm,
+    samplers=[sampling.with_dropout(sampling.everyone(), 0.2)],
+    mapping=mapping.Mapping(
+      1, mapping.clients_mesh(), reproducible=mode == 'reproducible'
+    ),
+  )
+  state = rounds.init_state(algorithm, data, jax.random.key(0))
+  state, _ = run(state, data, jax.random.key(1), 3)
+  w = np.asarray(state.server.variables['w'])
+  print(len(jax.devices()), w.tobytes().hex())
+
+
+if __name__ == '__main__':
+  main(*sys.argv[1:])
