@@ -151,9 +151,10 @@ class Session:
     mistake mended would otherwise find a run of another configuration there.
 
     Raises:
-      InputError: the directory cannot be used, or is in use.
+      InputError: the directory cannot be used.
+      FinishedError: another process, which was waited for, finished the run.
     """
-    return workdir_lib.Workdir(self.path, self.config)
+    return workdir_lib.Workdir(self.path, self.config, on_wait=self.say)
 
 
 def run(experiment: Experiment, main: Callable[..., None]) -> None:
@@ -227,7 +228,10 @@ def _execute(
   from fedjax_gen.running.progress import progress
 
   with files.full_disk_named(path):
-    main(Session(path, record, stop, progress()), **configs)
+    try:
+      main(Session(path, record, stop, progress()), **configs)
+    except workdir_lib.FinishedError:
+      print('The other process finished this run.')
   print(f'Results: {path}')
   return 0
 

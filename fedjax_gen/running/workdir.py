@@ -21,7 +21,12 @@ from typing import Any
 from fedjax_gen.errors import InputError
 from fedjax_gen.running import files
 
+_POLL_SECONDS = 0.5
 _MAX_DIFFERENCES = 8  # an error message is to fit on a screen
+
+
+class FinishedError(Exception):
+  """While this process waited for the directory, another finished the run."""
 
 
 class Workdir:
@@ -34,15 +39,25 @@ class Workdir:
     path: the directory.
     config: everything that decides the run's numbers; nested mappings of JSON
       values.
+    on_wait: where another process uses the directory, wait for it to end,
+      after telling so; None to refuse.
 
   Raises:
     InputError: the path is not a directory, holds files of something else or a
       run of another config (nothing is changed), or is in use.
+    FinishedError: the process that was waited for finished the run.
     DiskFullError: the disk is full.
   """
 
-  def __init__(self, path: str | os.PathLike, config: Mapping[str, Any]):
+  def __init__(
+    self,
+    path: str | os.PathLike,
+    config: Mapping[str, Any],
+    *,
+    on_wait: Callable[[str], None] | None = None,
+  ):
     self.path = pathlib.Path(path).absolute()
+    self._waited = False
     self._writers: dict[str, Any] = {}
     self._purge_steps: dict[str, int] = {}
     text = files.to_json(config, indent=2) + '\n'
@@ -56,9 +71,10 @@ class Workdir:
         f'Cannot use the work directory {self.path}: {error.strerror}.'
       ) from error
     try:
-      self._take_lock()
-      # Again: another process may have begun a run here in between.
-      finished_summary(self.path, config)
+      self._take_lock(on_wait)
+      # Again: another process may have begun, or ended, a run in between.
+      if finished_summary(self.path, config) is not None and self._waited:
+        raise FinishedError(self.path)
       files.write_atomically(self.path / 'config.json', text)
     except BaseException:
       self._lock.close()
@@ -209,14 +225,22 @@ class Workdir:
       )
     return self._writers[method]
 
-  def _take_lock(self) -> None:
-    try:
-      fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-      raise InputError(
-        f'Another process is running in the work directory {self.path}. '
-        'Wait for it, stop it, or give another --workdir.'
-      ) from error
+  def _take_lock(self, on_wait: Callable[[str], None] | None) -> None:
+    occupied = f'Another process is running in the work directory {self.path}.'
+    while True:
+      try:
+        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return
+      except BlockingIOError as error:
+        if on_wait is None:
+          raise InputError(
+            f'{occupied} Wait for it, stop it, or give another directory.'
+          ) from error
+        if not self._waited:
+          on_wait(f'{occupied} Waiting for it to end.')
+        self._waited = True
+        # Polled, so that a signal ends the wait at once.
+        time.sleep(_POLL_SECONDS)
 
 
 def finished_summary(

@@ -171,15 +171,24 @@ def _snapshot(directory):
   }
 
 
-def test_two_runs_in_one_directory_are_refused(start, finish, tmp_path):
+@pytest.mark.parametrize('is_killed', [True, False])
+def test_a_second_run_in_one_directory_waits_for_the_first(
+  start, finish, tmp_path, is_killed
+):
   workdir = tmp_path / 'run'
-  first = start(workdir, '--pause=0.5')
+  first = start(workdir, '--pause=0.3')
   _wait_for_lines(first, workdir, 1)
-  code, output = finish(workdir)
-  first.kill()
+  second = start(workdir)
+  output = second.stdout.readline()
+  if is_killed:
+    first.kill()
   first.communicate()
-  assert code == 2
+  output += second.communicate()[0]
+  assert second.returncode == 0
   assert 'Another process is running' in output
+  # It either finds the run finished or takes it from where the first fell.
+  assert ('The other process finished' in output) == (not is_killed)
+  assert (workdir / 'summary.json').exists()
 
 
 def test_a_divergence_names_round_and_clients_and_keeps_the_checkpoint(
