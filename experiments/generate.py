@@ -1,6 +1,5 @@
 """Samples from the model that a finished run trained."""
 
-from collections.abc import Sequence
 import dataclasses
 import pathlib
 from typing import Any
@@ -14,6 +13,7 @@ from fedjax_gen.evaluation import pictures
 from fedjax_gen.running import files as running_files, saved
 
 _MAX_PICTURES = 100
+_MAX_COLUMNS = 10  # of a picture with a row for each group
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,15 @@ class GenerateConfig:
   method: str = dataclasses.field(
     default='',
     metadata={
-      'help': 'Which of its models. Default: federated.',
+      'help': 'Which of its models. Default: federated, else L+D.',
+      'placeholder': 'NAME',
+    },
+  )
+  group: str = dataclasses.field(
+    default='',
+    metadata={
+      'help': 'Of one group only, by name or number. Default: all groups, '
+      'mixed as in the training data.',
       'placeholder': 'NAME',
     },
   )
@@ -43,7 +51,10 @@ class GenerateConfig:
   )
   label: int = dataclasses.field(
     default=-1,
-    metadata={'help': 'Of one class only; -1 for all classes in turn.'},
+    metadata={
+      'help': 'Of one class only; -1 for all classes, or all of the group, in '
+      'turn.'
+    },
   )
   seed: int = dataclasses.field(
     default=0, metadata={'help': 'Same seed, same examples.'}
@@ -51,7 +62,8 @@ class GenerateConfig:
   out: str = dataclasses.field(
     default='synthetic.npz',
     metadata={
-      'help': 'npz file with x, y and classes, or a .png of the first 100.',
+      'help': 'npz file with x, y, classes and groups, or a .png of the first '
+      '100, or of the first 10 of each group.',
       'placeholder': 'FILE',
     },
   )
@@ -76,6 +88,7 @@ EXPERIMENT = common.Experiment(
     ('--workdir=runs/fedvae --num=10000', 'Ten thousand into synthetic.npz.'),
     ('--workdir=runs/fedvae --out=grid.png', 'A picture of the first 100.'),
     ('--workdir=runs/fedvae --method=central --label=3', 'Threes only.'),
+    ('--workdir=runs/fissionvae --group=shapes', 'Of one group of clients.'),
   ),
   configs={'generate': GenerateConfig()},
 )
@@ -96,19 +109,26 @@ def main(generate: GenerateConfig) -> None:
       f'Expected out to end in .npz, since {config.workdir} is of features, '
       f'not of images; got out={config.out!r}.'
     )
-  num = min(config.num, _MAX_PICTURES) if is_picture else config.num
-  labels = None
-  if config.label >= 0:
-    if config.label >= model.spec.num_classes:
-      raise InputError(
-        f'Expected label < {model.spec.num_classes}, the number of classes, '
-        f'got label={config.label}.'
-      )
-    labels = np.full(num, config.label)
-  inputs, labels = model.sample(num, labels=labels, seed=config.seed)
+  if config.label >= model.spec.num_classes:
+    raise InputError(
+      f'Expected label < {model.spec.num_classes}, the number of classes, '
+      f'got label={config.label}.'
+    )
+  group = _group(model, config.group)
+  if is_picture:
+    rows = _rows(model, config, group)
+    num = sum(len(images) for images in rows.values())
+  else:
+    arrays = _arrays(model, config, group)
+    num = config.num
   try:
     with running_files.full_disk_named(path):
-      _write(path, inputs, labels, model.class_names)
+      if not is_picture:
+        _write(path, arrays)
+      elif len(rows) == 1:
+        pictures.image_grid(next(iter(rows.values())), path)
+      else:
+        pictures.image_rows(rows, path)
   except OSError as error:
     raise InputError(
       f'Cannot write out={config.out!r}: {error.strerror}.'
@@ -116,19 +136,53 @@ def main(generate: GenerateConfig) -> None:
   print(f'{num} examples of {model.name}: {path}')
 
 
-def _write(
-  path: pathlib.Path,
-  inputs: np.ndarray,
-  labels: np.ndarray | None,
-  class_names: Sequence[str],
-) -> None:
-  """Writes a picture or, as sources.load reads them back, the examples."""
-  if path.suffix.lower() == '.png':
-    pictures.image_grid(inputs, path)
-    return
-  arrays: dict[str, Any] = {'x': inputs}
+def _group(model: saved.TrainedModel, asked: str) -> str | int | None:
+  """The group as `sample` takes it; digits are a number if no name."""
+  if asked.isdecimal() and asked not in [group.name for group in model.groups]:
+    return int(asked)
+  return asked or None
+
+
+def _sample(
+  model: saved.TrainedModel,
+  config: GenerateConfig,
+  num: int,
+  group: str | int | None,
+) -> tuple[np.ndarray, np.ndarray | None]:
+  labels = np.full(num, config.label) if config.label >= 0 else None
+  return model.sample(num, labels=labels, seed=config.seed, group=group)
+
+
+def _rows(
+  model: saved.TrainedModel, config: GenerateConfig, group: str | int | None
+) -> dict[str, np.ndarray]:
+  """Images of a picture by the title of their row, or all under one."""
+  if group is not None or not model.groups:
+    num = min(config.num, _MAX_PICTURES)
+    return {'': _sample(model, config, num, group)[0]}
+  # Not in the groups' shares: each is to be seen.
+  num = max(1, min(config.num // len(model.groups), _MAX_COLUMNS))
+  return {
+    known.name: _sample(model, config, num, number)[0]
+    for number, known in enumerate(model.groups)
+  }
+
+
+def _arrays(
+  model: saved.TrainedModel, config: GenerateConfig, group: str | int | None
+) -> dict[str, np.ndarray]:
+  """The examples under the names by which `sources.load` reads them back."""
+  inputs, labels = _sample(model, config, config.num, group)
+  arrays = {'x': inputs}
   if labels is not None:
-    arrays |= {'y': labels, 'classes': np.asarray(class_names)}
+    arrays |= {'y': labels, 'classes': np.asarray(model.class_names)}
+  if model.groups:
+    names = np.asarray([known.name for known in model.groups])
+    arrays['groups'] = names[model.sample_groups(config.num, group=group)]
+  return arrays
+
+
+def _write(path: pathlib.Path, arrays: dict[str, Any]) -> None:
   with files.replacing(path) as unfinished, unfinished.open('wb') as file:
     np.savez_compressed(file, **arrays)
 

@@ -1,6 +1,7 @@
 """What a finished VAE run says: summary.json, report.html, a table.
 
-Everything comes from one value, `Facts`; nothing is computed here.
+Everything comes from one value, `Facts`; nothing is computed here. What other
+reports say in the same words, they take from here.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,8 @@ _EXPLAINED = {
   ),
   'test_reconstruction': Metric('Its first term, −log p(x | z).', 'lower'),
   'test_kl': Metric('Its second term, KL(q(z | x) ‖ p(z)).'),
+  'test_kl_z1': Metric('What z1 adds to it.'),
+  'test_kl_z2': Metric('What z2 adds to it.'),
   'test_iw_bound': Metric('Tighter, importance-weighted bound.', 'higher'),
   'num_real': Metric('Held-out images compared with.'),
   'num_generated': Metric('Generated images; FID falls with their number.'),
@@ -55,6 +58,16 @@ _EXPLAINED = {
   'memorised_share': Metric(
     'Generated images nearer to a training image than 99% of held-out ones; '
     '0.01 is what new images would give.'
+  ),
+  'group_mean_fid': Metric('Unweighted mean of the groups’ FID.', 'lower'),
+  'group_leakage': Metric(
+    'Share of images asked for as one group that look like another.', 'lower'
+  ),
+  'group_entropy': Metric(
+    'Doubt about the group an image is of, nats; high for blends.', 'lower'
+  ),
+  'latent_separation': Metric(
+    'Accuracy of a linear classifier of groups on the latent means.'
   ),
 }
 
@@ -86,35 +99,60 @@ _SECTIONS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Facts:
-  """All that a finished run knows.
+class RunFacts:
+  """What a report knows of any finished run.
 
   Attributes:
     experiment: name of the program.
     source: the data.
     partition: who held what.
-    extractor: of features; None for data that are not images.
     metrics: final metrics, by method.
     results: of training, by trained method.
-    traffic: bytes per client and round, by trained method.
-    drawn: the pictures.
     config: everything that decided the run.
   """
 
   experiment: str
   source: DataSource
   partition: Partition
-  extractor: FeatureExtractor | None
   metrics: Mapping[str, Mapping[str, float]]
   results: Mapping[str, TrainResult]
+  config: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts(RunFacts):
+  """All that a finished run knows.
+
+  Attributes:
+    extractor: of features; None for data that are not images.
+    traffic: bytes per client and round, by trained method.
+    drawn: the pictures.
+  """
+
+  extractor: FeatureExtractor | None
   traffic: Mapping[str, Traffic]
   drawn: Sequence[Drawn]
-  config: Mapping[str, Any]
 
 
 def summary(facts: Facts, params_digest: str) -> dict[str, Any]:
   """What summary.json holds; traffic is that of the federated method."""
   traffic = facts.traffic.get('federated', Traffic(0, 0))
+  return run_summary(
+    facts, params_digest, up=traffic.bytes_up, down=traffic.bytes_down
+  )
+
+
+def run_summary(
+  facts: RunFacts, params_digest: str, *, up: float, down: float
+) -> dict[str, Any]:
+  """What the summary.json of every run holds.
+
+  Args:
+    facts: of the run.
+    params_digest: of all that was trained.
+    up: bytes that a client sends in a round.
+    down: bytes that it receives.
+  """
   results = facts.results.values()
   return {
     'experiment': facts.experiment,
@@ -124,8 +162,8 @@ def summary(facts: Facts, params_digest: str) -> dict[str, Any]:
     'params_digest': params_digest,
     'seconds': sum(result.seconds for result in results),
     'compile_seconds': sum(result.compile_seconds for result in results),
-    'bytes_up_per_client_round': traffic.bytes_up,
-    'bytes_down_per_client_round': traffic.bytes_down,
+    'bytes_up_per_client_round': up,
+    'bytes_down_per_client_round': down,
     'environment': environment.environment(),
     'methods': facts.metrics,
   }
@@ -141,7 +179,7 @@ def show(metrics: Mapping[str, Mapping[str, float]]) -> None:
     table.add_column(method, justify='right')
   names = dict.fromkeys(name for values in metrics.values() for name in values)
   for name in names:
-    if better := _explained(name).better:
+    if better := explained(name).better:
       arrow = '↑' if better == 'higher' else '↓'
       values = [report_tables.number(m.get(name)) for m in metrics.values()]
       table.add_row(f'{name} {arrow}', *values)
@@ -171,14 +209,15 @@ def write(workdir: pathlib.Path, facts: Facts) -> None:
         _curves(facts),
         _clients(facts, partition_png),
         _use(workdir),
-        _settings(facts),
+        settings(facts),
       ],
     ),
   )
 
 
-def _explained(name: str) -> Metric:
-  return _EXPLAINED.get(_base(name), Metric(''))
+def explained(name: str) -> Metric:
+  """What a metric means, whatever extractor or group its name ends in."""
+  return _EXPLAINED.get(_base(name.partition('/')[0]), Metric(''))
 
 
 def _base(name: str) -> str:
@@ -189,6 +228,16 @@ def _base(name: str) -> str:
 
 
 def _lead(facts: Facts) -> str:
+  return (
+    f'{who_holds_what(facts)} They train one variational autoencoder together: '
+    'in each round every participant trains the model it receives on its own '
+    'examples, and the server averages what comes back. The numbers below are '
+    f'of the {next(iter(facts.metrics))} model.'
+  )
+
+
+def who_holds_what(facts: RunFacts) -> str:
+  """The sentence that a report begins with."""
   sizes = np.asarray(facts.partition.sizes)
   held = f'{sizes.min()} to {sizes.max()}'
   if sizes.min() == sizes.max():
@@ -196,10 +245,7 @@ def _lead(facts: Facts) -> str:
   return (
     f'{len(sizes)} clients hold {held} of the {len(facts.source.train.labels)} '
     f'training examples of {facts.source.name} ({facts.partition.description}) '
-    'and never send them. They train one variational autoencoder together: '
-    'in each round every participant trains the model it receives on its own '
-    'examples, and the server averages what comes back. The numbers below are '
-    f'of the {next(iter(facts.metrics))} model.'
+    'and never send them.'
   )
 
 
@@ -227,7 +273,7 @@ def _results(facts: Facts) -> report.Section:
     [
       report_tables.metrics_table(
         facts.metrics,
-        {name: _explained(name) for name in names},
+        {name: explained(name) for name in names},
         reference='real_data',
       )
     ],
@@ -316,7 +362,8 @@ def _use(workdir: pathlib.Path) -> report.Section:
   )
 
 
-def _settings(facts: Facts) -> report.Section:
+def settings(facts: RunFacts) -> report.Section:
+  """What was asked for, on what it ran, and how long that took."""
   seconds = {
     name: f'{result.seconds:.1f} s training, '
     f'{result.compile_seconds:.1f} s compiling'

@@ -22,7 +22,7 @@ def load(workdir, method=None):
 
   Args:
     workdir: folder of the run, as given to `--workdir`.
-    method: which of its models; the federated one if not given.
+    method: which of its models; `load_model` says which if not given.
 
   Returns:
     A `fedjax_gen.running.saved.TrainedModel`, whose `sample(num, seed=0)` gives

@@ -4,6 +4,7 @@ The one place where names on a command line become partitions, samplers and
 mappings; the same for every algorithm.
 """
 
+from collections.abc import Sequence
 import dataclasses
 from typing import NamedTuple
 
@@ -55,6 +56,16 @@ class FederationConfig:
   classes_per_client: int = _option(
     2, 'Classes of a client with partition=classes.'
   )
+  clients_per_group: tuple[int, ...] = _option(
+    (),
+    'Clients of each group with partition=groups, one number for all or one '
+    'for each; default: num_clients in equal parts.',
+  )
+  group_alpha: float = _option(
+    0.0,
+    'With partition=groups, concentration of a dirichlet over labels within a '
+    'group; 0 deals them iid.',
+  )
   partition_file: str = _option('', 'Saved partition (npz) for partition=file.')
   sampling: str = _option('all', 'Who takes part in a round.', SAMPLINGS)
   cohort_size: int = _option(
@@ -83,6 +94,16 @@ class FederationConfig:
       validate.positive_int(num_clients=self.num_clients)
     validate.positive(alpha=self.alpha)
     validate.positive_int(classes_per_client=self.classes_per_client)
+    for number in self.clients_per_group:
+      validate.positive_int(clients_per_group=number)
+    validate.non_negative(group_alpha=self.group_alpha)
+    if self.partition != 'groups' and (
+      self.clients_per_group or self.group_alpha
+    ):
+      raise InputError(
+        'Expected partition=groups with clients_per_group or group_alpha, got '
+        f'partition={self.partition!r}.'
+      )
     if (self.partition == 'file') != bool(self.partition_file):
       raise InputError(
         'Expected a partition_file with partition=file and with no other, got '
@@ -179,12 +200,22 @@ def build_partition(
     )
   groups = _needed(train.groups, source, 'groups', 'groups (kinds of images)')
   num_groups = len(source.group_names)
-  if count % num_groups:
+  per_group = config.clients_per_group or count // num_groups
+  if not config.clients_per_group and count % num_groups:
     raise InputError(
       f'Expected num_clients to be a multiple of the {num_groups} groups of '
-      f'{source.name} with partition=groups, got num_clients={count}.'
+      f'{source.name} with partition=groups, got num_clients={count}; '
+      'clients_per_group makes groups of unequal size.'
     )
-  return partitions.by_group(groups, count // num_groups, seed=seed)
+  if isinstance(per_group, tuple) and len(per_group) == 1:
+    (per_group,) = per_group
+  return partitions.by_group(
+    groups,
+    per_group,
+    seed=seed,
+    labels=train.labels if config.group_alpha else None,
+    alpha=config.group_alpha or None,
+  )
 
 
 def build_sampler(
@@ -209,6 +240,34 @@ def build_sampler(
   if config.dropout_rate:
     sampler = sampling.with_dropout(sampler, config.dropout_rate)
   return sampler
+
+
+def build_samplers(
+  config: FederationConfig, num_clients: Sequence[int]
+) -> list[sampling.Sampler]:
+  """A sampler for each fleet, cohorts in proportion to the fleets' clients.
+
+  Args:
+    config: names the sampler; its `cohort_size` is that of all fleets.
+    num_clients: clients of each fleet.
+
+  Raises:
+    InputError: see `build_federation`.
+  """
+  total, cohort = sum(num_clients), config.cohort_size
+  if len(num_clients) == 1 or not cohort:
+    return [build_sampler(config, number) for number in num_clients]
+  if not len(num_clients) <= cohort <= total:
+    raise InputError(
+      f'Expected {len(num_clients)} <= cohort_size <= {total}, a client of '
+      f'each architecture at least, got cohort_size={cohort}.'
+    )
+  # Borders of the fleets' shares, rounded: they add up to the cohort.
+  borders = np.round(np.cumsum([0, *num_clients]) * cohort / total).astype(int)
+  return [
+    build_sampler(dataclasses.replace(config, cohort_size=max(int(size), 1)), n)
+    for size, n in zip(np.diff(borders), num_clients, strict=True)
+  ]
 
 
 def build_mapping(config: FederationConfig) -> Mapping:

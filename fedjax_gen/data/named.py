@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedjax_gen.data import examples, idx, images, npz, tfds
+from fedjax_gen.data import examples, idx, images, npz, shapes, tfds
 from fedjax_gen.data.assemble import Column, Table, assemble
 from fedjax_gen.data.examples import DataSource, Examples, Options
 from fedjax_gen.errors import InputError
@@ -116,6 +116,22 @@ def mixed_mnist(options: Options) -> DataSource:
   )
 
 
+def digits_and_shapes(options: Options) -> DataSource:
+  """Returns `digits` (group 0, labels 0-9) with shapes (1, 10-14), 8 x 8 grey.
+
+  As many rendered shapes, dark on bright, as there are digits, bright on dark:
+  two kinds of images that need no download (`shapes.render`, seed 0).
+  """
+  written = digits(options)
+  size = len(written.train.labels) + len(written.test.labels)
+  pixels, labels = shapes.render(size, written.input_shape[0], seed=0)
+  table = Table(Column(pixels, 'shapes'), Column(labels, 'shapes'))
+  rendered = assemble(
+    'shapes', [table], options, class_names=shapes.CLASS_NAMES
+  )
+  return _join('digits_and_shapes', {'digits': written, 'shapes': rendered})
+
+
 READERS: Mapping[str, Callable[[Options], DataSource]] = {
   reader.__name__: reader
   for reader in (
@@ -123,6 +139,7 @@ READERS: Mapping[str, Callable[[Options], DataSource]] = {
     mnist,
     fashion_mnist,
     mixed_mnist,
+    digits_and_shapes,
     emnist,
     cifar10,
     cifar10_jpeg_subset,

@@ -28,7 +28,7 @@ _MAX_IMPORTANCE_SAMPLES = 100_000
 
 # What keys of evaluation are folded with: far from the small numbers by which
 # training splits the same seed.
-_BOUNDS, _SAMPLES = 0x626F756E, 0x73616D70
+BOUNDS, SAMPLES = 0x626F756E, 0x73616D70
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,7 +188,7 @@ def sample_images(
   vae: Vae, variables: Variables, labels: np.ndarray, *, seed: int
 ) -> np.ndarray:
   """Generated examples for the requested labels, in stored form."""
-  key = jax.random.fold_in(jax.random.key(seed), _SAMPLES)
+  key = jax.random.fold_in(jax.random.key(seed), SAMPLES)
   return elbo.generate(vae, variables, jnp.asarray(labels), key)
 
 
@@ -209,7 +209,7 @@ def held_out_bounds(
     variables,
     source.test.inputs,
     source.test.labels,
-    jax.random.fold_in(jax.random.key(seed), _BOUNDS),
+    jax.random.fold_in(jax.random.key(seed), BOUNDS),
     importance_samples=importance_samples,
   )
 

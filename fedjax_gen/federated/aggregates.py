@@ -62,7 +62,7 @@ def total() -> Aggregate:
   return Aggregate(partial, lambda sums: sums)
 
 
-def by_group(num_groups: int) -> Aggregate:
+def by_group(num_groups: int, *, keep_weight: bool = False) -> Aggregate:
   """Weighted mean within each group; leaves gain a leading `[G]` axis.
 
   A group without a participant gets zero, so that a server which descends the
@@ -70,6 +70,9 @@ def by_group(num_groups: int) -> Aggregate:
 
   Args:
     num_groups: G; `info.group` lies in [0, G).
+    keep_weight: whether `finish` gives `(means, weights [G])`, by which a
+      server with a memory can tell a group that was not there from one that
+      did not move.
 
   Raises:
     InputError: `num_groups` is not a whole number above zero.
@@ -81,7 +84,10 @@ def by_group(num_groups: int) -> Aggregate:
     sums = jax.vmap(trees.weighted_sum, (None, 1))(messages, weights)
     return _Weighted(sums, weights.sum(axis=0))
 
-  return Aggregate(partial, _divide)
+  def finish(sums):
+    return (_divide(sums), sums.weight) if keep_weight else _divide(sums)
+
+  return Aggregate(partial, finish)
 
 
 def by_module(aggregates: Mapping[str, Aggregate]) -> Aggregate:

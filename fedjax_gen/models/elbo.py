@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_gen import validate
-from fedjax_gen.losses import gaussian
 from fedjax_gen.models.vae import Vae, to_pixels, to_unit
 from fedjax_gen.types import Array, Key, LossFn, Variables
 
@@ -19,40 +18,46 @@ class Terms(NamedTuple):
 
   Attributes:
     reconstruction: `[B]` -log p(x | z) at one posterior sample.
-    kl: `[B]` KL(q(z | x) || p(z)).
+    kl: `[B]` KL(q || p) of each level of latents.
   """
 
   reconstruction: Array
-  kl: Array
+  kl: dict[str, Array]
 
 
-def elbo_loss(vae: Vae, beta: float = 1.0) -> LossFn:
+def elbo_loss(vae: Vae, beta: float | Array = 1.0) -> LossFn:
   """The loss of beta-VAE training: -E log p(x | z) + beta KL(q || p).
 
   Sums over pixels and latent dimensions, mean over the batch's unmasked
-  examples. beta = 1 is the negative ELBO (Kingma & Welling, 2014, eq. 3).
+  examples. beta = 1 is the negative ELBO (Kingma & Welling, 2014, eq. 3); of
+  two levels both KL terms count.
 
   Args:
     vae: the model.
-    beta: weight of the KL term.
+    beta: weight of the KL term; an array may change from round to round.
 
   Raises:
-    InputError: `beta` is negative.
+    InputError: `beta` is a negative number.
   """
-  validate.non_negative(beta=beta)
+  if not isinstance(beta, jax.Array):
+    validate.non_negative(beta=beta)
 
   def loss_fn(variables, batch, key):
     data = to_unit(batch.inputs)
-    posterior, encoder = vae.encode(variables, data, batch.labels, batch.mask)
-    latents = gaussian.sample(key, posterior)
-    outputs, decoder = vae.decode(variables, latents, batch.labels, batch.mask)
-    terms = Terms(
-      -vae.likelihood.log_prob(outputs, data),
-      gaussian.kl(posterior, vae.prior(variables, batch.labels)),
+    terms, refreshed = _terms(
+      vae, variables, data, batch.labels, key, batch.mask
     )
-    reconstruction, kl = (_masked_mean(term, batch.mask) for term in terms)
-    refreshed = {**variables, 'encoder': encoder, 'decoder': decoder}
+    reconstruction, *levels = (
+      _masked_mean(term, batch.mask)
+      for term in (terms.reconstruction, *terms.kl.values())
+    )
+    kl = functools.reduce(jnp.add, levels)
     metrics = {'reconstruction': reconstruction, 'kl': kl}
+    if len(levels) > 1:
+      metrics |= {
+        f'kl_{level}': value
+        for level, value in zip(terms.kl, levels, strict=True)
+      }
     return reconstruction + beta * kl, (refreshed, metrics)
 
   return loss_fn
@@ -97,12 +102,16 @@ def held_out_bounds(
   elbo_key, bound_key = jax.random.split(key)
   data = (jnp.asarray(inputs), jnp.asarray(labels))
   terms = _elbo_terms(vae, batch_size, variables, data, elbo_key)
-  reconstruction, kl = (float(term.mean()) for term in terms)
+  reconstruction = float(terms.reconstruction.mean())
+  levels = {level: float(values.mean()) for level, values in terms.kl.items()}
+  kl = sum(levels.values())
   bounds = {
     'test_elbo': -(reconstruction + kl),
     'test_reconstruction': reconstruction,
     'test_kl': kl,
   }
+  if len(levels) > 1:
+    bounds |= {f'test_kl_{level}': value for level, value in levels.items()}
   if importance_samples:
     few = jax.tree.map(lambda a: a[:max_importance_images], data)
     values = _iw_bounds(
@@ -119,13 +128,8 @@ def _elbo_terms(vae, batch_size, variables, data, key) -> Terms:
   def one(example):
     (inputs, labels), index = example
     x, y = to_unit(inputs)[None], labels[None]
-    posterior, _ = vae.encode(variables, x, y)
-    latents = gaussian.sample(jax.random.fold_in(key, index), posterior)
-    outputs, _ = vae.decode(variables, latents, y)
-    return Terms(
-      -vae.likelihood.log_prob(outputs, x)[0],
-      gaussian.kl(posterior, vae.prior(variables, y))[0],
-    )
+    terms, _ = _terms(vae, variables, x, y, jax.random.fold_in(key, index))
+    return jax.tree.map(lambda a: a[0], terms)
 
   index = jnp.arange(data[1].shape[0])
   return jax.lax.map(one, (data, index), batch_size=batch_size)
@@ -138,17 +142,11 @@ def _iw_bounds(vae, samples, batch_size, variables, data, key) -> Array:
   def one(example):
     (inputs, labels), index = example
     x, y = to_unit(inputs)[None], labels[None]
-    posterior, _ = vae.encode(variables, x, y)
-    prior = vae.prior(variables, y)
 
     def log_weight(sample_key):
-      latents = gaussian.sample(sample_key, posterior)
-      outputs, _ = vae.decode(variables, latents, y)
-      return (
-        vae.likelihood.log_prob(outputs, x)
-        + gaussian.log_prob(prior, latents)
-        - gaussian.log_prob(posterior, latents)
-      )[0]
+      inferred, _ = vae.infer(variables, x, y, sample_key)
+      outputs, _ = vae.decode(variables, inferred.latents, y)
+      return (vae.likelihood.log_prob(outputs, x) + inferred.log_ratio())[0]
 
     keys = jax.random.split(jax.random.fold_in(key, index), samples)
     log_weights = jax.vmap(log_weight)(keys)
@@ -186,8 +184,8 @@ def generate(
 def _generate(vae, batch_size, variables, labels, key):
   def one(example):
     label, index = example
-    prior = vae.prior(variables, label[None])
-    latents = gaussian.sample(jax.random.fold_in(key, index), prior)
+    example_key = jax.random.fold_in(key, index)
+    latents = vae.ancestral(variables, label[None], example_key)
     return _decoded(vae, variables, latents, label[None])[0]
 
   index = jnp.arange(labels.shape[0])
@@ -207,10 +205,12 @@ def reconstruct(
     labels: `[B]`.
 
   Returns:
-    Latent means `[B, Z]`, and reconstructions in the form of `inputs`.
+    Latent means `[B, Z]`, those of two levels side by side, and
+    reconstructions in the form of `inputs`.
   """
-  posterior, _ = vae.encode(variables, to_unit(inputs), labels)
-  return posterior.mean, _decoded(vae, variables, posterior.mean, labels)
+  inferred, _ = vae.infer(variables, to_unit(inputs), labels, None)
+  means = jnp.concatenate(list(inferred.latents.values()), axis=-1)
+  return means, _decoded(vae, variables, inferred.latents, labels)
 
 
 def _decoded(vae, variables, latents, labels):
@@ -218,6 +218,14 @@ def _decoded(vae, variables, latents, labels):
   outputs, _ = vae.decode(variables, latents, labels)
   mean = vae.likelihood.mean(outputs)
   return to_pixels(mean) if mean.ndim == 4 else mean
+
+
+def _terms(vae, variables, data, labels, key, mask=None):
+  """Terms `[B]` at one draw, and the variables with refreshed statistics."""
+  inferred, encoder = vae.infer(variables, data, labels, key, mask)
+  outputs, decoder = vae.decode(variables, inferred.latents, labels, mask)
+  terms = Terms(-vae.likelihood.log_prob(outputs, data), inferred.kl())
+  return terms, {**variables, 'encoder': encoder, 'decoder': decoder}
 
 
 def _masked_mean(values: Array, mask: Array) -> Array:

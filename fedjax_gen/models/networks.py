@@ -1,20 +1,28 @@
-"""Encoders and decoders, as Flax modules of one example's shape.
+"""Encoders, and what decoders share with them, as Flax modules.
 
 All take `(inputs, condition, mask)`: the condition is a `[B, C]` one-hot label
 or `None`; the mask is `[B]`, the examples that count in batch statistics while
-training, or `None` when running statistics are to be used.
+training, or `None` when running statistics are to be used. An encoder is a
+trunk, `TRUNKS`, with the heads of one or of two levels of latents on top.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import math
 
 from flax import linen as nn
 import jax.numpy as jnp
 
+from fedjax_gen.losses import gaussian
+from fedjax_gen.losses.gaussian import Gaussian
 from fedjax_gen.models import layers
 from fedjax_gen.types import Array
 
 NORMS = ('group', 'batch', 'none')
+
+Draw = Callable[[int, Gaussian], Array]
+"""`(level, q) -> latents`: a draw from q, or its mean; 0 is inferred first."""
+Levels = dict[str, Gaussian]
+"""A Gaussian for each level of latents, by name: z, or z1 and z2."""
 
 
 class Norm(nn.Module):
@@ -47,197 +55,176 @@ class Norm(nn.Module):
     return inputs
 
 
-class ConvEncoder(nn.Module):
-  """Stride-2 convolutions, one dense layer, two linear heads.
+class ConvTrunk(nn.Module):
+  """Stride-2 convolutions and one dense layer.
 
   A convolution that BatchNorm follows has no bias: its gradient would be
   rounding noise, which Adam blows up to full steps.
 
   Attributes:
-    latent_size: Z.
     channels: output channels of each convolution; each halves the image.
     hidden_size: width of the dense layer.
     norm: normalisation after each convolution.
   """
 
-  latent_size: int
   channels: Sequence[int] = (32, 64)
   hidden_size: int = 256
   norm: str = 'group'
 
   @nn.compact
   def __call__(self, inputs, condition, mask):
-    """Maps `[B, H, W, C]` to mean and log-variance, `[B, Z]` each."""
+    """Maps `[B, H, W, C]` to features `[B, hidden_size]`."""
     for features in self.channels:
       inputs = layers.Conv(features, use_bias=self.norm != 'batch')(inputs)
       inputs = nn.silu(Norm(self.norm)(inputs, mask))
-    hidden = _joined(inputs.reshape(inputs.shape[0], -1), condition)
-    hidden = nn.silu(nn.Dense(self.hidden_size)(hidden))
-    return _heads(hidden, self.latent_size)
+    hidden = joined(inputs.reshape(inputs.shape[0], -1), condition)
+    return nn.silu(nn.Dense(self.hidden_size)(hidden))
 
 
-class ConvDecoder(nn.Module):
-  """The mirror of `ConvEncoder`: two dense layers, then doublings.
-
-  Attributes:
-    image_shape: (height, width, outputs per pixel).
-    channels: as the encoder's; used from the last to the first.
-    hidden_size: width of the first dense layer.
-    norm: normalisation before each activation.
-  """
-
-  image_shape: Sequence[int]
-  channels: Sequence[int] = (32, 64)
-  hidden_size: int = 256
-  norm: str = 'group'
-
-  @nn.compact
-  def __call__(self, latents, condition, mask):
-    """Maps `[B, Z]` to outputs `[B, H, W, outputs per pixel]`."""
-    height, width, outputs = self.image_shape
-    scale = 2 ** len(self.channels)
-    # Rounded up and cut at the end, so that any image size will do.
-    base = (-(-height // scale), -(-width // scale), self.channels[-1])
-    hidden = _joined(latents, condition)
-    hidden = nn.silu(nn.Dense(self.hidden_size)(hidden))
-    hidden = nn.Dense(math.prod(base))(hidden).reshape(-1, *base)
-    widths = [*reversed(self.channels[:-1]), outputs]
-    for i, features in enumerate(widths):
-      last = i == len(widths) - 1
-      hidden = nn.silu(Norm(self.norm)(hidden, mask))
-      hidden = layers.ConvTranspose(
-        features, use_bias=last or self.norm != 'batch'
-      )(hidden)
-    return hidden[:, :height, :width]
-
-
-class MlpEncoder(nn.Module):
-  """Dense layers and two linear heads; images are flattened.
+class MlpTrunk(nn.Module):
+  """Dense layers; images are flattened.
 
   Attributes:
-    latent_size: Z.
     hidden_sizes: widths of the dense layers.
     norm: normalisation before each activation.
   """
 
-  latent_size: int
   hidden_sizes: Sequence[int] = (256, 256)
   norm: str = 'none'
 
   @nn.compact
   def __call__(self, inputs, condition, mask):
-    """Maps `[B, ...]` to mean and log-variance, `[B, Z]` each."""
-    hidden = _joined(inputs.reshape(inputs.shape[0], -1), condition)
+    """Maps `[B, ...]` to features `[B, F]`."""
+    hidden = joined(inputs.reshape(inputs.shape[0], -1), condition)
     for size in self.hidden_sizes:
       hidden = nn.silu(Norm(self.norm)(nn.Dense(size)(hidden), mask))
-    return _heads(hidden, self.latent_size)
-
-
-class MlpDecoder(nn.Module):
-  """Dense layers from the latent to every output.
-
-  Attributes:
-    data_shape: shape of one example's outputs.
-    hidden_sizes: widths of the dense layers.
-    norm: normalisation before each activation.
-  """
-
-  data_shape: tuple[int, ...]
-  hidden_sizes: Sequence[int] = (256, 256)
-  norm: str = 'none'
-
-  @nn.compact
-  def __call__(self, latents, condition, mask):
-    """Maps `[B, Z]` to outputs `[B, ...]`."""
-    hidden = _joined(latents, condition)
-    for size in self.hidden_sizes:
-      hidden = nn.silu(Norm(self.norm)(nn.Dense(size)(hidden), mask))
-    outputs = nn.Dense(math.prod(self.data_shape))(hidden)
-    return outputs.reshape(-1, *self.data_shape)
+    return hidden
 
 
 # PyTorch's default, U(-1, 1) / sqrt(fan_in), in which the published FedVAE
 # code was trained; biases, drawn likewise there, start at zero here.
-_torch_init = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
+torch_init = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 
 
-class DugdaleEncoder(nn.Module):
+class DugdaleTrunk(nn.Module):
   """Encoder of hugo-dugdale/federated_VAE (2023), layer for layer.
 
   Two 3 x 3 convolutions without padding (16, 32 channels), normalisation and
-  LeakyReLU(0.01); with its decoder 11,087,731 parameters on 28 x 28 images.
+  LeakyReLU(0.01); with heads for 200 latents and its decoder 11,087,731
+  parameters on 28 x 28 images.
 
   Attributes:
-    latent_size: 200 in the published code.
     norm: batch in the published code.
   """
 
-  latent_size: int = 200
   norm: str = 'batch'
 
   @nn.compact
   def __call__(self, inputs, condition, mask):
-    """Maps `[B, H, W, C]` to mean and log-variance, `[B, Z]` each."""
+    """Maps `[B, H, W, C]` to features `[B, F]`."""
     for features in (16, 32):
       inputs = layers.Conv(
-        features, (3, 3), (1, 1), 'VALID', kernel_init=_torch_init
+        features, (3, 3), (1, 1), 'VALID', kernel_init=torch_init
       )(inputs)
       inputs = nn.leaky_relu(Norm(self.norm)(inputs, mask), 0.01)
-    hidden = _joined(inputs.reshape(inputs.shape[0], -1), condition)
-    return _heads(hidden, self.latent_size, _torch_init)
+    return joined(inputs.reshape(inputs.shape[0], -1), condition)
 
 
-class DugdaleDecoder(nn.Module):
-  """Decoder of hugo-dugdale/federated_VAE (2023), layer for layer.
-
-  The normalisation of the output logits is in the published code.
+class Heads(nn.Module):
+  """Mean and log-variance of a Gaussian, from one matrix cut in two.
 
   Attributes:
-    image_shape: (height, width, outputs per pixel).
-    norm: batch in the published code.
+    latent_size: Z.
+    kernel_init: of the matrix.
   """
 
-  image_shape: Sequence[int]
-  norm: str = 'batch'
+  latent_size: int
+  kernel_init: nn.initializers.Initializer = nn.linear.default_kernel_init
 
   @nn.compact
-  def __call__(self, latents, condition, mask):
-    """Maps `[B, Z]` to outputs `[B, H, W, outputs per pixel]`."""
-    height, width, outputs = self.image_shape
-    base = (height - 4, width - 4, 32)
-    hidden = nn.Dense(math.prod(base), kernel_init=_torch_init)(
-      _joined(latents, condition)
+  def __call__(self, features: Array) -> Gaussian:
+    """Maps `[B, F]` to a Gaussian of `[B, Z]`, log-variances clipped."""
+    both = nn.Dense(2 * self.latent_size, kernel_init=self.kernel_init)(
+      features
     )
-    hidden = hidden.reshape(-1, *base)
-    for features, activation in ((16, _leaky), (outputs, _identity)):
-      hidden = layers.ConvTranspose(
-        features, (3, 3), (1, 1), 'VALID', kernel_init=_torch_init
-      )(hidden)
-      hidden = activation(Norm(self.norm)(hidden, mask))
-    return hidden
+    return gaussian.clipped(*jnp.split(both, 2, axis=-1))
 
 
-def _leaky(inputs: Array) -> Array:
-  return nn.leaky_relu(inputs, 0.01)
+class Encoder(nn.Module):
+  """q(z | x).
+
+  Attributes:
+    trunk: features of the data.
+    latent_size: Z.
+    kernel_init: of the heads.
+  """
+
+  trunk: nn.Module
+  latent_size: int
+  kernel_init: nn.initializers.Initializer = nn.linear.default_kernel_init
+
+  @nn.compact
+  def __call__(
+    self, inputs, condition, mask, draw: Draw
+  ) -> tuple[Levels, dict[str, Array]]:
+    """Posterior of `[B, ...]` data and the latents drawn, by level."""
+    features = self.trunk(inputs, condition, mask)
+    posterior = Heads(self.latent_size, self.kernel_init)(features)
+    return {'z': posterior}, {'z': draw(0, posterior)}
 
 
-def _identity(inputs: Array) -> Array:
-  return inputs
+class TwoLevelEncoder(nn.Module):
+  """q(z1 | x) and q(z2 | x, z1), or q(z2 | z1) where z2 is on top.
+
+  Attributes:
+    trunk: features of the data.
+    latent_sizes: Z of z1 and of z2.
+    hidden_size: width of the layer before the heads of z2.
+    z2_sees_data: whether q(z2 | .) is given the features of the data.
+  """
+
+  trunk: nn.Module
+  latent_sizes: tuple[int, int]
+  hidden_size: int
+  z2_sees_data: bool
+
+  @nn.compact
+  def __call__(
+    self, inputs, condition, mask, draw: Draw
+  ) -> tuple[Levels, dict[str, Array]]:
+    """Posterior of `[B, ...]` data and the latents drawn, by level."""
+    features = self.trunk(inputs, condition, mask)
+    first = Heads(self.latent_sizes[0])(features)
+    z1 = draw(0, first)
+    seen = joined(features, z1) if self.z2_sees_data else z1
+    hidden = nn.silu(nn.Dense(self.hidden_size)(joined(seen, condition)))
+    second = Heads(self.latent_sizes[1])(hidden)
+    return {'z1': first, 'z2': second}, {'z1': z1, 'z2': draw(1, second)}
 
 
-def _joined(inputs: Array, condition: Array | None) -> Array:
+class Transition(nn.Module):
+  """The prior of the lower level given the upper one, p(z2 | z1) or p(z1 | z2).
+
+  Attributes:
+    latent_size: Z of the lower level.
+    hidden_size: width of its two dense layers.
+  """
+
+  latent_size: int
+  hidden_size: int
+
+  @nn.compact
+  def __call__(self, upper, condition, mask) -> Gaussian:
+    """Maps latents `[B, Z']` to a Gaussian of `[B, Z]`."""
+    del mask  # no normalisation
+    hidden = joined(upper, condition)
+    for _ in range(2):
+      hidden = nn.silu(nn.Dense(self.hidden_size)(hidden))
+    return Heads(self.latent_size)(hidden)
+
+
+def joined(inputs: Array, condition: Array | None) -> Array:
   """Appends the condition to the features."""
   if condition is None:
     return inputs
   return jnp.concatenate([inputs, condition], axis=-1)
-
-
-def _heads(
-  hidden: Array,
-  latent_size: int,
-  init: nn.initializers.Initializer = nn.linear.default_kernel_init,
-) -> tuple[Array, Array]:
-  """Mean and log-variance from one matrix, cut in two."""
-  both = nn.Dense(2 * latent_size, kernel_init=init)(hidden)
-  mean, logvar = jnp.split(both, 2, axis=-1)
-  return mean, logvar

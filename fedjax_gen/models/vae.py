@@ -1,15 +1,19 @@
 """A variational autoencoder as a value of pure functions.
 
-Where its three modules come from (server, group slice, hypernetwork, fleet) is
-the whole difference between the algorithms; what they compute stands here.
+Where its modules come from (server, group slice, hypernetwork, fleet) is the
+whole difference between the algorithms; what they compute stands here.
+
+One level of latents, z, or two, z1 and z2. z1 is always inferred first, from
+the data; either may be on top, that is, be drawn first when generating.
 """
 
 from collections.abc import Callable
 import dataclasses
+import functools
 import math
 from typing import NamedTuple
 
-from flax import linen as nn
+from flax import core, linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -18,7 +22,7 @@ from fedjax_gen.errors import InputError
 from fedjax_gen.losses import gaussian, likelihoods
 from fedjax_gen.losses.gaussian import Gaussian
 from fedjax_gen.losses.likelihoods import Likelihood
-from fedjax_gen.models import networks
+from fedjax_gen.models import decoders, networks
 from fedjax_gen.types import Array, Key, Variables
 
 
@@ -39,8 +43,47 @@ class DataSpec(NamedTuple):
     return len(self.shape) == 3
 
 
+class Inference(NamedTuple):
+  """What the encoder makes of a batch; each by level, `'z'` or `'z1'`, `'z2'`.
+
+  Attributes:
+    latents: `[B, Z]` draws from the posterior, or its means.
+    posterior: q of each level given the data and the levels drawn before.
+    prior: p of each level given the level above it.
+  """
+
+  latents: dict[str, Array]
+  posterior: dict[str, Gaussian]
+  prior: dict[str, Gaussian]
+
+  def kl(self) -> dict[str, Array]:
+    """`[B]` KL(q || p) of each level, in nats.
+
+    Of the level drawn second, q and p are those given the draw of the first:
+    the mean over draws is the KL term of the ELBO.
+    """
+    return {
+      level: gaussian.kl(self.posterior[level], self.prior[level])
+      for level in self.latents
+    }
+
+  def log_ratio(self) -> Array:
+    """`[B]` log p(latents) - log q(latents | x), in nats."""
+    ratios = (
+      gaussian.log_prob(self.prior[level], drawn)
+      - gaussian.log_prob(self.posterior[level], drawn)
+      for level, drawn in self.latents.items()
+    )
+    return functools.reduce(jnp.add, ratios)
+
+
 class Vae(NamedTuple):
-  """Encoder, decoder and prior over variables `{'encoder', 'decoder'}`.
+  """Encoder, decoder and prior over variables by module.
+
+  Modules are `'encoder'`, `'decoder'` and, with two levels, `'transition'`,
+  the prior of the lower level given the upper one. A further module
+  `'prior'`, from `fixed_prior` or `learnable_prior`, puts the prior of a level
+  elsewhere than N(0, I); `init` does not make it.
 
   Labels are `[B]` int32; an unconditional model ignores them. A `mask` `[B]`
   means training: batch statistics of the masked-in examples are used, and the
@@ -48,25 +91,33 @@ class Vae(NamedTuple):
 
   Attributes:
     init: `key -> variables`.
-    encode: `(variables, data, labels, mask) -> (q(z | x), encoder variables)`.
+    infer: `(variables, data, labels, key, mask) -> (inference, encoder
+      variables)`; without a key (None), means take the place of draws.
+    ancestral: `(variables, labels, key) -> latents` by level, drawn from the
+      prior from the top down; without a key its means.
     decode: `(variables, latents, labels, mask) -> (outputs, decoder
-      variables)`, outputs being the parameters of the likelihood.
-    prior: `(variables, labels) -> p(z)`, `[B, Z]`.
+      variables)`, latents by level, outputs being the parameters of the
+      likelihood.
     likelihood: p(x | z).
-    latent_size: Z.
+    latent_sizes: Z by level, in the order of inference.
     conditional: whether labels are used.
+    top: the level drawn first when generating.
+    has_transition: whether the other level's prior depends on the top one.
   """
 
   init: Callable[[Key], Variables]
-  encode: Callable[..., tuple[Gaussian, dict]]
+  infer: Callable[..., tuple[Inference, dict]]
+  ancestral: Callable[[Variables, Array, Key | None], dict[str, Array]]
   decode: Callable[..., tuple[Array, dict]]
-  prior: Callable[[Variables, Array], Gaussian]
   likelihood: Likelihood
-  latent_size: int
+  latent_sizes: core.FrozenDict[str, int]
   conditional: bool
+  top: str = 'z'
+  has_transition: bool = False
 
 
 MODELS = ('conv', 'mlp', 'dugdale2023')
+HIERARCHIES = ('none', 'z1_top', 'z2_top')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,8 +132,39 @@ class VaeConfig:
       'FedVAE model (11,087,731 parameters on 28x28)',
     },
   )
+  decoder: str = dataclasses.field(
+    default='same',
+    metadata={
+      'choices': ('same', *decoders.DECODERS),
+      'help': 'Decoder, if another than that of the model',
+    },
+  )
   latent_size: int = dataclasses.field(
-    default=16, metadata={'help': 'Z, dimensions of the latent space'}
+    default=16,
+    metadata={'help': 'Z, dimensions of the latent space; of z1 if two'},
+  )
+  hierarchy: str = dataclasses.field(
+    default='none',
+    metadata={
+      'choices': HIERARCHIES,
+      'help': 'Two levels of latents: z1_top generates z1, z2, x; z2_top z2, '
+      'z1, x',
+    },
+  )
+  z2_size: int = dataclasses.field(
+    default=0, metadata={'help': 'dimensions of z2; 0 for twice latent_size'}
+  )
+  lower_prior: str = dataclasses.field(
+    default='conditional',
+    metadata={
+      'choices': ('conditional', 'standard'),
+      'help': 'prior of the level that is not on top: given the upper level, '
+      'or without regard to it',
+    },
+  )
+  decode_both: bool = dataclasses.field(
+    default=False,
+    metadata={'help': 'with z1_top: decode from z1 and z2, not z2 alone'},
   )
   conditional: bool = dataclasses.field(
     default=True,
@@ -123,13 +205,18 @@ def build_vae(config: VaeConfig, spec: DataSpec) -> Vae:
   """The VAE that a configuration asks for.
 
   Args:
-    config: which networks, latent size, likelihood.
+    config: which networks, latent sizes, likelihood.
     spec: shape of the data and number of classes.
 
   Raises:
     InputError: a field is out of range or does not fit the data.
   """
-  encoder, decoder, likelihood = _modules(config, spec)
+  sizes = latent_sizes(config)
+  modules, likelihood = _modules(config, spec)
+  top = 'z2' if config.hierarchy == 'z2_top' else next(iter(sizes))
+  lower = next((level for level in sizes if level != top), None)
+  # The level that the data depend on is the lower one, or all that there is.
+  decoded = list(sizes) if config.decode_both else [lower or top]
 
   def condition(labels):
     if not config.conditional:
@@ -137,39 +224,115 @@ def build_vae(config: VaeConfig, spec: DataSpec) -> Vae:
     return jax.nn.one_hot(labels, spec.num_classes)
 
   def init(key):
-    encoder_key, decoder_key = jax.random.split(key)
+    keys = jax.random.split(key)
     labels = condition(jnp.zeros(1, jnp.int32))
     data = jnp.zeros((1, *spec.shape))
-    latents = jnp.zeros((1, config.latent_size))
-    return {
-      'encoder': encoder.init(encoder_key, data, labels, None),
-      'decoder': decoder.init(decoder_key, latents, labels, None),
+    latents = {level: jnp.zeros((1, size)) for level, size in sizes.items()}
+    joined = jnp.concatenate([latents[level] for level in decoded], axis=-1)
+    variables = {
+      'encoder': modules['encoder'].init(keys[0], data, labels, None, _draw()),
+      'decoder': modules['decoder'].init(keys[1], joined, labels, None),
     }
+    if 'transition' in modules:
+      key = jax.random.fold_in(key, 2)
+      variables['transition'] = modules['transition'].init(
+        key, latents[top], labels, None
+      )
+    return variables
 
-  def encode(variables, data, labels, mask=None):
-    (mean, logvar), encoder_variables = _apply(
-      encoder, variables['encoder'], data, condition(labels), mask
+  def prior(variables, level, upper, labels):
+    if level == lower and 'transition' in modules:
+      return _apply(
+        modules['transition'],
+        variables['transition'],
+        (upper, condition(labels), None),
+      )[0]
+    return _level_prior(variables, level, (labels.shape[0], sizes[level]))
+
+  def infer(variables, data, labels, key, mask=None):
+    (posterior, latents), encoder = _apply(
+      modules['encoder'],
+      variables['encoder'],
+      (data, condition(labels), mask, _draw(key)),
     )
-    return gaussian.clipped(mean, logvar), encoder_variables
+    priors = {
+      level: prior(variables, level, latents[top], labels) for level in sizes
+    }
+    return Inference(latents, posterior, priors), encoder
+
+  def ancestral(variables, labels, key):
+    draw = _draw(key)
+    latents = {top: draw(0, prior(variables, top, None, labels))}
+    if lower:
+      given = prior(variables, lower, latents[top], labels)
+      latents[lower] = draw(1, given)
+    return latents
 
   def decode(variables, latents, labels, mask=None):
+    joined = jnp.concatenate([latents[level] for level in decoded], axis=-1)
     return _apply(
-      decoder, variables['decoder'], latents, condition(labels), mask
+      modules['decoder'],
+      variables['decoder'],
+      (joined, condition(labels), mask),
     )
-
-  def prior(variables, labels):
-    del variables  # N(0, I) has no parameters
-    return gaussian.standard((labels.shape[0], config.latent_size))
 
   return Vae(
     init,
-    encode,
+    infer,
+    ancestral,
     decode,
-    prior,
     likelihood,
-    config.latent_size,
+    core.FrozenDict(sizes),  # hashable: a model is a static argument
     config.conditional,
+    top,
+    'transition' in modules,
   )
+
+
+def latent_sizes(config: VaeConfig) -> dict[str, int]:
+  """Z by level, in the order of inference.
+
+  Raises:
+    InputError: a field is out of range or two exclude each other.
+  """
+  validate.one_of(HIERARCHIES, hierarchy=config.hierarchy)
+  validate.one_of(('conditional', 'standard'), lower_prior=config.lower_prior)
+  validate.positive_int(latent_size=config.latent_size)
+  validate.non_negative_int(z2_size=config.z2_size)
+  if config.decode_both and config.hierarchy != 'z1_top':
+    raise InputError(
+      'Expected hierarchy=z1_top with decode_both, got '
+      f'hierarchy={config.hierarchy!r}.'
+    )
+  if config.hierarchy == 'none':
+    return {'z': config.latent_size}
+  return {
+    'z1': config.latent_size,
+    'z2': config.z2_size or 2 * config.latent_size,
+  }
+
+
+def fixed_prior(means: dict[str, Array]) -> dict:
+  """A `'prior'` module: N(mean, I) at the levels named, never trained.
+
+  Args:
+    means: `[Z]` by level.
+  """
+  return {'constants': {level: {'mean': m} for level, m in means.items()}}
+
+
+def learnable_prior(means: dict[str, Array]) -> dict:
+  """A `'prior'` module: N(mean, exp(logvar)) at the levels named, trained.
+
+  Args:
+    means: `[Z]` by level, where to start; log-variances start at zero.
+  """
+  return {
+    'params': {
+      level: {'mean': mean, 'logvar': jnp.zeros_like(mean)}
+      for level, mean in means.items()
+    }
+  }
 
 
 def to_unit(inputs: Array) -> Array:
@@ -189,20 +352,18 @@ def num_parameters(variables: Variables) -> int:
   return sum(
     math.prod(leaf.shape)
     for module in variables.values()
-    for leaf in jax.tree.leaves(module['params'])
+    for leaf in jax.tree.leaves(module.get('params', {}))
   )
 
 
 def _modules(
   config: VaeConfig, spec: DataSpec
-) -> tuple[nn.Module, nn.Module, Likelihood]:
-  """Encoder, decoder and likelihood, after checking the configuration."""
+) -> tuple[dict[str, nn.Module], Likelihood]:
+  """Networks by module, and likelihood, after checking the configuration."""
   validate.one_of(MODELS, model=config.model)
   validate.one_of(networks.NORMS, norm=config.norm)
   validate.positive_int(
-    latent_size=config.latent_size,
-    hidden_size=config.hidden_size,
-    num_classes=spec.num_classes,
+    hidden_size=config.hidden_size, num_classes=spec.num_classes
   )
   validate.positive(likelihood_stddev=config.likelihood_stddev)
   for features in config.channels:
@@ -211,49 +372,81 @@ def _modules(
     config.likelihood, stddev=config.likelihood_stddev, is_image=spec.is_image
   )
   shape = (*spec.shape[:-1], spec.shape[-1] * likelihood.outputs_per_value)
-  if config.model == 'mlp':
-    sizes = (config.hidden_size, config.hidden_size)
-    return (
-      networks.MlpEncoder(config.latent_size, sizes, config.norm),
-      networks.MlpDecoder(shape, sizes, config.norm),
-      likelihood,
-    )
-  if not spec.is_image:
-    raise InputError(
-      f"Expected model='mlp' for features of shape {spec.shape}, got "
-      f'model={config.model!r}, which needs images.'
-    )
-  if config.model == 'conv':
-    if not config.channels:
-      raise InputError('Expected channels to name at least one layer, got ().')
-    widths = (tuple(config.channels), config.hidden_size, config.norm)
-    return (
-      networks.ConvEncoder(config.latent_size, *widths),
-      networks.ConvDecoder(shape, *widths),
-      likelihood,
-    )
-  if config.norm == 'group':
-    raise InputError(
-      "Expected norm='batch' (as published) or 'none' for model=dugdale2023, "
-      "got norm='group': it would fix the mean and contrast of every image."
-    )
-  if min(spec.shape[:2]) < 5:
-    raise InputError(
-      'Expected images of at least 5 x 5 pixels for model=dugdale2023, got '
-      f'{spec.shape[0]} x {spec.shape[1]}.'
-    )
-  return (
-    networks.DugdaleEncoder(config.latent_size, config.norm),
-    networks.DugdaleDecoder(shape, config.norm),
-    likelihood,
+  widths = decoders.Widths(
+    tuple(config.channels), config.hidden_size, config.norm
   )
+  family = config.model if config.decoder == 'same' else config.decoder
+  # Checks that channels and shape fit; the encoders ask for no less.
+  decoders.build(config.model, shape, widths)
+  modules = {
+    'encoder': _encoder(config),
+    'decoder': decoders.build(family, shape, widths),
+  }
+  if config.hierarchy != 'none' and config.lower_prior == 'conditional':
+    lower = 'z2' if config.hierarchy == 'z1_top' else 'z1'
+    modules['transition'] = networks.Transition(
+      latent_sizes(config)[lower], config.hidden_size
+    )
+  return modules, likelihood
 
 
-def _apply(module, variables, inputs, condition, mask):
+def _encoder(config: VaeConfig) -> nn.Module:
+  width, norm = config.hidden_size, config.norm
+  trunk = {
+    'conv': networks.ConvTrunk(tuple(config.channels), width, norm),
+    'mlp': networks.MlpTrunk((width, width), norm),
+    'dugdale2023': networks.DugdaleTrunk(norm),
+  }[config.model]
+  first, *others = latent_sizes(config).values()
+  if others:
+    return networks.TwoLevelEncoder(
+      trunk=trunk,
+      latent_sizes=(first, others[0]),
+      hidden_size=width,
+      z2_sees_data=config.hierarchy == 'z1_top',
+    )
+  if config.model == 'dugdale2023':
+    return networks.Encoder(
+      trunk=trunk, latent_size=first, kernel_init=networks.torch_init
+    )
+  return networks.Encoder(trunk=trunk, latent_size=first)
+
+
+def _draw(key: Key | None = None) -> networks.Draw:
+  """Draws of a level from a Gaussian; without a key, its mean."""
+
+  def draw(number, distribution):
+    if key is None:
+      return distribution.mean
+    level_key = jax.random.fold_in(key, number) if number else key
+    return gaussian.sample(level_key, distribution)
+
+  return draw
+
+
+def _level_prior(
+  variables: Variables, level: str, shape: tuple[int, ...]
+) -> Gaussian:
+  """The unconditional prior of a level; N(0, I) unless a module says more."""
+  module = variables.get('prior', {})
+  if level in module.get('params', {}):
+    own = module['params'][level]
+    return gaussian.clipped(
+      *(jnp.broadcast_to(own[name], shape) for name in ('mean', 'logvar'))
+    )
+  if level in module.get('constants', {}):
+    # Part of the variables, so that a model is whole, and never trained.
+    mean = jax.lax.stop_gradient(module['constants'][level]['mean'])
+    return Gaussian(jnp.broadcast_to(mean, shape), jnp.zeros(shape))
+  return gaussian.standard(shape)
+
+
+def _apply(module, variables, arguments):
   """Applies a module; its variables come back, statistics refreshed."""
+  mask = arguments[2]
   if mask is None or 'batch_stats' not in variables:
-    return module.apply(variables, inputs, condition, mask), variables
+    return module.apply(variables, *arguments), variables
   outputs, refreshed = module.apply(
-    variables, inputs, condition, mask, mutable=['batch_stats']
+    variables, *arguments, mutable=['batch_stats']
   )
   return outputs, {**variables, **refreshed}

@@ -4,13 +4,19 @@
     images, labels = model.sample(10_000, seed=0)
 
 A model is two files, `NAME.json` (what it is) and `NAME.msgpack` (its
-variables, written by `flax.serialization`).
+variables, written by `flax.serialization`). Models are of several kinds: one
+VAE, a VAE for each group of clients, the generator of a GAN. A kind is a
+function in `_KINDS` and one that saves; naming, checking, reading and sampling
+are common.
 """
 
+from collections.abc import Callable, Sequence
+import hashlib
 import json
 import os
 import pathlib
-from typing import NamedTuple
+import re
+from typing import Any, NamedTuple
 
 from flax import serialization
 import jax
@@ -20,13 +26,41 @@ import numpy as np
 from fedjax_gen import files, trees, validate
 from fedjax_gen.data.sources import DataSource
 from fedjax_gen.errors import InputError
-from fedjax_gen.models import elbo
-from fedjax_gen.models.vae import DataSpec, Vae, VaeConfig, build_vae
+from fedjax_gen.models import elbo, gan as gan_lib
+from fedjax_gen.models.gan import GanConfig, build_gan
+from fedjax_gen.models.vae import (
+  DataSpec,
+  Vae,
+  VaeConfig,
+  build_vae,
+  fixed_prior,
+  learnable_prior,
+)
 from fedjax_gen.running import config_records
-from fedjax_gen.types import Variables
+from fedjax_gen.types import Array, Key, Tree, Variables
 
 FOLDER = 'models'
 """Where a work directory keeps its trained models."""
+
+PREFERRED = ('federated', 'L+D')
+"""The models that are loaded if none is named, the first that is there."""
+
+_NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9_.+=-]*')
+
+
+class Group(NamedTuple):
+  """A group of clients, as a model that knows groups keeps it.
+
+  Attributes:
+    name: of the group.
+    share: of the training examples, in [0, 1].
+    classes: labels that occur in its training examples; all labels if it has
+      none or they are not known.
+  """
+
+  name: str
+  share: float
+  classes: tuple[int, ...]
 
 
 class TrainedModel(NamedTuple):
@@ -34,48 +68,90 @@ class TrainedModel(NamedTuple):
 
   Attributes:
     name: of the method that trained it.
-    config: which VAE.
+    kind: `'vae'`, `'groups'` (a VAE for each group) or `'gan'`.
+    config: which VAE or GAN; of kind `'groups'` a tuple, one for each group.
     spec: shape of the data and number of classes.
     class_names: names of the classes, in label order.
-    vae: the model as pure functions.
-    variables: its variables.
+    functions: the model as pure functions, a `Vae` or a `Gan`; of kind
+      `'groups'` a tuple of `Vae`s. Equal configurations are the same value.
+    variables: its variables; of kind `'groups'` a tuple. Of a GAN the
+      generator's only.
+    is_conditional: whether it takes labels.
+    generate: `(variables, labels, groups, key) -> examples`, which `sample`
+      calls once all is checked; `[n]` int32 labels, and groups in rising
+      order.
+    groups: of clients, in the order of their numbers; empty if the model
+      knows none.
   """
 
   name: str
-  config: VaeConfig
+  kind: str
+  config: Any
   spec: DataSpec
   class_names: tuple[str, ...]
-  vae: Vae
-  variables: Variables
+  functions: Any
+  variables: Any
+  is_conditional: bool
+  generate: Callable[[Any, np.ndarray, np.ndarray, Key], np.ndarray]
+  groups: tuple[Group, ...] = ()
+
+  @property
+  def vae(self) -> Vae:
+    """The VAE that the model is.
+
+    Raises:
+      InputError: it is not one VAE.
+    """
+    if not isinstance(self.functions, Vae):
+      raise InputError(
+        f'Expected a model that is one VAE, got {self.name}, of kind '
+        f'{self.kind!r}.'
+      )
+    return self.functions
 
   def sample(
-    self, num: int, *, labels: np.ndarray | None = None, seed: int = 0
+    self,
+    num: int,
+    *,
+    labels: np.ndarray | None = None,
+    seed: int = 0,
+    group: str | int | None = None,
   ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Draws examples from the prior and decodes them.
+    """Draws examples: latents from the prior, decoded.
+
+    Of a model that knows groups, those of one group or of all, mixed as in
+    `sample_groups`. Sample i of a group depends on the seed, the group and i
+    (and its label), not on whether others are drawn beside it.
 
     Args:
       num: how many.
-      labels: `[num]` class of each for a conditional model; the classes in
-        turn if not given.
+      labels: `[num]` class of each for a conditional model; if not given, the
+        classes in turn, of a group those that occur in it.
       seed: same seed, same examples.
+      group: name or number of a group.
 
     Returns:
       `[num, H, W, C]` uint8 images (or `[num, F]` float32 features) and
       their labels `[num]` int32, `None` for an unconditional model.
 
     Raises:
-      InputError: `num` is not above zero, or the labels do not fit.
+      InputError: `num` is not above zero, the labels do not fit, or there is
+        no such group.
     """
     validate.positive_int(num=num)
     validate.non_negative_int(seed=seed)
     if seed >= 2**31:  # JAX would cut it: two seeds, one sample
       raise InputError(f'Expected seed < 2**31, got seed={seed}.')
-    if labels is not None and not self.vae.conditional:
+    if labels is not None and not self.is_conditional:
       raise InputError(
         'Expected no labels for an unconditional model, got labels.'
       )
+    if self.groups or group is not None:
+      groups = self.sample_groups(num, group=group)
+    else:
+      groups = np.zeros(num, np.int32)
     if labels is None:
-      labels = np.arange(num) % self.spec.num_classes
+      labels = self._classes_in_turn(groups)
     labels = np.asarray(labels)
     if (
       labels.shape != (num,)
@@ -88,10 +164,69 @@ class TrainedModel(NamedTuple):
         f'{labels.shape} and type {labels.dtype}.'
       )
     labels = labels.astype(np.int32)
-    examples = elbo.generate(
-      self.vae, self.variables, jnp.asarray(labels), jax.random.key(seed)
+    examples = self.generate(
+      self.variables, labels, groups, jax.random.key(seed)
     )
-    return examples, labels if self.vae.conditional else None
+    return examples, labels if self.is_conditional else None
+
+  def sample_groups(
+    self, num: int, *, group: str | int | None = None
+  ) -> np.ndarray:
+    """The group of each example that `sample` draws; no seed changes it.
+
+    Args:
+      num: how many.
+      group: name or number of the one group; if not given, all in the shares
+        of the training examples, rounded to whole examples, the first group's
+        first.
+
+    Returns:
+      `[num]` int32 numbers of groups, indices into `groups`.
+
+    Raises:
+      InputError: `num` is not above zero, there is no such group, or the
+        model knows none.
+    """
+    validate.positive_int(num=num)
+    if not self.groups:
+      asked = '' if group is None else f' with group={group!r}'
+      raise InputError(
+        f'Expected a model that knows groups{asked}, got {self.name}, of kind '
+        f'{self.kind!r}.'
+      )
+    if group is not None:
+      return np.full(num, self._group_number(group), np.int32)
+    totals = np.cumsum([group.share for group in self.groups])
+    # Rounded where groups meet, not one by one: they add up to `num`.
+    ends = np.rint(totals / totals[-1] * num).astype(int)
+    every_group = np.arange(len(self.groups), dtype=np.int32)
+    return np.repeat(every_group, np.diff(ends, prepend=0))
+
+  def _group_number(self, group: str | int) -> int:
+    """Index of a group given by name or by number.
+
+    Raises:
+      InputError: there is no such group.
+    """
+    names = [known.name for known in self.groups]
+    if group in names:
+      return names.index(str(group))
+    if not isinstance(group, bool) and group in range(len(names)):
+      return int(group)
+    raise InputError(
+      f'Expected group to be one of {", ".join(names)}, the groups of '
+      f'{self.name}, or a number in [0, {len(names)}), got group={group!r}.'
+    )
+
+  def _classes_in_turn(self, groups: np.ndarray) -> np.ndarray:
+    """`[n]` labels, the classes of each group in turn."""
+    if not self.groups:
+      return np.arange(len(groups)) % self.spec.num_classes
+    labels = np.zeros(len(groups), np.int32)
+    for number, group in enumerate(self.groups):
+      rows = groups == number
+      labels[rows] = np.resize(group.classes, rows.sum())
+    return labels
 
 
 def save_model(
@@ -101,35 +236,112 @@ def save_model(
   source: DataSource,
   variables: Variables,
 ) -> pathlib.Path:
-  """Writes a trained model under `workdir/models`.
+  """Writes a trained VAE under `workdir/models`.
 
   Args:
     workdir: folder of the run.
-    name: of the model, for instance of the method.
+    name: of the model, for instance of the method; letters, digits and
+      `+-=_.`.
     config: which VAE.
     source: the data it was trained on; shape and class names are kept.
     variables: of the model.
 
   Returns:
     The path of the description, `workdir/models/NAME.json`.
+
+  Raises:
+    InputError: the variables are not of that VAE, or no file can have the
+      name.
   """
-  folder = pathlib.Path(workdir) / FOLDER
-  description = {
-    'kind': 'vae',
-    'config': config_records.to_record(config),
-    'shape': list(source.input_shape),
-    'class_names': list(source.class_names),
+  record = _vae_record(config, variables)
+  return _save(workdir, name, 'vae', record, source, variables)
+
+
+def save_groups(
+  workdir: str | os.PathLike,
+  name: str,
+  configs: Sequence[VaeConfig],
+  source: DataSource,
+  variables: Sequence[Variables],
+  *,
+  shares: Sequence[float] | None = None,
+) -> pathlib.Path:
+  """Writes a VAE for each group of clients, as one model.
+
+  A module that is the same, bit for bit, in several groups is written once.
+
+  Args:
+    workdir: folder of the run.
+    name: as in `save_model`.
+    configs: which VAE, for each group.
+    source: the data they were trained on; shape, names of classes and groups,
+      and the classes that occur in each group are kept. Where groups were
+      found and not given, put them in its place first.
+    variables: of the model of each group.
+    shares: how much each group counts where groups are mixed, in any unit;
+      by default its number of training examples.
+
+  Returns:
+    The path of the description, `workdir/models/NAME.json`.
+
+  Raises:
+    InputError: there are not as many configurations, variables or shares as
+      groups, shares are negative or all zero, the variables are not of those
+      VAEs, some VAEs take labels and some do not, or no file can have the
+      name.
+  """
+  num_groups = len(source.group_names)
+  if not num_groups or not len(configs) == len(variables) == num_groups:
+    raise InputError(
+      'Expected a configuration and variables for each group of the data '
+      f'({", ".join(source.group_names) or "it has none"}), got '
+      f'{len(configs)} and {len(variables)}.'
+    )
+  shares = _shares(source, shares)
+  stored, owners = _stored_once(variables)
+  groups = [
+    {
+      'name': group_name,
+      'share': shares[number],
+      'classes': _classes(source, number),
+      'modules': owners[number],
+      **_vae_record(configs[number], variables[number]),
+    }
+    for number, group_name in enumerate(source.group_names)
+  ]
+  return _save(workdir, name, 'groups', {'groups': groups}, source, stored)
+
+
+def save_gan(
+  workdir: str | os.PathLike,
+  name: str,
+  config: GanConfig,
+  source: DataSource,
+  variables: Variables,
+) -> pathlib.Path:
+  """Writes the generator of a trained GAN, all that sampling needs.
+
+  Args:
+    workdir: folder of the run.
+    name: as in `save_model`.
+    config: which GAN.
+    source: the data it was trained on; shape and class names are kept.
+    variables: of the GAN or of its generator alone.
+
+  Returns:
+    The path of the description, `workdir/models/NAME.json`.
+
+  Raises:
+    InputError: the variables are not of that GAN, or no file can have the
+      name.
+  """
+  record = {'config': config_records.to_record(config)}
+  stored = {
+    module: tree
+    for module, tree in variables.items()
+    if module != 'discriminator'
   }
-  blob = serialization.msgpack_serialize(
-    serialization.to_state_dict(jax.device_get(variables))
-  )
-  with files.replacing(folder / f'{name}.msgpack') as path:
-    path.write_bytes(blob)
-  # Written last: a model exists once its description does.
-  path = folder / f'{name}.json'
-  with files.replacing(path) as unfinished:
-    unfinished.write_text(json.dumps(description, indent=2) + '\n')
-  return path
+  return _save(workdir, name, 'gan', record, source, stored)
 
 
 def load_model(
@@ -139,20 +351,22 @@ def load_model(
 
   Args:
     workdir: folder of the run, as given to `--workdir`.
-    name: which model; `'federated'` if there is one, else the first, if not
-      given.
+    name: which model; if not given, `'federated'` if there is one, else
+      `'L+D'` if there is one, else the first.
 
   Raises:
     InputError: there is no such model, or its files are damaged.
   """
   folder = pathlib.Path(workdir) / FOLDER
-  names = sorted(path.stem for path in folder.glob('*.json'))
+  # A name that begins with a dot is that of a file never finished.
+  found = (path.stem for path in folder.glob('*.json'))
+  names = sorted(name for name in found if not name.startswith('.'))
   if not names:
     raise InputError(
       f'Expected a finished run with trained models in {folder}, found none.'
     )
   if name is None:
-    name = 'federated' if 'federated' in names else names[0]
+    name = next((known for known in PREFERRED if known in names), names[0])
   if name not in names:
     raise InputError(
       f'Expected method to be one of {", ".join(names)}, the models in '
@@ -160,16 +374,11 @@ def load_model(
     )
   try:
     description = json.loads((folder / f'{name}.json').read_text())
-    config = config_records.from_record(VaeConfig, description['config'])
-    class_names = tuple(description['class_names'])
-    spec = DataSpec(tuple(description['shape']), len(class_names))
-    vae = build_vae(config, spec)
-    target = jax.eval_shape(vae.init, jax.random.key(0))
+    built = _build(description)
+    groups = _groups(description)
     blob = (folder / f'{name}.msgpack').read_bytes()
-    variables = serialization.from_state_dict(
-      target, serialization.msgpack_restore(blob)
-    )
-    differing = trees.first_differing_leaf(target, variables)
+    variables = _restored(built, serialization.msgpack_restore(blob))
+    differing = trees.first_differing_leaf(built.shapes, variables)
   except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
     raise InputError(
       f'Expected {folder / name}.json and .msgpack to hold a trained model; '
@@ -180,4 +389,284 @@ def load_model(
       f'Expected {folder / name}.msgpack to hold the variables that its '
       f'.json describes; {differing} differs.'
     )
-  return TrainedModel(name, config, spec, class_names, vae, variables)
+  return TrainedModel(
+    name,
+    description['kind'],
+    built.config,
+    _spec(description),
+    tuple(description['class_names']),
+    built.functions,
+    variables,
+    built.is_conditional,
+    built.generate,
+    groups,
+  )
+
+
+class _Built(NamedTuple):
+  """A model as its description says, without its variables.
+
+  Attributes:
+    config, functions, is_conditional, generate: as in `TrainedModel`.
+    shapes: of the variables, in their structure.
+    unpack: from what is stored to the state dict of the variables, where
+      they are stored in another form.
+  """
+
+  config: Any
+  functions: Any
+  is_conditional: bool
+  generate: Callable[[Any, np.ndarray, np.ndarray, Key], np.ndarray]
+  shapes: Tree
+  unpack: Callable[[Tree], Tree] = lambda stored: stored
+
+
+def _vae(description: dict[str, Any], spec: DataSpec) -> _Built:
+  """One VAE."""
+  config = config_records.from_record(VaeConfig, description['config'])
+  vae = build_vae(config, spec)
+
+  def generate(variables, labels, groups, key):
+    del groups
+    return elbo.generate(vae, variables, jnp.asarray(labels), key)
+
+  shapes = _vae_shapes(vae, description)
+  return _Built(config, vae, vae.conditional, generate, shapes)
+
+
+def _vae_of_each_group(description: dict[str, Any], spec: DataSpec) -> _Built:
+  """A VAE for each group; equal modules are stored once."""
+  records = description['groups']
+  validate.positive_int(num_groups=len(records))
+  configs = tuple(
+    config_records.from_record(VaeConfig, record['config'])
+    for record in records
+  )
+  # One value for equal configurations: what JAX compiled serves all of them.
+  built = {config: build_vae(config, spec) for config in configs}
+  vaes = tuple(built[config] for config in configs)
+  if len({vae.conditional for vae in vaes}) > 1:
+    raise InputError(
+      'Expected VAEs that all take labels or all do not, got '
+      f'conditional={[vae.conditional for vae in vaes]}.'
+    )
+
+  def generate(variables, labels, groups, key):
+    return np.concatenate(
+      [
+        elbo.generate(
+          vaes[group],
+          variables[group],
+          jnp.asarray(labels[groups == group]),
+          # Groups that share a decoder would else draw the same images.
+          jax.random.fold_in(key, group),
+        )
+        for group in np.unique(groups).tolist()
+      ]
+    )
+
+  def unpack(stored):
+    return {
+      str(number): {
+        module: stored[module][str(owner)]
+        for module, owner in record['modules'].items()
+      }
+      for number, record in enumerate(records)
+    }
+
+  shapes = tuple(
+    _vae_shapes(vae, record) for vae, record in zip(vaes, records, strict=True)
+  )
+  return _Built(configs, vaes, vaes[0].conditional, generate, shapes, unpack)
+
+
+def _gan(description: dict[str, Any], spec: DataSpec) -> _Built:
+  """The generator of a GAN."""
+  config = config_records.from_record(GanConfig, description['config'])
+  gan = build_gan(config, spec)
+
+  def generate(variables, labels, groups, key):
+    del groups
+    return gan_lib.generate(gan, variables, len(labels), key)
+
+  shapes = jax.eval_shape(gan.init, jax.random.key(0))
+  generator = {'generator': shapes['generator']}
+  return _Built(config, gan, False, generate, generator)
+
+
+_KINDS: dict[str, Callable[[dict[str, Any], DataSpec], _Built]] = {
+  'vae': _vae,
+  'groups': _vae_of_each_group,
+  'gan': _gan,
+}
+
+
+def _save(
+  workdir: str | os.PathLike,
+  name: str,
+  kind: str,
+  record: dict[str, Any],
+  source: DataSource,
+  stored: Tree,
+) -> pathlib.Path:
+  """Writes what is particular to a kind, `record`, and what is common.
+
+  Raises:
+    InputError: it could not be read back.
+  """
+  if not _NAME.fullmatch(name):
+    raise InputError(
+      'Expected name to begin with a letter or digit and to hold letters, '
+      f'digits and +-=_. only, as a file is named by it; got name={name!r}.'
+    )
+  description = {
+    'kind': kind,
+    **record,
+    'shape': list(source.input_shape),
+    'class_names': list(source.class_names),
+  }
+  state = serialization.to_state_dict(jax.device_get(stored))
+  built = _build(description)
+  _groups(description)
+  try:
+    variables = _restored(built, state)
+    differing = trees.first_differing_leaf(built.shapes, variables)
+  except (ValueError, KeyError) as error:
+    differing = f'modules: {error}'
+  if differing:
+    raise InputError(
+      f'Expected variables of the model that the configuration of {name} '
+      f'describes, got others in {differing}.'
+    )
+  folder = pathlib.Path(workdir) / FOLDER
+  with files.replacing(folder / f'{name}.msgpack') as path:
+    path.write_bytes(serialization.msgpack_serialize(state))
+  # Written last: a model exists once its description does.
+  path = folder / f'{name}.json'
+  with files.replacing(path) as unfinished:
+    unfinished.write_text(json.dumps(description, indent=2) + '\n')
+  return path
+
+
+def _build(description: dict[str, Any]) -> _Built:
+  """The model that is described.
+
+  Raises:
+    InputError: its kind is not known, or a field is out of range.
+  """
+  validate.one_of(_KINDS, kind=description['kind'])
+  return _KINDS[description['kind']](description, _spec(description))
+
+
+def _restored(built: _Built, stored: Tree) -> Any:
+  """Variables in the structure that the model has; shapes are not looked at.
+
+  Raises:
+    ValueError: names of modules or leaves differ.
+  """
+  return serialization.from_state_dict(built.shapes, built.unpack(stored))
+
+
+def _spec(description: dict[str, Any]) -> DataSpec:
+  return DataSpec(tuple(description['shape']), len(description['class_names']))
+
+
+def _groups(description: dict[str, Any]) -> tuple[Group, ...]:
+  """The groups of a model of any kind that has them.
+
+  Raises:
+    InputError: a share or a class is out of range.
+  """
+  num_classes = len(description['class_names'])
+  groups = tuple(
+    Group(record['name'], record['share'], tuple(record['classes']))
+    for record in description.get('groups', ())
+  )
+  for group in groups:
+    validate.fraction(share=group.share)
+    if not group.classes or not set(group.classes) <= set(range(num_classes)):
+      raise InputError(
+        f'Expected classes of group {group.name} in [0, {num_classes}), got '
+        f'classes={group.classes}.'
+      )
+  if groups:
+    validate.positive(sum_of_shares=sum(group.share for group in groups))
+  return groups
+
+
+def _vae_record(config: VaeConfig, variables: Variables) -> dict[str, Any]:
+  """What a VAE's shapes follow from; `_vae_shapes` reads it."""
+  prior = variables.get('prior', {})
+  return {
+    'config': config_records.to_record(config),
+    'prior': {collection: sorted(prior[collection]) for collection in prior},
+  }
+
+
+def _vae_shapes(vae: Vae, record: dict[str, Any]) -> Variables:
+  """Shapes of a VAE's variables, with the module that `init` does not make."""
+  shapes = jax.eval_shape(vae.init, jax.random.key(0))
+  make = {'constants': fixed_prior, 'params': learnable_prior}
+  # Files of the first version say nothing of priors.
+  for collection, levels in record.get('prior', {}).items():
+    means: dict[str, Array] = {
+      level: jnp.zeros(vae.latent_sizes[level]) for level in levels
+    }
+    module = jax.eval_shape(make[collection], means)
+    shapes['prior'] = shapes.get('prior', {}) | module
+  return shapes
+
+
+def _stored_once(
+  variables: Sequence[Variables],
+) -> tuple[Tree, list[dict[str, int]]]:
+  """Trees by module and group, and of each group whose tree is its own.
+
+  Equal trees are kept for the first group that has them.
+  """
+  stored: dict[str, dict[str, Tree]] = {}
+  owners = []
+  first: dict[tuple[str, bytes], int] = {}
+  for number, modules in enumerate(jax.device_get(list(variables))):
+    owner = {}
+    for name, module in modules.items():
+      state = serialization.to_state_dict(module)
+      blob = serialization.msgpack_serialize(state)
+      content = (name, hashlib.sha256(blob).digest())
+      owner[name] = first.setdefault(content, number)
+      if owner[name] == number:
+        stored.setdefault(name, {})[str(number)] = state
+    owners.append(owner)
+  return stored, owners
+
+
+def _shares(source: DataSource, shares: Sequence[float] | None) -> list[float]:
+  """Shares of the groups that sum to one.
+
+  Raises:
+    InputError: not one for each group, or out of range.
+  """
+  num_groups = len(source.group_names)
+  if shares is None:
+    if source.train.groups is None:
+      raise InputError(
+        'Expected shares, since the training examples have no groups to be '
+        'counted; got shares=None.'
+      )
+    shares = np.bincount(source.train.groups, minlength=num_groups).tolist()
+  if len(shares) != num_groups:
+    raise InputError(
+      f'Expected {num_groups} shares, one for each group, got shares={shares}.'
+    )
+  for share in shares:
+    validate.non_negative(shares=share)
+  validate.positive(sum_of_shares=sum(shares))
+  return [float(share / sum(shares)) for share in shares]
+
+
+def _classes(source: DataSource, group: int) -> list[int]:
+  """Labels that occur in a group's training examples, else all."""
+  groups = source.train.groups
+  if groups is not None and (groups == group).any():
+    return np.unique(source.train.labels[groups == group]).tolist()
+  return list(range(source.num_classes))

@@ -8,15 +8,43 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from fedjax_gen.algorithms import fedvae
+from fedjax_gen.algorithms import fedgan, fedvae, fissionvae
 from fedjax_gen.federated import mapping, rounds, sampling
+from fedjax_gen.models.gan import GanConfig, build_gan
+from fedjax_gen.models.vae import DataSpec, VaeConfig, build_vae
 from tests.algorithms import digits
 
 _CONFIG = fedvae.Config(local_epochs=2, batch_size=4, learning_rate=1e-2)
+_GAN = GanConfig(gan_latent_size=2, gan_channels=(4,))
 _KEY = jax.random.key(1)
+
+
+def _fissionvae(*decoders, learnable=False, **fields):
+  """FissionVAE with L and D, the groups' decoders as given, three clients."""
+  config = fissionvae.Config(
+    local_epochs=2, batch_size=4, learning_rate=1e-2, prior_learnable=learnable
+  )
+  spec = DataSpec((8, 8, 1), 10)
+  by_name = {
+    name: build_vae(
+      VaeConfig('mlp', name, 2, channels=(4,), hidden_size=8, **fields), spec
+    )
+    for name in decoders
+  }
+  fission = fissionvae.fissionvae(
+    config, [by_name[name] for name in decoders], fissionvae.Sharing(True, True)
+  )
+  groups = jnp.array([0, 1, 0, 1, 0, 1][: 3 * len(fission.fleets)])
+  data = dataclasses.replace(digits.clients(len(groups)), groups=groups)
+  return fission.algorithm, fissionvae.fleet_datasets(fission, data)
+
 
 # By name: the algorithm, and the clients of each of its fleets.
 ALGORITHMS = {
+  'fedgan': lambda: (
+    fedgan.fedgan(_CONFIG, _GAN, build_gan(_GAN, DataSpec((8, 8, 1), 10))),
+    [digits.clients(3)],
+  ),
   'fedvae': lambda: (
     fedvae.fedvae(_CONFIG, digits.small_vae()),
     [digits.clients(3)],
@@ -38,6 +66,11 @@ ALGORITHMS = {
     ),
     [digits.clients(3)],
   ),
+  'fissionvae': lambda: _fissionvae('mlp', 'mlp'),
+  'fissionvae_learnable_hierarchy': lambda: _fissionvae(
+    'mlp', 'mlp', learnable=True, hierarchy='z1_top'
+  ),
+  'fissionvae_two_decoders': lambda: _fissionvae('conv', 'mlp'),
   'local_only': lambda: (
     fedvae.local_only(_CONFIG, digits.small_vae()),
     [digits.clients(3)],

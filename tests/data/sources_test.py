@@ -28,6 +28,38 @@ def test_digits_are_split_the_same_way_each_time():
   np.testing.assert_allclose(shares, 0.2, atol=0.01)
 
 
+def test_digits_and_shapes_are_two_groups_of_one_size_and_share_no_label():
+  source = sources.load('digits_and_shapes')
+  assert 'digits_and_shapes' in sources.NAMES
+  assert source.input_shape == (8, 8, 1)
+  assert source.group_names == ('digits', 'shapes')
+  assert source.class_names[9:12] == (
+    'digits/9', 'shapes/disc', 'shapes/square'
+  )  # fmt: skip
+  num_examples = 0
+  for part in (source.train, source.test):
+    np.testing.assert_array_equal(part.groups, part.labels >= 10)
+    np.testing.assert_array_equal(np.unique(part.labels), range(15))
+    np.testing.assert_array_equal(*np.bincount(part.groups)[:, None])
+    num_examples += len(part.labels)
+    # Bright on dark, and dark on bright: edges of the pictures tell.
+    edge = part.inputs[:, :, 0].mean(axis=(1, 2))
+    assert edge[part.groups == 0].max() < edge[part.groups == 1].min()
+  assert num_examples == 2 * 1797
+  digits = sources.load('digits')
+  np.testing.assert_array_equal(
+    source.test.inputs[source.test.groups == 0], digits.test.inputs
+  )
+  other = sources.load('digits_and_shapes', seed=1)
+  # Another seed splits otherwise; the shapes are the same.
+  assert not np.array_equal(source.test.inputs, other.test.inputs)
+  sums = [
+    sum(int(part.inputs.sum()) for part in (s.train, s.test))
+    for s in (source, other)
+  ]
+  assert sums[0] == sums[1]
+
+
 def test_images_are_resized_on_request():
   source = sources.load('digits', image_size=28)
   assert source.input_shape == (28, 28, 1)

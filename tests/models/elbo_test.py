@@ -6,6 +6,7 @@ so that the exact posterior is a diagonal Gaussian and a `Vae` can have it.
 
 from absl.testing import absltest, parameterized
 import chex
+from flax import core
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +17,7 @@ from fedjax_gen.errors import InputError
 from fedjax_gen.losses import gaussian, likelihoods
 from fedjax_gen.losses.gaussian import Gaussian
 from fedjax_gen.models import elbo, vae
-from fedjax_gen.models.vae import DataSpec, Vae, VaeConfig
+from fedjax_gen.models.vae import DataSpec, Inference, Vae, VaeConfig
 
 _W = np.array([[1.0, 1.0], [1.0, -1.0], [0.0, 1.0]], np.float32)
 _BIAS = np.array([0.5, -0.2, 0.1], np.float32)
@@ -29,26 +30,45 @@ _SHIFTED = {'encoder': {'shift': np.float32(0.5)}, 'decoder': {}}
 _GAP = 0.5 * float((0.5**2 * _PRECISION).sum())
 
 
-def _encode(variables, data, labels, mask=None):
-  del labels, mask  # unconditional and without statistics
+def _posterior(variables, data):
   mean = (data - _BIAS[None]) @ _W / _STDDEV**2 / _PRECISION[None]
   logvar = jnp.broadcast_to(-jnp.log(_PRECISION), mean.shape)
-  shift = variables['encoder']['shift']
-  return Gaussian(mean + shift, logvar), variables['encoder']
+  return Gaussian(mean + variables['encoder']['shift'], logvar)
+
+
+def _drawn(key, distribution):
+  return (
+    distribution.mean if key is None else gaussian.sample(key, distribution)
+  )
+
+
+def _infer(variables, data, labels, key, mask=None):
+  del labels, mask  # unconditional and without statistics
+  posterior = _posterior(variables, data)
+  prior = gaussian.standard(posterior.mean.shape)
+  inferred = Inference(
+    {'z': _drawn(key, posterior)}, {'z': posterior}, {'z': prior}
+  )
+  return inferred, variables['encoder']
+
+
+def _ancestral(variables, labels, key):
+  del variables  # N(0, I) has no parameters
+  return {'z': _drawn(key, gaussian.standard((labels.shape[0], 2)))}
 
 
 def _decode(variables, latents, labels, mask=None):
   del labels, mask  # unconditional and without statistics
-  return latents @ _W.T + _BIAS[None], variables['decoder']
+  return latents['z'] @ _W.T + _BIAS[None], variables['decoder']
 
 
 _LINEAR = Vae(
   init=lambda key: _EXACT,
-  encode=_encode,
+  infer=_infer,
+  ancestral=_ancestral,
   decode=_decode,
-  prior=lambda variables, labels: gaussian.standard((labels.shape[0], 2)),
   likelihood=likelihoods.gaussian(_STDDEV, bounded=False),
-  latent_size=2,
+  latent_sizes=core.FrozenDict({'z': 2}),
   conditional=False,
 )
 
@@ -163,13 +183,13 @@ class LossTest(parameterized.TestCase):
 
   def test_masked_rows_do_not_count(self):
     mask = [True, False, True, False]
-    inputs, labels = _data(4)
+    inputs, _ = _data(4)
     poisoned = inputs.copy()
     poisoned[[1, 3]] = np.nan
     loss, (_, metrics) = self._loss(mask)
     same_loss, (_, same_metrics) = self._loss(mask, inputs=poisoned)
     chex.assert_trees_all_equal((loss, metrics), (same_loss, same_metrics))
-    posterior, _ = _encode(_SHIFTED, inputs, labels)
+    posterior = _posterior(_SHIFTED, inputs)
     kl = gaussian.kl(posterior, gaussian.standard((4, 2)))
     self.assertAlmostEqual(
       float(metrics['kl']), float(kl[0] + kl[2]) / 2, places=5
@@ -219,6 +239,19 @@ class LossTest(parameterized.TestCase):
         new['batch_stats'],
       )
       self.assertTrue(all(jax.tree.leaves(moved)), moved)
+
+  def test_beta_may_be_an_array(self):
+    inputs, labels = _data(4)
+    batch = Batch(jnp.asarray(inputs), jnp.asarray(labels), jnp.ones(4, bool))
+
+    @jax.jit
+    def run(beta):
+      return elbo.elbo_loss(_LINEAR, beta)(_SHIFTED, batch, jax.random.key(0))
+
+    for beta in (0.0, 2.5):
+      chex.assert_trees_all_close(
+        run(jnp.float32(beta)), self._loss([True] * 4, beta), rtol=1e-6
+      )
 
   def test_refuses_a_negative_beta(self):
     with self.assertRaisesRegex(InputError, 'beta=-1'):
@@ -277,7 +310,7 @@ class GenerateTest(parameterized.TestCase):
   def test_reconstructions_are_the_decoded_posterior_means(self):
     inputs, labels = _data(3)
     means, reconstructed = elbo.reconstruct(_LINEAR, _EXACT, inputs, labels)
-    posterior, _ = _encode(_EXACT, inputs, labels)
+    posterior = _posterior(_EXACT, inputs)
     chex.assert_trees_all_close(means, posterior.mean, rtol=1e-5)
     np.testing.assert_allclose(
       reconstructed, posterior.mean @ _W.T + _BIAS[None], rtol=1e-4, atol=1e-5

@@ -80,17 +80,20 @@ class SizesTest(parameterized.TestCase):
     model, variables = _shapes(config, DataSpec(shape, 10))
 
     def round_trip(variables, data, labels, mask):
-      posterior, _ = model.encode(variables, data, labels, mask)
-      outputs, _ = model.decode(variables, posterior.mean, labels, mask)
-      return posterior, model.prior(variables, labels), outputs
+      inferred, _ = model.infer(variables, data, labels, None, mask)
+      outputs, _ = model.decode(variables, inferred.latents, labels, mask)
+      return inferred, outputs
 
     data = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     labels = jax.ShapeDtypeStruct((1,), jnp.int32)
     mask = jax.ShapeDtypeStruct((1,), bool)
-    posterior, prior, outputs = jax.eval_shape(
+    inferred, outputs = jax.eval_shape(
       round_trip, variables, data, labels, mask
     )
-    chex.assert_shape([*posterior, *prior], (1, config.latent_size))
+    # The latents, and means and log-variances of posterior and prior.
+    self.assertLen(jax.tree.leaves(inferred), 5)
+    chex.assert_shape(jax.tree.leaves(inferred), (1, config.latent_size))
+    self.assertEqual(model.latent_sizes, {'z': config.latent_size})
     # Mean and log-scale of each value take two channels.
     per_value = 2 if likelihood == 'discretised_logistic' else 1
     self.assertEqual(outputs.shape, (1, *shape[:-1], per_value * shape[-1]))
@@ -104,8 +107,8 @@ class SizesTest(parameterized.TestCase):
     @jax.jit
     def round_trip(data):
       labels = jnp.zeros(2, jnp.int32)
-      posterior, _ = model.encode(variables, data, labels)
-      return model.decode(variables, posterior.mean, labels)[0]
+      inferred, _ = model.infer(variables, data, labels, None)
+      return model.decode(variables, inferred.latents, labels)[0]
 
     self.assertEqual(round_trip(jnp.ones((2, 6))).shape, (2, 6))
 
@@ -118,12 +121,13 @@ class ConditionTest(parameterized.TestCase):
     model, variables = _tiny(model=model, conditional=conditional, norm='none')
     self.assertEqual(model.conditional, conditional)
     # One image (or latent) twice, with two labels.
-    data, latents = jnp.tile(_images(1), (2, 1, 1, 1)), jnp.zeros((2, 2))
+    data = jnp.tile(_images(1), (2, 1, 1, 1))
+    latents = {'z': jnp.zeros((2, 2))}
 
     @jax.jit
     def apply(labels):
-      posterior, _ = model.encode(variables, data, labels)
-      return posterior.mean, model.decode(variables, latents, labels)[0]
+      inferred, _ = model.infer(variables, data, labels, None)
+      return inferred.latents['z'], model.decode(variables, latents, labels)[0]
 
     for rows in apply(jnp.array([0, 2])):
       self.assertEqual(not np.allclose(rows[0], rows[1]), conditional)
@@ -132,27 +136,43 @@ class ConditionTest(parameterized.TestCase):
     _, variables = _tiny(model='mlp', conditional=False)
     _, other = _tiny(model='mlp', conditional=False)
     chex.assert_trees_all_equal(variables, other)
-    kernels = [
-      variables[name]['params']['Dense_1']['kernel']
-      for name in ('encoder', 'decoder')
-    ]
-    self.assertFalse((kernels[0] == kernels[1]).any())
+    encoder, decoder = (
+      variables[name]['params'] for name in ('encoder', 'decoder')
+    )
+    same = encoder['trunk']['Dense_1']['kernel'] == decoder['Dense_1']['kernel']
+    self.assertFalse(same.any())
 
   def test_log_variances_are_clipped(self):
     model, variables = _tiny(model='mlp')
     variables['encoder'] = jax.tree.map(lambda a: a * 100, variables['encoder'])
-    posterior, _ = model.encode(variables, _images(8), jnp.zeros(8, jnp.int32))
-    self.assertEqual(float(abs(posterior.logvar).max()), 10)
+    labels = jnp.zeros(8, jnp.int32)
+    inferred, _ = model.infer(variables, _images(8), labels, None)
+    self.assertEqual(float(abs(inferred.posterior['z'].logvar).max()), 10)
+
+  def test_without_a_key_means_take_the_place_of_draws(self):
+    model, variables = _tiny(model='mlp')
+    labels = jnp.zeros(8, jnp.int32)
+    infer = jax.jit(model.infer)
+    at_means, _ = infer(variables, _images(8), labels, None)
+    drawn, _ = infer(variables, _images(8), labels, jax.random.key(0))
+    chex.assert_trees_all_equal(
+      at_means.latents['z'], at_means.posterior['z'].mean
+    )
+    chex.assert_trees_all_close(at_means.posterior, drawn.posterior, rtol=1e-5)
+    self.assertTrue((drawn.latents['z'] != at_means.latents['z']).all())
+    means = model.ancestral(variables, labels, None)
+    chex.assert_trees_all_equal(means, {'z': jnp.zeros((8, 2))})
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _encode_and_decode(model, variables, data, mask):
   labels = jnp.zeros(len(data), jnp.int32)
-  posterior, encoder = model.encode(variables, data, labels, mask)
+  inferred, encoder = model.infer(variables, data, labels, None, mask)
   # Latents that differ by row, from data so that poison reaches them.
-  latents = data.reshape(len(data), -1)[:, :2]
+  latents = {'z': data.reshape(len(data), -1)[:, :2]}
   outputs, decoder = model.decode(variables, latents, labels, mask)
-  return (posterior, outputs), {'encoder': encoder, 'decoder': decoder}
+  refreshed = {'encoder': encoder, 'decoder': decoder}
+  return (inferred.posterior, outputs), refreshed
 
 
 class NormTest(parameterized.TestCase):
@@ -186,10 +206,10 @@ class NormTest(parameterized.TestCase):
     mask = jnp.array([True, True, False, True])
     _, refreshed = _encode_and_decode(model, variables, data, mask)
     refreshed = refreshed['encoder']
-    dense = variables['encoder']['params']['Dense_0']
+    dense = variables['encoder']['params']['trunk']['Dense_0']
     hidden = data.reshape(4, -1) @ dense['kernel'] + dense['bias'][None]
     hidden = np.asarray(hidden)[np.asarray(mask)]
-    moved = refreshed['batch_stats']['Norm_0']['BatchNorm_0']
+    moved = refreshed['batch_stats']['trunk']['Norm_0']['BatchNorm_0']
     np.testing.assert_allclose(
       moved['mean'], 0.1 * hidden.mean(axis=0), rtol=1e-4, atol=1e-6
     )

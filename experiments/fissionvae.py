@@ -1,0 +1,396 @@
+"""Trains VAEs over groups of clients whose images are of different kinds.
+
+The variants of FissionVAE are one model with other parts shared: L gives each
+group a prior, D a decoder, H puts a second level of latents, het gives the
+groups decoders of different architectures. Beside them, on the same data, the
+models they are compared with.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import common, fission_methods, fission_report, options
+from fedjax_gen import validate
+from fedjax_gen.algorithms import (
+  discovery as discovery_lib,
+  fissionvae as fission_lib,
+)
+from fedjax_gen.data.partition import Partition
+from fedjax_gen.errors import InputError
+from fedjax_gen.evaluation import group_models, groups as groups_lib, vaes
+from fedjax_gen.federated import (
+  collect,
+  grouping as grouping_lib,
+  local,
+  rounds,
+)
+from fedjax_gen.federation import (
+  FederationConfig,
+  build_federation,
+)
+from fedjax_gen.models import decoders
+from fedjax_gen.models.gan import GanConfig
+from fedjax_gen.models.vae import DataSpec, VaeConfig, build_vae
+from fedjax_gen.running import (
+  federated_step,
+  groupings,
+  leaves,
+  saved,
+  training,
+)
+from fedjax_gen.running.workdir import Workdir
+
+
+@dataclasses.dataclass(frozen=True)
+class ComparisonConfig:
+  """What is compared.
+
+  Raises:
+    InputError: a method is unknown or named twice.
+  """
+
+  methods: tuple[str, ...] = dataclasses.field(
+    default=('FedVAE', 'L', 'D', 'L+D'),
+    metadata={
+      'help': 'FedVAE; any of H (two levels of latents), L (priors of groups), '
+      'D (decoders of groups) and het (of different architectures) joined by '
+      '+, as H+L+D; and the baselines group_vaes (a FedVAE of each group), '
+      'local, central (one VAE on all data) and fedgan.'
+    },
+  )
+  families: tuple[str, ...] = dataclasses.field(
+    default=('conv', 'resize', 'residual', 'mlp'),
+    metadata={
+      'help': 'Decoders of the groups in methods with het, in turn: '
+      + ', '.join(decoders.DECODERS)
+    },
+  )
+  central_epochs: float = dataclasses.field(
+    default=0.0,
+    metadata={
+      'help': 'Passes of central training over all data in the whole run; 0 '
+      'for as many steps as one client makes.'
+    },
+  )
+
+  def __post_init__(self):
+    validate.non_negative(central_epochs=self.central_epochs)
+    for family in self.families or ('',):
+      validate.one_of(decoders.DECODERS, families=family)
+    names = [
+      fission_methods.canonical(method) for method in self.methods or ('',)
+    ]
+    if len(set(names)) < len(names):
+      raise InputError(
+        f'Expected each of methods once, got {",".join(self.methods)}.'
+      )
+
+
+EXPERIMENT = common.Experiment(
+  name='fissionvae',
+  sentence='Trains VAEs over groups of clients with different kinds of images '
+  '(FissionVAE).',
+  examples=(
+    ('', 'Digits and drawn shapes: FedVAE beside L, D and L+D.'),
+    (
+      '--data=groups:my_images --image_size=32 '
+      '--methods=FedVAE,L+D,H+L+D,L+D+het,fedgan',
+      'Your own images, a folder for each kind.',
+    ),
+    (
+      '--groups=discovered --num_clients=20',
+      'Nobody says who belongs together: the groups are found.',
+    ),
+  ),
+  configs={
+    'run': common.RunConfig(
+      rounds=30, rounds_per_step=5, eval_every=5, checkpoint_every=10
+    ),
+    'data': options.DataConfig(data='digits_and_shapes'),
+    'federation': FederationConfig(partition='groups'),
+    'vae': VaeConfig(conditional=False, hierarchy='z1_top'),
+    'fissionvae': fission_lib.Config(),
+    'discovery': discovery_lib.DiscoveryConfig(),
+    'gan': GanConfig(),
+    'comparison': ComparisonConfig(),
+    'evaluation': vaes.EvaluationConfig(importance_samples=0),
+  },
+)
+
+
+def main(
+  session,
+  *,
+  run,
+  data,
+  federation,
+  vae,
+  fissionvae,
+  discovery,
+  gan,
+  comparison,
+  evaluation,
+) -> None:
+  """Trains, measures and draws; see `common.run`."""
+  source = options.load_source(data, seed=run.seed)
+  if source.train.groups is None or not source.is_image:
+    raise InputError(
+      'Expected images with groups (kinds of images): groups:PATH, '
+      'digits_and_shapes, mixed_mnist or charm_proxy; got '
+      f'data={data.data!r}.'
+    )
+  built = build_federation(federation, source, seed=run.seed)
+  client_groups = _client_groups(
+    built.partition,
+    source.train.groups,
+    may_mix=discovery.groups == 'discovered',
+  )
+  built = built._replace(
+    data=dataclasses.replace(built.data, groups=jnp.asarray(client_groups))
+  )
+  setting = fission_methods.Setting(
+    source,
+    DataSpec(source.input_shape, source.num_classes),
+    built,
+    range(len(source.group_names)),
+    {
+      'run': run, 'federation': federation, 'vae': vae, 'gan': gan,
+      'fissionvae': fissionvae, 'comparison': comparison,
+      'evaluation': evaluation,
+    },
+    run.seed,
+  )  # fmt: skip
+  names = fission_methods.ordered(comparison.methods)
+  # Before anything is written: mistakes show here.
+  for name in names:
+    fission_methods.traffic(name, fission_methods.build_method(name, setting))
+  build_extractor = vaes.extractor_builder(
+    evaluation.extractor, source, seed=run.seed
+  )
+  with session.open_workdir() as workdir:
+    workdir.pin(
+      data=leaves.params_digest((source.train, source.test)),
+      partition=leaves.params_digest(
+        (built.partition.order, built.partition.sizes)
+      ),
+    )
+    for note in source.notes:
+      session.say(f'Data: {note}')
+    session.say('Preparing the measures.')
+    extractor = build_extractor()
+    reference = None
+    if extractor is not None:
+      reference = groups_lib.group_reference(
+        source,
+        groups_lib.GroupExtractors(
+          extractor, groups_lib.group_classifier(source, seed=run.seed)
+        ),
+      )
+    found = None
+    if discovery.groups == 'discovered':
+      setting, found = _discover(discovery, setting, session, workdir)
+    methods = {
+      name: fission_methods.build_method(name, setting) for name in names
+    }
+    results = {
+      name: _train(name, method, setting, reference, session, workdir)
+      for name, method in methods.items()
+    }
+    trained = {
+      name: method.variables(results[name].state)
+      for name, method in methods.items()
+    }
+    for name, method in methods.items():
+      method.save(workdir.path, name, trained[name])
+    session.say('Measuring against held-out data.')
+    generators = {
+      name: method.generators(results[name].state)
+      for name, method in methods.items()
+    }
+    metrics = {
+      name: workdir.once(
+        name,
+        functools.partial(
+          group_models.evaluate, made, source, reference,
+          evaluation.num_samples, seed=run.seed,
+        ),
+      )
+      for name, made in generators.items()
+    }  # fmt: skip
+    if reference is not None:
+      metrics['real_data'] = workdir.once(
+        'real_data',
+        functools.partial(
+          groups_lib.evaluate_real_groups, reference, evaluation.num_samples,
+          seed=run.seed,
+        ),
+      )  # fmt: skip
+    session.say('Drawing.')
+    facts = fission_report.Facts(
+      experiment='fissionvae',
+      source=source,
+      partition=built.partition,
+      reference=reference,
+      metrics=metrics,
+      results=results,
+      traffic={
+        name: fission_methods.traffic(name, m) for name, m in methods.items()
+      },
+      generators={name: made[0] for name, made in generators.items()},
+      discovery=found,
+      config=session.config,
+    )
+    fission_report.write(workdir.path, facts)
+    fission_report.show(facts)
+    # Last: a summary marks the run as finished.
+    workdir.write_summary(
+      fission_report.summary(facts, leaves.params_digest(trained))
+    )
+
+
+def _discover(
+  config: discovery_lib.DiscoveryConfig,
+  setting: fission_methods.Setting,
+  session: common.Session,
+  workdir: Workdir,
+) -> tuple[fission_methods.Setting, fission_report.Found]:
+  """Warms a FedVAE up, clusters the clients, and trains for what was found."""
+  vae_config = setting.vae_config()
+  vae = build_vae(vae_config, setting.spec)
+  warmup = fission_methods.build_method('FedVAE', setting)
+  trained = _train(
+    'warmup', warmup, setting, None, session, workdir, config.warmup_rounds
+  ).state
+  variables = warmup.variables(trained)[0]
+  training_config = setting.configs['fissionvae']
+  report = discovery_lib.statistic_report(
+    config,
+    vae,
+    training_config.optimizer(),
+    local.local_work(training_config.local_epochs, training_config.batch_size),
+  )
+  data = setting.federation.data
+  key = jax.random.fold_in(jax.random.key(setting.seed), _DISCOVERY)
+  statistics = jax.device_get(
+    collect.collect(
+      report, variables, data, key, mapping=setting.federation.mapping
+    )
+  )
+  grouping = grouping_lib.discover(
+    statistics.values,
+    config.num_groups or None,
+    errors=statistics.errors,
+    num_examples=np.asarray(data.sizes),
+    seed=setting.seed,
+  )
+  # What a client that joins later needs to find its group.
+  saved.save_model(
+    workdir.path, 'warmup', vae_config, setting.source, variables
+  )
+  groupings.save_grouping(workdir.path / 'grouping.npz', grouping)
+  true, found = np.asarray(data.groups), grouping.groups
+  counts = np.zeros((setting.num_groups, grouping.num_groups), int)
+  np.add.at(counts, (true, found), 1)
+  agreement = grouping_lib.agreement(found, true)
+  session.say(
+    f'Discovered {grouping.num_groups} groups; '
+    f'{agreement.accuracy:.0%} of the clients are in their own.'
+  )
+  federation = setting.federation._replace(
+    data=dataclasses.replace(data, groups=jnp.asarray(found, jnp.int32))
+  )
+  return setting._replace(
+    federation=federation,
+    # Images of a true group are asked of the group that most of its clients
+    # were put in.
+    model_of_group=counts.argmax(axis=1).tolist(),
+  ), fission_report.Found(
+    found,
+    true,
+    agreement.accuracy,
+    agreement.adjusted_rand_index,
+    grouping.num_groups,
+    collect.collect_bytes(report, variables, data),
+    config.warmup_rounds,
+  )
+
+
+# What the key of discovery is folded with: far from the small numbers by which
+# training splits the same seed.
+_DISCOVERY = 0x64697363
+
+
+def _client_groups(
+  partition: Partition, groups: np.ndarray, *, may_mix: bool
+) -> np.ndarray:
+  """`[N]` group that most examples of each client are of.
+
+  Raises:
+    InputError: a client's examples are of several groups and may not be.
+  """
+  counts = np.zeros((partition.num_clients, groups.max() + 1), int)
+  clients = np.repeat(np.arange(partition.num_clients), partition.sizes)
+  np.add.at(counts, (clients, groups[partition.order]), 1)
+  mixed = np.flatnonzero((counts > 0).sum(axis=1) > 1)
+  if mixed.size and not may_mix:
+    raise InputError(
+      'Expected clients whose images are of one group each, got client '
+      f'{mixed[0]} with images of several: use --partition=groups, or '
+      '--groups=discovered.'
+    )
+  return counts.argmax(axis=1).astype(np.int32)
+
+
+def _train(
+  name: str,
+  method: fission_methods.Method,
+  setting: fission_methods.Setting,
+  reference: groups_lib.GroupReference | None,
+  session: common.Session,
+  workdir: Workdir,
+  num_rounds: int | None = None,
+) -> training.TrainResult:
+  """Trains one method, measuring as it goes."""
+  run = setting.configs['run']
+  init_key, run_key = jax.random.split(jax.random.key(run.seed))
+  data = rounds.place(list(method.datasets), method.mapping)
+  runner = rounds.round_runner(
+    method.algorithm, samplers=method.samplers, mapping=method.mapping
+  )
+  return training.train(
+    method=name,
+    init=lambda: rounds.init_state(method.algorithm, data, init_key),
+    step=federated_step.federated_step(
+      runner, fission_methods.traffic(name, method), data, run_key
+    ),
+    schedule=training.Schedule(
+      num_rounds or run.rounds,
+      run.rounds_per_step,
+      run.eval_every,
+      run.checkpoint_every,
+    ),
+    workdir=workdir,
+    progress=session.progress,
+    evaluate=lambda state: group_models.follow(
+      method.generators(state),
+      setting.source,
+      reference,
+      num_samples=_CURVE_SAMPLES,
+      max_examples=_CURVE_EXAMPLES,
+      seed=run.seed,
+    ),
+    trained=method.variables,
+    stop=session.stop,
+  )
+
+
+# Enough for a curve; the final numbers are made with all there is.
+_CURVE_SAMPLES, _CURVE_EXAMPLES = 500, 500
+
+
+if __name__ == '__main__':
+  common.run(EXPERIMENT, main)

@@ -1,0 +1,487 @@
+"""Samples asked for by group: metrics of each group and of all together.
+
+A group is a kind of images (digits and garments; faces, animals and ships), a
+generator is asked for images of one, and two things may go wrong. The latents
+of the groups may overlap (`linear_probe`), and what was asked for as one group
+may come out as another, or as a blend (`leakage`). Everything here takes arrays
+and feature extractors, so any generator is measured by the same code.
+
+FissionVAE (Hu et al., "FissionVAE: Federated Non-IID Image Generation with
+Latent Space and Decoder Decomposition", 2024, https://arxiv.org/abs/2408.17090)
+names both failures. How its authors measure them is not known to us: the
+metrics by group, the probe, the leakage and its entropy are defined here.
+"""
+
+from collections.abc import Mapping, Sequence
+import os
+import pathlib
+import re
+from typing import NamedTuple
+
+import numpy as np
+from scipy import special
+from sklearn import linear_model, pipeline, preprocessing
+import threadpoolctl
+
+from fedjax_gen import validate
+from fedjax_gen.data.sources import DataSource
+from fedjax_gen.errors import InputError
+from fedjax_gen.evaluation import (
+  checks,
+  classifiers,
+  distances,
+  features,
+  samples,
+)
+
+_MAX_GROUPS = 1_000_000  # more are ids of something else
+
+
+class GroupExtractors(NamedTuple):
+  """What generated images are looked at with."""
+
+  classes: features.FeatureExtractor | None
+  """of features for FID and its kin; None leaves these out."""
+  groups: features.FeatureExtractor
+  """its probabilities are `[n, G]`: a classifier of groups."""
+
+
+class Leakage(NamedTuple):
+  """How far samples are from the groups they were asked for."""
+
+  leakage: float
+  """share of samples whose likeliest group is not the requested one."""
+  entropy: float
+  """mean entropy of a sample's group probabilities, 0 to log G nats; high
+  for images that blend groups."""
+
+
+class GroupReference(NamedTuple):
+  """What is measured once of the real images, for any number of methods."""
+
+  source: DataSource
+  extractors: GroupExtractors
+  names: tuple[str, ...]
+  """one for each group, as it stands in metric names."""
+  features: np.ndarray | None
+  """`[n, F]` of the real held-out images; None without `extractors.classes`."""
+  floor: dict[str, float]
+  """leakage of the real held-out images: what the classifier of groups gets
+  wrong by itself, `1 - accuracy`, under the names of generated images."""
+
+
+def group_classifier(
+  source: DataSource,
+  *,
+  seed: int = 0,
+  recipe: classifiers.Recipe = classifiers.DEFAULT_RECIPE,
+  cache_dir: str | os.PathLike | None = None,
+) -> features.FeatureExtractor:
+  """Trains a classifier of groups on the real training images, or loads it.
+
+  Args:
+    source: images with groups in both splits.
+    seed: of the training.
+    recipe: steps, batch size and learning rate.
+    cache_dir: folder of trained classifiers; the user's cache if None.
+
+  Returns:
+    the extractor, `<source>_groups_classifier`; its probabilities are
+    `[n, G]`, its description states the accuracy on held-out images, and
+    `GroupReference.floor` the leakage that follows from it.
+
+  Raises:
+    InputError: no images, or a split without groups.
+  """
+  train_groups, test_groups = (
+    groups_of(source, 'train'),
+    groups_of(source, 'test'),
+  )
+  # Paths are known by their last part; `groups:` before one says nothing new.
+  path = pathlib.PurePath(source.name.rpartition(':')[2])
+  name = path.stem if path.suffix == '.npz' else path.name
+  extractor = features.classifier_extractor(
+    f'{name}_groups',
+    source.train.inputs,
+    train_groups,
+    source.test.inputs,
+    test_groups,
+    len(source.group_names),
+    seed=seed,
+    recipe=recipe,
+    cache_dir=cache_dir,
+  )
+  return extractor._replace(knows_labels=False)
+
+
+def leakage(probabilities: np.ndarray, requested: np.ndarray) -> Leakage:
+  """Measures how often samples look like another group than the requested.
+
+  A generator that cannot be asked leaks by chance: with samples counted for
+  groups at random, `1 - 1 / G` where groups are equally large.
+
+  Args:
+    probabilities: `[n, G]` of a classifier of groups; rows add up to one. Of
+      equally likely groups the first counts.
+    requested: `[n]` the group each sample was asked for.
+
+  Returns:
+    the share of samples of another group, and the entropy in nats.
+
+  Raises:
+    InputError: not probabilities, or groups of other shapes or out of range.
+
+  Example:
+    >>> leakage(np.array([[1.0, 0.0], [0.5, 0.5]]), np.array([0, 1])).leakage
+    0.5
+  """
+  checks.features(1, probabilities=probabilities)
+  probabilities = np.asarray(probabilities, np.float64)
+  num_samples, num_groups = probabilities.shape
+  checks.labels(num_samples, num_groups, requested=requested)
+  sums = probabilities.sum(axis=1)
+  if np.min(probabilities) < 0 or np.max(np.abs(sums - 1)) > 1e-3:
+    raise InputError(
+      'Expected probabilities >= 0 with rows that add up to 1, got rows '
+      f'adding up to {sums.min():.4g}..{sums.max():.4g}.'
+    )
+  return Leakage(
+    float(np.mean(probabilities.argmax(axis=1) != requested)),
+    float(special.entr(probabilities).sum(axis=1).mean()),
+  )
+
+
+def linear_probe(
+  latents: np.ndarray,
+  groups: np.ndarray,
+  held_out_latents: np.ndarray,
+  held_out_groups: np.ndarray,
+) -> float:
+  """Measures how well a linear classifier reads the group off the latents.
+
+  Logistic regression (penalty and solver of scikit-learn's defaults) on
+  latents that are standardised by the first set. So a dimension counts however
+  little it varies: that groups are told apart does not say that a decoder can
+  see the difference.
+
+  Args:
+    latents: `[n, Z]` posterior means to learn from.
+    groups: `[n]` their groups.
+    held_out_latents: `[m, Z]` posterior means to be tested on.
+    held_out_groups: `[m]`; a group that is not in `groups` cannot be found.
+
+  Returns:
+    the share of held-out latents whose group is found, in [0, 1]. Latents
+    that say nothing give the share of the largest group.
+
+  Raises:
+    InputError: latents or groups of other shapes, or not finite.
+  """
+  checks.features(1, latents=latents, held_out_latents=held_out_latents)
+  checks.labels(len(latents), _MAX_GROUPS, groups=groups)
+  checks.labels(
+    len(held_out_latents), _MAX_GROUPS, held_out_groups=held_out_groups
+  )
+  groups, held_out_groups = np.asarray(groups), np.asarray(held_out_groups)
+  if (groups == groups[0]).all():  # which logistic regression refuses
+    return float(np.mean(held_out_groups == groups[0]))
+  model = pipeline.make_pipeline(
+    preprocessing.StandardScaler(),
+    linear_model.LogisticRegression(max_iter=1000),
+  )
+  # Sums in one thread do not depend on the number of cores.
+  with threadpoolctl.threadpool_limits(1):
+    model.fit(np.asarray(latents, np.float64), groups)
+    found = model.predict(np.asarray(held_out_latents, np.float64))
+  return float(np.mean(found == held_out_groups))
+
+
+def metric_names(names: Sequence[str]) -> tuple[str, ...]:
+  """Makes the names of groups parts of metric names, each of its own.
+
+  Args:
+    names: one for each group, such as `DataSource.group_names`.
+
+  Returns:
+    as many; what is no letter, digit, `-`, `_` or `.` becomes `_`, and a name
+    that is taken has the number of its group appended.
+
+  Example:
+    >>> metric_names(['faces', 'wild animals', 'wild/animals'])
+    ('faces', 'wild_animals', 'wild_animals_2')
+  """
+  made: list[str] = []
+  for group, name in enumerate(names):
+    name = re.sub(r'[^\w.-]+', '_', name)
+    while name in made:
+      name = f'{name}_{group}'
+    made.append(name)
+  return tuple(made)
+
+
+def requested_groups(source: DataSource, num: int) -> np.ndarray:
+  """`[num]` groups in the proportions of the training data, in group order.
+
+  Samples of a generator that cannot be asked are counted for these as they
+  come, so that all methods are measured at the same numbers.
+
+  Raises:
+    InputError: no groups, or `num` out of range.
+  """
+  groups = groups_of(source, 'train')
+  validate.positive_int(num=num)
+  return _spread(np.sort(groups), num)
+
+
+def joined(
+  images: Mapping[int, np.ndarray],
+) -> tuple[np.ndarray, np.ndarray]:
+  """Joins images that were made group by group.
+
+  Args:
+    images: uint8 `[n_g, H, W, C]` by group.
+
+  Returns:
+    `[n, H, W, C]` all of them, and `[n]` int32 their groups.
+
+  Raises:
+    InputError: no group, not images, or images of different shapes.
+  """
+  if not images:
+    raise InputError('Expected images of at least one group, got none.')
+  checks.images_alike(**{f'group {g}': part for g, part in images.items()})
+  requested = [np.full(len(part), g, np.int32) for g, part in images.items()]
+  return np.concatenate(list(images.values())), np.concatenate(requested)
+
+
+def groups_of(source: DataSource, split: str) -> np.ndarray:
+  """`[n]` groups of a split of images, `'train'` or `'test'`.
+
+  Raises:
+    InputError: no images, or a split without groups.
+  """
+  if not source.is_image:
+    raise InputError(
+      'Expected images to measure groups of, got the features '
+      f'{list(source.input_shape)} of {source.name}.'
+    )
+  groups = getattr(source, split).groups
+  if groups is None:
+    raise InputError(
+      f'Expected groups (kinds of images) for the {split} split of '
+      f'{source.name}, got none.'
+    )
+  return groups
+
+
+def group_reference(
+  source: DataSource, extractors: GroupExtractors
+) -> GroupReference:
+  """Measures the real held-out images, once for all methods.
+
+  Args:
+    source: images with groups in the test split.
+    extractors: what all samples will be looked at with.
+
+  Returns:
+    the reference for `evaluate_group_samples` and `curve_metrics`.
+
+  Raises:
+    InputError: no images, no groups, or an extractor whose probabilities are
+      not of these groups.
+  """
+  inputs, groups = source.test.inputs, groups_of(source, 'test')
+  names = metric_names(source.group_names)
+  floor = _leakages(extractors.groups, names, inputs, groups)
+  found = None
+  if extractors.classes is not None:
+    found = extractors.classes.features(inputs)
+  return GroupReference(source, extractors, names, found, floor)
+
+
+def evaluate_group_samples(
+  images: np.ndarray,
+  requested: np.ndarray,
+  reference: GroupReference,
+  *,
+  seed: int = 0,
+) -> dict[str, float]:
+  """Compares generated images with real held-out ones, by group and pooled.
+
+  Args:
+    images: uint8 `[n, H, W, C]` generated images.
+    requested: `[n]` the group each was asked for (`requested_groups`).
+      Compare methods at equal numbers in each group only.
+    reference: of the real images.
+    seed: of the subsets of the kernel distance and Inception Score.
+
+  Returns:
+    flat, finite numbers. Of all images: `num_real`, `num_generated`, those of
+    `samples.compare_features` (`fid_<extractor>` and its kin), `group_leakage`
+    and `group_entropy`. Of each group the same with its name appended, such as
+    `fid_<extractor>/mnist`. `group_mean_fid_<extractor>` is the unweighted
+    mean of the groups' FID. What has fewer than `samples.MIN_SAMPLES` real or
+    generated images is left without FID and its kin, the mean too if that is
+    so of any group; a group that was not asked for has no leakage.
+
+  Raises:
+    InputError: not images like the real ones, or groups of other shapes or
+      out of range.
+  """
+  images, requested = _checked(images, requested, reference)
+  return _distances(images, requested, reference, seed) | _leakages(
+    reference.extractors.groups, reference.names, images, requested
+  )
+
+
+def evaluate_real_groups(
+  reference: GroupReference, num: int, *, seed: int = 0
+) -> dict[str, float]:
+  """Measures real training images as if they had been generated.
+
+  What a perfect generator would score at this number of samples. Leakage and
+  entropy are those of the real held-out images, `GroupReference.floor`: the
+  classifier of groups has seen the training images before.
+
+  Args:
+    reference: of a source with groups in the training split too.
+    num: images, in the numbers of `requested_groups`; all there are, if
+      those are fewer.
+    seed: of the choice of images, and as for `evaluate_group_samples`.
+
+  Returns:
+    as `evaluate_group_samples`.
+
+  Raises:
+    InputError: no groups in the training split, or `num` out of range.
+  """
+  groups = groups_of(reference.source, 'train')
+  validate.positive_int(num=num)
+  validate.non_negative_int(seed=seed)
+  order = np.random.default_rng(seed).permutation(len(groups))
+  order = order[np.argsort(groups[order], kind='stable')]
+  rows = _spread(order, min(num, len(order)))
+  images = reference.source.train.inputs[rows]
+  return _distances(images, groups[rows], reference, seed) | reference.floor
+
+
+def curve_metrics(
+  images: np.ndarray, requested: np.ndarray, reference: GroupReference
+) -> dict[str, float]:
+  """Measures what is cheap enough to be followed during training.
+
+  Args:
+    images: uint8 `[n, H, W, C]` generated images; a few hundred will do.
+    requested: `[n]` the group each was asked for.
+    reference: of the real images.
+
+  Returns:
+    `group_leakage` and `group_entropy`, of all images and by group, and the
+    pooled `fid_<extractor>` if there is an extractor and there are
+    `samples.MIN_SAMPLES` images. That of few images is far above that of many:
+    a curve compares with curves at the same n, not with a final result.
+
+  Raises:
+    InputError: as `evaluate_group_samples`.
+  """
+  images, requested = _checked(images, requested, reference)
+  metrics = _leakages(
+    reference.extractors.groups, reference.names, images, requested
+  )
+  extractor, real = reference.extractors.classes, reference.features
+  if extractor is None or real is None:
+    return metrics
+  if min(len(real), len(images)) >= samples.MIN_SAMPLES:
+    metrics[f'fid_{extractor.name}'] = distances.frechet_distance(
+      real, extractor.features(images)
+    )
+  return metrics
+
+
+def _checked(
+  images: np.ndarray, requested: np.ndarray, reference: GroupReference
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns both as NumPy arrays that fit to the reference."""
+  images, requested = np.asarray(images), np.asarray(requested)
+  checks.images_alike(real=reference.source.test.inputs, images=images)
+  checks.labels(len(images), len(reference.names), requested=requested)
+  return images, requested
+
+
+def _spread(order: np.ndarray, num: int) -> np.ndarray:
+  """Takes `num` entries at equal distances, different ones if they suffice."""
+  return order[np.linspace(0, len(order) - 1, num).round().astype(int)]
+
+
+def _distances(
+  images: np.ndarray,
+  requested: np.ndarray,
+  reference: GroupReference,
+  seed: int,
+) -> dict[str, float]:
+  """Returns numbers of images, FID and its kin, pooled and by group."""
+  real_masks = _masks(groups_of(reference.source, 'test'), reference.names)
+  masks = _masks(requested, reference.names)
+  metrics: dict[str, float] = {}
+  for suffix, rows in masks.items():
+    metrics[f'num_real{suffix}'] = float(real_masks[suffix].sum())
+    metrics[f'num_generated{suffix}'] = float(rows.sum())
+  extractor, real = reference.extractors.classes, reference.features
+  if extractor is None or real is None:
+    return metrics
+
+  generated, probabilities = extractor.features(images), None
+  if extractor.probabilities is not None:
+    probabilities = extractor.probabilities(images)
+  for suffix, rows in masks.items():
+    real_rows = real_masks[suffix]
+    if min(real_rows.sum(), rows.sum()) >= samples.MIN_SAMPLES:
+      measured = samples.compare_features(
+        extractor.name,
+        real[real_rows],
+        generated[rows],
+        None if probabilities is None else probabilities[rows],
+        seed=seed,
+      )
+      metrics |= {f'{name}{suffix}': value for name, value in measured.items()}
+  fid = f'fid_{extractor.name}'
+  by_group = [metrics.get(f'{fid}/{name}') for name in reference.names]
+  known = [value for value in by_group if value is not None]
+  if len(known) == len(by_group):
+    metrics[f'group_mean_{fid}'] = float(np.mean(known))
+  return metrics
+
+
+def _leakages(
+  extractor: features.FeatureExtractor,
+  names: Sequence[str],
+  images: np.ndarray,
+  requested: np.ndarray,
+) -> dict[str, float]:
+  """Returns leakage and entropy, of all images and by requested group."""
+  if extractor.probabilities is None:
+    raise InputError(
+      'Expected a classifier of groups, got the extractor '
+      f'{extractor.name!r}, which has no probabilities.'
+    )
+  probabilities = extractor.probabilities(images)
+  if probabilities.shape != (len(images), len(names)):
+    raise InputError(
+      f'Expected probabilities [{len(images)}, {len(names)}] of '
+      f'{len(names)} groups, got {list(probabilities.shape)} from '
+      f'{extractor.name!r}.'
+    )
+  metrics = {}
+  for suffix, rows in _masks(requested, names).items():
+    if rows.any():
+      measured = leakage(probabilities[rows], requested[rows])
+      metrics[f'group_leakage{suffix}'] = measured.leakage
+      metrics[f'group_entropy{suffix}'] = measured.entropy
+  return metrics
+
+
+def _masks(groups: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
+  """Returns which examples count, by what is appended to a metric's name."""
+  return {'': np.ones(len(groups), bool)} | {
+    f'/{name}': groups == group for group, name in enumerate(names)
+  }

@@ -1,0 +1,254 @@
+"""Models trained by clients and averaged by the server, whatever they are.
+
+The common part of FedVAE, FissionVAE and FedGAN: how a client trains what it
+receives, and FedAvg (McMahan et al., 2017, Algorithm 1) with its relatives on
+the server. An algorithm adds a model and its loss, and says who shares what.
+"""
+
+from collections.abc import Callable
+import dataclasses
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import optax
+
+from fedjax_gen import trees, validate
+from fedjax_gen.data.federated import ClientData
+from fedjax_gen.federated import aggregates, local, servers
+from fedjax_gen.federated.algorithm import (
+  Algorithm,
+  ClientProgram,
+  ServerProgram,
+)
+from fedjax_gen.types import Key, LossFn, Metrics, Tree
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """How clients and server train."""
+
+  local_epochs: float = dataclasses.field(
+    default=2.0, metadata={'help': 'E, passes of a client a round'}
+  )
+  batch_size: int = dataclasses.field(
+    default=32, metadata={'help': 'B, examples of a local step'}
+  )
+  learning_rate: float = dataclasses.field(
+    default=2e-3, metadata={'help': 'of the clients’ Adam'}
+  )
+  keep_optimizer_state: bool = dataclasses.field(
+    default=True,
+    metadata={
+      'help': 'keep Adam’s moments on the client between rounds, as the '
+      'published code of FedVAE does; otherwise start each round anew'
+    },
+  )
+  proximal: float = dataclasses.field(
+    default=0.0,
+    metadata={'help': 'FedProx: mu, pull towards the received model'},
+  )
+  server_optimizer: str = dataclasses.field(
+    default='fedavg',
+    metadata={
+      'choices': ('fedavg', 'fedavgm', 'fedadam', 'fedyogi'),
+      'help': 'how the server descends the mean update',
+    },
+  )
+  server_learning_rate: float = dataclasses.field(
+    default=1.0,
+    metadata={'help': 'Step of the server; 1 with fedavg is averaging'},
+  )
+  server_momentum: float = dataclasses.field(
+    default=0.9,
+    metadata={'help': 'Of fedavgm; beta 1 of fedadam and fedyogi'},
+  )
+
+  def optimizer(self) -> optax.GradientTransformation:
+    """The clients' Adam.
+
+    Raises:
+      InputError: `learning_rate` is not above zero.
+    """
+    validate.positive(learning_rate=self.learning_rate)
+    return optax.adam(self.learning_rate)
+
+  def descent(self) -> optax.GradientTransformation:
+    """The server's optimizer.
+
+    Raises:
+      InputError: see `servers.server_optimizer`.
+    """
+    return servers.server_optimizer(
+      self.server_optimizer, self.server_learning_rate, self.server_momentum
+    )
+
+
+TrainingConfig = TypeVar('TrainingConfig', bound=Config)
+
+
+class Trainer(NamedTuple):
+  """How one client trains the variables it received.
+
+  Attributes:
+    init: `variables -> kept`, what stays with the client between rounds.
+    run: `(loss_fn, variables, kept, data, key) -> (variables, kept, metrics)`.
+  """
+
+  init: Callable[[Tree], Tree]
+  run: Callable[
+    [LossFn, Tree, Tree, ClientData, Key], tuple[Tree, Tree, Metrics]
+  ]
+
+
+def trainer(
+  config: Config, optimizer: optax.GradientTransformation | None = None
+) -> Trainer:
+  """Local passes with FedProx's pull; the optimizer's state kept or not.
+
+  Args:
+    config: how clients train.
+    optimizer: in place of the configuration's Adam.
+
+  Raises:
+    InputError: a field of the configuration is out of range.
+  """
+  chosen = config.optimizer() if optimizer is None else optimizer
+  work = local.local_work(config.local_epochs, config.batch_size)
+  validate.non_negative(proximal=config.proximal)
+
+  def init(variables):
+    return chosen.init(variables) if config.keep_optimizer_state else ()
+
+  def run(loss_fn, variables, kept, data, key):
+    trained = local.train(
+      local.proximal(loss_fn, variables, config.proximal),
+      chosen,
+      work,
+      variables,
+      kept if config.keep_optimizer_state else chosen.init(variables),
+      data,
+      key,
+    )
+    kept = trained.optimizer_state if config.keep_optimizer_state else ()
+    return trained.variables, kept, trained.metrics
+
+  return Trainer(init, run)
+
+
+def averaged(
+  config: Config,
+  init: Callable[[Key], Tree],
+  loss_fn: LossFn,
+  optimizer: optax.GradientTransformation | None = None,
+) -> Algorithm:
+  """One model, copies of which clients train and the server averages.
+
+  Args:
+    config: how clients and server train.
+    init: `key -> variables`.
+    loss_fn: what clients descend.
+    optimizer: of the clients, in place of the configuration's Adam.
+
+  Raises:
+    InputError: a field of the configuration is out of range.
+  """
+  training = trainer(config, optimizer)
+
+  def init_client(key, info):
+    del info
+    return training.init(init(key))
+
+  def view(server, info):
+    del info  # everyone receives the same model
+    return server.variables
+
+  def update(view, client, data, key):
+    variables, kept, metrics = training.run(loss_fn, view, client, data, key)
+    return trees.subtract(view, variables), kept, metrics
+
+  server = servers.learned_server(
+    init, aggregates.weighted_mean(), config.descent()
+  )
+  return Algorithm(server, (ClientProgram(init_client, view, update),))
+
+
+def alone(
+  config: Config,
+  init: Callable[[Key], Tree],
+  loss_fn: LossFn,
+  optimizer: optax.GradientTransformation | None = None,
+) -> Algorithm:
+  """Every client trains a model of its own; nothing is ever sent.
+
+  The model each client would have without the federation, from an
+  initialisation of its own. A client keeps `(variables, optimizer state)`.
+
+  Args:
+    config: how clients train; fields of the server and of FedProx, and
+      whether optimizer states are kept, are not used.
+    init: `key -> variables`.
+    loss_fn: what clients descend.
+    optimizer: of the clients, in place of the configuration's Adam.
+
+  Raises:
+    InputError: a field of the configuration is out of range.
+  """
+  training = trainer(
+    dataclasses.replace(config, keep_optimizer_state=True, proximal=0.0),
+    optimizer,
+  )
+
+  def init_client(key, info):
+    del info
+    variables = init(key)
+    return variables, training.init(variables)
+
+  def view(server, info):
+    del server, info
+    return ()
+
+  def update(view, client, data, key):
+    del view
+    variables, kept = client
+    variables, kept, metrics = training.run(loss_fn, variables, kept, data, key)
+    return (), (variables, kept), metrics
+
+  server = ServerProgram(
+    init=lambda key: (),
+    aggregate=aggregates.total(),
+    update=lambda server, aggregated, key: (server, {}),
+  )
+  return Algorithm(server, (ClientProgram(init_client, view, update),))
+
+
+def pooled(
+  config: TrainingConfig, sizes: np.ndarray, *, epochs: float = 0.0
+) -> TrainingConfig:
+  """The configuration of plain training on all data.
+
+  For one client that holds everything (`FederatedDataset.merged`), which keeps
+  its optimizer's state.
+
+  Args:
+    config: of the federated training.
+    sizes: `[N]` examples of each client of the federation.
+    epochs: passes a round over all data. 0 is as many steps as a client of
+      the federation makes on average: then every model compared, the average
+      of the clients' included, lies equally many steps from its start.
+
+  Raises:
+    InputError: `epochs` or the batch size is out of range.
+  """
+  validate.non_negative(epochs=epochs)
+  validate.positive_int(batch_size=config.batch_size)
+  if not epochs:
+    steps = config.local_epochs * np.ceil(sizes / config.batch_size).mean()
+    epochs = float(steps / np.ceil(sizes.sum() / config.batch_size))
+  return dataclasses.replace(
+    config,
+    local_epochs=epochs,
+    keep_optimizer_state=True,
+    proximal=0.0,
+    server_optimizer='fedavg',
+    server_learning_rate=1.0,
+  )

@@ -1,0 +1,156 @@
+"""Models of which each part has its own circle: all clients, or a group.
+
+Aggregation by module. The server holds one copy of a shared module, and a
+stack of copies of a module that each group has for itself. A client receives
+the copies that are its own and never learns of the others.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from fedjax_gen import trees
+from fedjax_gen.federated import aggregates, servers
+from fedjax_gen.federated.aggregates import Aggregate
+from fedjax_gen.federated.algorithm import ClientInfo, ServerProgram
+from fedjax_gen.federated.servers import LearnedServer
+from fedjax_gen.types import Array, Key, Tree
+
+
+class Module(NamedTuple):
+  """A part of the model and who shares it.
+
+  Attributes:
+    init: `key -> variables`; of a module of groups, with a leading axis, one
+      row for each of `groups`.
+    groups: the groups that have a copy each; None for one copy for all.
+  """
+
+  init: Callable[[Key], Tree]
+  groups: tuple[int, ...] | None = None
+
+
+class ModularServer(NamedTuple):
+  """State of `modular_server`.
+
+  Attributes:
+    modules: by name; leaves of a module of groups have a leading axis.
+    round: int32 scalar, rounds done.
+  """
+
+  modules: dict[str, LearnedServer]
+  round: Array
+
+
+def modular_server(
+  modules: Mapping[str, Module], optimizer: optax.GradientTransformation
+) -> ServerProgram:
+  """A server that descends every module's mean over those who share it.
+
+  Messages map names of modules to differences, view minus trained; a fleet
+  sends those modules that its clients have. The copy of a group without a
+  participant stays as it is, momentum and all.
+
+  Args:
+    modules: what there is to learn.
+    optimizer: descends each copy of each module on its own.
+  """
+  parts = {
+    name: servers.learned_server(module.init, _aggregate(module), optimizer)
+    for name, module in modules.items()
+  }
+
+  def init(key):
+    return ModularServer(
+      {
+        # Every copy has an optimizer of its own.
+        name: parts[name].init(key)
+        if module.groups is None
+        else _init_copies(module, optimizer, key)
+        for name, module in modules.items()
+      },
+      jnp.zeros((), jnp.int32),
+    )
+
+  def update(server, aggregated, key):
+    moved, norms = {}, []
+    for name, module in modules.items():
+      before = server.modules[name]
+      if module.groups is None:
+        moved[name], metrics = parts[name].update(before, aggregated[name], key)
+      else:
+        means, weights = aggregated[name]
+        after, metrics = jax.vmap(parts[name].update, (0, 0, None))(
+          before, means, key
+        )
+        present = weights > 0
+        moved[name] = trees.where(present, after, before)
+        metrics = trees.where(present, metrics, trees.zeros_like(metrics))
+      norms.append(optax.tree.norm(metrics['update_norm']))
+    # The norm of all that moved.
+    norm = optax.tree.norm(norms)
+    return ModularServer(moved, server.round + 1), {'update_norm': norm}
+
+  aggregate = aggregates.by_module(
+    {name: part.aggregate for name, part in parts.items()}
+  )
+  return ServerProgram(init, aggregate, update)
+
+
+def view(
+  modules: Mapping[str, Module], server: ModularServer, info: ClientInfo
+) -> dict[str, Tree]:
+  """The modules as one client receives them: of each, the copy that is its."""
+  return {
+    name: _copy(module, server.modules[name].variables, info.group)
+    for name, module in modules.items()
+  }
+
+
+def copy_of(module: Module, variables: Tree, group: int) -> Tree:
+  """The copy of a module that a group uses."""
+  return _copy(module, variables, jnp.asarray(group))
+
+
+def _copy(module: Module, variables: Tree, group: Array) -> Tree:
+  if module.groups is None:
+    return variables
+  return trees.take(variables, _slots(module.groups)[group])
+
+
+def _slots(groups: tuple[int, ...]) -> Array:
+  """`[G]` row of each group's copy; groups without one read the first."""
+  slots = np.zeros(max(groups) + 1, np.int32)
+  slots[list(groups)] = np.arange(len(groups))
+  return jnp.asarray(slots)
+
+
+def _aggregate(module: Module) -> Aggregate:
+  groups = module.groups
+  if groups is None:
+    return aggregates.weighted_mean()
+  rule = aggregates.by_group(len(groups), keep_weight=True)
+
+  def partial(messages, infos):
+    slots = _slots(groups)[infos.group]
+    return rule.partial(messages, infos._replace(group=slots))
+
+  return rule._replace(partial=partial)
+
+
+def _init_copies(
+  module: Module, optimizer: optax.GradientTransformation, key: Key
+) -> LearnedServer:
+  """Copies with an optimizer state each."""
+
+  def init_one(variables):
+    rule = aggregates.weighted_mean()
+    return servers.learned_server(lambda _: variables, rule, optimizer).init(
+      key
+    )
+
+  return jax.vmap(init_one)(module.init(key))

@@ -1,0 +1,31 @@
+"""Groups that were discovered, as a file: what a newcomer is compared with."""
+
+import os
+
+import numpy as np
+
+from fedjax_gen import files
+from fedjax_gen.errors import InputError
+from fedjax_gen.federated.grouping import Grouping
+
+
+def save_grouping(path: str | os.PathLike, grouping: Grouping) -> None:
+  """Writes a grouping as an npz file, whole or not at all."""
+  with files.replacing(path) as unfinished, unfinished.open('wb') as file:
+    np.savez_compressed(file, **grouping._asdict())
+
+
+def load_grouping(path: str | os.PathLike) -> Grouping:
+  """Reads what `save_grouping` wrote.
+
+  Raises:
+    InputError: the file cannot be read as a grouping.
+  """
+  try:
+    with np.load(path) as arrays:
+      return Grouping(**{name: arrays[name] for name in Grouping._fields})
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise InputError(
+      f'Expected {os.fspath(path)} to hold a grouping; it cannot be read: '
+      f'{error}'
+    ) from error
