@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table as TerminalTable
 
 from experiments import vae_report
+from experiments.fission_discovery import Found
 from fedjax_gen.evaluation import group_gallery, groups as groups_lib
 from fedjax_gen.evaluation.gallery import Drawn
 from fedjax_gen.evaluation.group_models import GroupGenerator
@@ -43,29 +44,6 @@ _OTHERS = {
 # In 80 columns, with two that hold numbers of all groups.
 _MAX_GROUPS_SHOWN = 5
 _MAX_CLIENTS_LISTED = 100
-
-
-class Found(NamedTuple):
-  """What discovery found, with the truth beside it.
-
-  Attributes:
-    groups: `[N]` found group of each client, in [0, num_groups).
-    true: `[N]` its true group.
-    accuracy: share of clients in their own group under the best one-to-one
-      naming of the groups found.
-    adjusted_rand_index: agreement of pairs of clients, 0 by chance.
-    num_groups: groups found.
-    bytes_per_client: what each client sent, once.
-    warmup_rounds: of FedVAE before that.
-  """
-
-  groups: np.ndarray
-  true: np.ndarray
-  accuracy: float
-  adjusted_rand_index: float
-  num_groups: int
-  bytes_per_client: int
-  warmup_rounds: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -481,6 +459,12 @@ def _discovery(facts: Facts) -> report.Section:
     'and 0 by chance. The models asked for images of a true group are those '
     'of the found group that most of its clients are in.'
   )
+  if found.newcomers:
+    text += (
+      f' {found.newcomers} more clients took no part in anything and joined '
+      f'after it: {_percent(found.newcomer_accuracy)} of them found the group '
+      'of their kind by the same statistic.'
+    )
   return report.Section(title, blocks, text)
 
 

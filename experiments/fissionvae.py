@@ -11,21 +11,22 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from experiments import common, fission_methods, fission_report, options
+from experiments import (
+  common,
+  fission_discovery,
+  fission_methods,
+  fission_report,
+  options,
+)
 from fedjax_gen import validate
 from fedjax_gen.algorithms import (
   discovery as discovery_lib,
   fissionvae as fission_lib,
 )
-from fedjax_gen.data.partition import Partition
 from fedjax_gen.errors import InputError
 from fedjax_gen.evaluation import group_models, groups as groups_lib, vaes
 from fedjax_gen.federated import (
-  collect,
-  grouping as grouping_lib,
-  local,
   rounds,
 )
 from fedjax_gen.federation import (
@@ -34,12 +35,10 @@ from fedjax_gen.federation import (
 )
 from fedjax_gen.models import decoders
 from fedjax_gen.models.gan import GanConfig
-from fedjax_gen.models.vae import DataSpec, VaeConfig, build_vae
+from fedjax_gen.models.vae import DataSpec, VaeConfig
 from fedjax_gen.running import (
   federated_step,
-  groupings,
   leaves,
-  saved,
   training,
 )
 from fedjax_gen.running.workdir import Workdir
@@ -144,7 +143,7 @@ def main(
       f'data={data.data!r}.'
     )
   built = build_federation(federation, source, seed=run.seed)
-  client_groups = _client_groups(
+  client_groups = fission_discovery.client_groups(
     built.partition,
     source.train.groups,
     may_mix=discovery.groups == 'discovered',
@@ -172,6 +171,7 @@ def main(
     evaluation.extractor, source, seed=run.seed
   )
   with session.open_workdir() as workdir:
+    train = functools.partial(_train, session=session, workdir=workdir)
     workdir.pin(
       data=leaves.params_digest((source.train, source.test)),
       partition=leaves.params_digest(
@@ -192,12 +192,18 @@ def main(
       )
     found = None
     if discovery.groups == 'discovered':
-      setting, found = _discover(discovery, setting, session, workdir)
+      setting, found = fission_discovery.discover(
+        discovery, setting, train, workdir.path
+      )
+      session.say(
+        f'Discovered {found.num_groups} groups; {found.accuracy:.0%} of the '
+        'clients are in their own.'
+      )
     methods = {
       name: fission_methods.build_method(name, setting) for name in names
     }
     results = {
-      name: _train(name, method, setting, reference, session, workdir)
+      name: train(name, method, setting, reference, run.rounds)
       for name, method in methods.items()
     }
     trained = {
@@ -252,107 +258,15 @@ def main(
     )
 
 
-def _discover(
-  config: discovery_lib.DiscoveryConfig,
-  setting: fission_methods.Setting,
-  session: common.Session,
-  workdir: Workdir,
-) -> tuple[fission_methods.Setting, fission_report.Found]:
-  """Warms a FedVAE up, clusters the clients, and trains for what was found."""
-  vae_config = setting.vae_config()
-  vae = build_vae(vae_config, setting.spec)
-  warmup = fission_methods.build_method('FedVAE', setting)
-  trained = _train(
-    'warmup', warmup, setting, None, session, workdir, config.warmup_rounds
-  ).state
-  variables = warmup.variables(trained)[0]
-  training_config = setting.configs['fissionvae']
-  report = discovery_lib.statistic_report(
-    config,
-    vae,
-    training_config.optimizer(),
-    local.local_work(training_config.local_epochs, training_config.batch_size),
-  )
-  data = setting.federation.data
-  key = jax.random.fold_in(jax.random.key(setting.seed), _DISCOVERY)
-  statistics = jax.device_get(
-    collect.collect(
-      report, variables, data, key, mapping=setting.federation.mapping
-    )
-  )
-  grouping = grouping_lib.discover(
-    statistics.values,
-    config.num_groups or None,
-    errors=statistics.errors,
-    num_examples=np.asarray(data.sizes),
-    seed=setting.seed,
-  )
-  # What a client that joins later needs to find its group.
-  saved.save_model(
-    workdir.path, 'warmup', vae_config, setting.source, variables
-  )
-  groupings.save_grouping(workdir.path / 'grouping.npz', grouping)
-  true, found = np.asarray(data.groups), grouping.groups
-  counts = np.zeros((setting.num_groups, grouping.num_groups), int)
-  np.add.at(counts, (true, found), 1)
-  agreement = grouping_lib.agreement(found, true)
-  session.say(
-    f'Discovered {grouping.num_groups} groups; '
-    f'{agreement.accuracy:.0%} of the clients are in their own.'
-  )
-  federation = setting.federation._replace(
-    data=dataclasses.replace(data, groups=jnp.asarray(found, jnp.int32))
-  )
-  return setting._replace(
-    federation=federation,
-    # Images of a true group are asked of the group that most of its clients
-    # were put in.
-    model_of_group=counts.argmax(axis=1).tolist(),
-  ), fission_report.Found(
-    found,
-    true,
-    agreement.accuracy,
-    agreement.adjusted_rand_index,
-    grouping.num_groups,
-    collect.collect_bytes(report, variables, data),
-    config.warmup_rounds,
-  )
-
-
-# What the key of discovery is folded with: far from the small numbers by which
-# training splits the same seed.
-_DISCOVERY = 0x64697363
-
-
-def _client_groups(
-  partition: Partition, groups: np.ndarray, *, may_mix: bool
-) -> np.ndarray:
-  """`[N]` group that most examples of each client are of.
-
-  Raises:
-    InputError: a client's examples are of several groups and may not be.
-  """
-  counts = np.zeros((partition.num_clients, groups.max() + 1), int)
-  clients = np.repeat(np.arange(partition.num_clients), partition.sizes)
-  np.add.at(counts, (clients, groups[partition.order]), 1)
-  mixed = np.flatnonzero((counts > 0).sum(axis=1) > 1)
-  if mixed.size and not may_mix:
-    raise InputError(
-      'Expected clients whose images are of one group each, got client '
-      f'{mixed[0]} with images of several: use --partition=groups, or '
-      '--groups=discovered.'
-    )
-  return counts.argmax(axis=1).astype(np.int32)
-
-
 def _train(
   name: str,
   method: fission_methods.Method,
   setting: fission_methods.Setting,
   reference: groups_lib.GroupReference | None,
+  num_rounds: int,
+  *,
   session: common.Session,
   workdir: Workdir,
-  num_rounds: int | None = None,
 ) -> training.TrainResult:
   """Trains one method, measuring as it goes."""
   run = setting.configs['run']
@@ -368,7 +282,7 @@ def _train(
       runner, fission_methods.traffic(name, method), data, run_key
     ),
     schedule=training.Schedule(
-      num_rounds or run.rounds,
+      num_rounds,
       run.rounds_per_step,
       run.eval_every,
       run.checkpoint_every,

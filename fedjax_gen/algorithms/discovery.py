@@ -52,8 +52,8 @@ class DiscoveryConfig:
   """Where the groups of clients come from.
 
   Raises:
-    InputError: a value is out of range, or `num_groups` is set though the
-      groups are given.
+    InputError: a value is out of range, or one is set that has no use where
+      the groups are given.
   """
 
   groups: str = dataclasses.field(
@@ -83,16 +83,26 @@ class DiscoveryConfig:
     metadata={'help': 'rounds of plain FedVAE before groups are discovered'},
   )
 
+  num_newcomers: int = dataclasses.field(
+    default=0,
+    metadata={
+      'help': 'clients kept out of everything, which join at the end and find '
+      'their groups'
+    },
+  )
+
   def __post_init__(self):
+    validate.non_negative_int(num_newcomers=self.num_newcomers)
     validate.one_of(GROUPS, groups=self.groups)
     validate.one_of(STATISTICS, discovery_statistic=self.discovery_statistic)
     validate.non_negative_int(num_groups=self.num_groups)
     validate.positive_int(warmup_rounds=self.warmup_rounds)
-    if self.num_groups and self.groups == 'given':
-      raise InputError(
-        'Expected groups=discovered with a num_groups, got '
-        f'groups={self.groups!r} and num_groups={self.num_groups}.'
-      )
+    for name in ('num_groups', 'num_newcomers'):
+      if getattr(self, name) and self.groups == 'given':
+        raise InputError(
+          f'Expected groups=discovered with {name}, got '
+          f'groups={self.groups!r} and {name}={getattr(self, name)}.'
+        )
 
 
 def statistic_report(
@@ -324,7 +334,7 @@ def _elbo(
   """`[B]` ELBO of each example at one draw, running statistics used."""
   inferred, _ = vae.infer(variables, data, labels, key)
   outputs, _ = vae.decode(variables, inferred.latents, labels)
-  kl = functools.reduce(jnp.add, inferred.kl().values())
+  kl = functools.reduce(jnp.add, inferred.kl.values())
   return vae.likelihood.log_prob(outputs, data) - kl
 
 

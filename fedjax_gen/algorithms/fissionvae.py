@@ -150,7 +150,9 @@ def fissionvae(
       'Expected decoders for each group (D) where groups have different '
       f'architectures, got sharing={sharing}.'
     )
-  means = prior_means(config, models[0], len(models), seed=seed)
+  means = {}
+  if sharing.priors:
+    means = prior_means(config, models[0], len(models), seed=seed)
   has_constants = sharing.priors and not config.prior_learnable
   parts = _modules(config, models, fleets, sharing, means)
   own_parts = [
@@ -319,7 +321,7 @@ def _fleets(models: tuple[Vae, ...]) -> tuple[tuple[int, ...], ...]:
     for groups in fleets.values()
   ]
   for variables in shapes[1:]:
-    for name in {*shapes[0], *variables} - {'decoder'}:
+    for name in sorted({*shapes[0], *variables} - {'decoder'}):
       if trees.first_differing_leaf(shapes[0].get(name), variables.get(name)):
         raise InputError(
           f'Expected models that differ in their decoder only, got models '

@@ -18,7 +18,7 @@ class Terms(NamedTuple):
 
   Attributes:
     reconstruction: `[B]` -log p(x | z) at one posterior sample.
-    kl: `[B]` KL(q || p) of each level of latents.
+    kl: `[B]` the KL term of each level of latents, see `vae.Inference`.
   """
 
   reconstruction: Array
@@ -224,7 +224,7 @@ def _terms(vae, variables, data, labels, key, mask=None):
   """Terms `[B]` at one draw, and the variables with refreshed statistics."""
   inferred, encoder = vae.infer(variables, data, labels, key, mask)
   outputs, decoder = vae.decode(variables, inferred.latents, labels, mask)
-  terms = Terms(-vae.likelihood.log_prob(outputs, data), inferred.kl())
+  terms = Terms(-vae.likelihood.log_prob(outputs, data), inferred.kl)
   return terms, {**variables, 'encoder': encoder, 'decoder': decoder}
 
 

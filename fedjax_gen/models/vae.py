@@ -23,6 +23,7 @@ from fedjax_gen.losses import gaussian, likelihoods
 from fedjax_gen.losses.gaussian import Gaussian
 from fedjax_gen.losses.likelihoods import Likelihood
 from fedjax_gen.models import decoders, networks
+from fedjax_gen.models.networks import Levels
 from fedjax_gen.types import Array, Key, Variables
 
 
@@ -50,22 +51,14 @@ class Inference(NamedTuple):
     latents: `[B, Z]` draws from the posterior, or its means.
     posterior: q of each level given the data and the levels drawn before.
     prior: p of each level given the level above it.
+    kl: `[B]` the KL term of each level at these draws, in nats; its mean over
+      draws is E_q [log q - log p], the term of the ELBO. See `_kl`.
   """
 
   latents: dict[str, Array]
   posterior: dict[str, Gaussian]
   prior: dict[str, Gaussian]
-
-  def kl(self) -> dict[str, Array]:
-    """`[B]` KL(q || p) of each level, in nats.
-
-    Of the level drawn second, q and p are those given the draw of the first:
-    the mean over draws is the KL term of the ELBO.
-    """
-    return {
-      level: gaussian.kl(self.posterior[level], self.prior[level])
-      for level in self.latents
-    }
+  kl: dict[str, Array]
 
   def log_ratio(self) -> Array:
     """`[B]` log p(latents) - log q(latents | x), in nats."""
@@ -258,7 +251,10 @@ def build_vae(config: VaeConfig, spec: DataSpec) -> Vae:
     priors = {
       level: prior(variables, level, latents[top], labels) for level in sizes
     }
-    return Inference(latents, posterior, priors), encoder
+    # Of z2_top, p(z1 | z2) is given a z2 that was itself drawn given z1.
+    sampled = lower if top == 'z2' and 'transition' in modules else None
+    kl = _kl(latents, posterior, priors, sampled)
+    return Inference(latents, posterior, priors, kl), encoder
 
   def ancestral(variables, labels, key):
     draw = _draw(key)
@@ -376,6 +372,11 @@ def _modules(
     tuple(config.channels), config.hidden_size, config.norm
   )
   family = config.model if config.decoder == 'same' else config.decoder
+  if config.model != 'mlp' and not spec.is_image:
+    raise InputError(
+      f"Expected model='mlp' for features of shape {spec.shape}, got "
+      f'model={config.model!r}, which needs images.'
+    )
   # Checks that channels and shape fit; the encoders ask for no less.
   decoders.build(config.model, shape, widths)
   modules = {
@@ -422,6 +423,27 @@ def _draw(key: Key | None = None) -> networks.Draw:
     return gaussian.sample(level_key, distribution)
 
   return draw
+
+
+def _kl(
+  latents: dict[str, Array],
+  posterior: Levels,
+  prior: Levels,
+  sampled: str | None,
+) -> dict[str, Array]:
+  """`[B]` KL term of each level.
+
+  KL(q || p) in closed form, but for the level `sampled`, whose prior depends on
+  a draw that depends on its own: there KL(q || p) at that draw is not what log
+  q - log p is on average, which is estimated at the draw.
+  """
+  return {
+    level: gaussian.log_prob(posterior[level], drawn)
+    - gaussian.log_prob(prior[level], drawn)
+    if level == sampled
+    else gaussian.kl(posterior[level], prior[level])
+    for level, drawn in latents.items()
+  }
 
 
 def _level_prior(

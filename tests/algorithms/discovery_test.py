@@ -302,7 +302,7 @@ class BoundsTest(parameterized.TestCase):
       inferred, _ = vae.infer(variables, data, labels, key)
       outputs, _ = vae.decode(variables, inferred.latents, labels)
       log_prob = vae.likelihood.log_prob(outputs, data)
-      return (log_prob - inferred.kl()['z']).mean()
+      return (log_prob - inferred.kl['z']).mean()
 
     keys = jax.random.split(jax.random.key(6), 50)
     bounds = jax.jit(jax.vmap(bound, (None, 0)))

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import fission_report
+from experiments import fission_discovery, fission_report
 from fedjax_gen.data.partition import Partition
 from fedjax_gen.data.sources import DataSource, Examples
 from fedjax_gen.evaluation import group_models, groups as groups_lib
@@ -135,7 +135,7 @@ def _facts(source, **changes):
   )
 
 
-_FOUND = fission_report.Found(
+_FOUND = fission_discovery.Found(
   np.array([1, 1, 0, 1]), np.array([0, 0, 1, 1]), 0.75, 0.25, 2, 1500, 3
 )
 

@@ -47,7 +47,10 @@ def _infer(variables, data, labels, key, mask=None):
   posterior = _posterior(variables, data)
   prior = gaussian.standard(posterior.mean.shape)
   inferred = Inference(
-    {'z': _drawn(key, posterior)}, {'z': posterior}, {'z': prior}
+    {'z': _drawn(key, posterior)},
+    {'z': posterior},
+    {'z': prior},
+    {'z': gaussian.kl(posterior, prior)},
   )
   return inferred, variables['encoder']
 

@@ -86,7 +86,7 @@ class KlTest(parameterized.TestCase):
   )
   def test_both_terms_are_the_expected_log_ratios(self, config):
     inferred = _draws(config)
-    kl = jax.tree.map(np.asarray, inferred.kl())
+    kl = jax.tree.map(np.asarray, inferred.kl)
     total = np.zeros(_NUM_DRAWS)
     for level, drawn in inferred.latents.items():
       log_ratio = _log_prob(inferred.posterior[level], drawn) - _log_prob(
@@ -102,7 +102,7 @@ class KlTest(parameterized.TestCase):
   @parameterized.parameters((_Z1_TOP, 'z1'), (_Z1_TOP, 'z2'), (_Z2_TOP, 'z2'))
   def test_given_the_draw_a_term_is_the_kl_of_its_level(self, config, level):
     inferred = _draws(config)
-    kl = np.asarray(inferred.kl()[level])
+    kl = np.asarray(inferred.kl[level])
     rng = np.random.default_rng(0)
     for row in range(3):
       posterior, prior = (
@@ -124,7 +124,7 @@ class KlTest(parameterized.TestCase):
     )
     inferred = _infer(_Z1_TOP, key=key)
     outputs, _ = model.decode(variables, inferred.latents, labels)
-    kl = {f'kl_{k}': v.mean() for k, v in inferred.kl().items()}
+    kl = {f'kl_{k}': v.mean() for k, v in inferred.kl.items()}
     expected = {
       'reconstruction': -model.likelihood.log_prob(outputs, _data()).mean(),
       'kl': kl['kl_z1'] + kl['kl_z2'],
