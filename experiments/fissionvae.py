@@ -221,8 +221,8 @@ def main(
       name: workdir.once(
         name,
         functools.partial(
-          group_models.evaluate, made, source, reference,
-          evaluation.num_samples, seed=run.seed,
+          group_models.evaluate, made, source, reference, evaluation,
+          seed=run.seed,
         ),
       )
       for name, made in generators.items()

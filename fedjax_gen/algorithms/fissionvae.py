@@ -127,9 +127,9 @@ def fissionvae(
 ) -> FissionVae:
   """One VAE whose parts are shared by all clients or by those of a group.
 
-  With nothing for groups alone, or one group, it is FedVAE. Groups whose
-  entries of `models` are the same value share an architecture and make one
-  fleet; encoders, and transitions, must be alike in all.
+  With nothing for groups alone, or with one group and no prior of its own, it
+  is FedVAE. Groups whose entries of `models` are the same value share an
+  architecture and make one fleet; all but the decoders must be alike in all.
 
   Args:
     config: how clients and server train; priors.

@@ -108,6 +108,7 @@ def bounds(
   *,
   seed: int,
   max_examples: int | None = None,
+  importance_samples: int = 0,
 ) -> dict[str, float]:
   """Held-out bounds of each group's examples under the group's own model.
 
@@ -116,10 +117,12 @@ def bounds(
     source: whose test split has groups.
     seed: the same seed, the same draws.
     max_examples: the first so many held-out examples of each group only.
+    importance_samples: of the importance-weighted bound; 0 leaves it out.
 
   Returns:
-    `test_elbo`, `test_reconstruction` and `test_kl`, means over all held-out
-    examples, nats each; and the same of each group, its name appended.
+    what `elbo.held_out_bounds` gives (`test_elbo`, ...), means over all
+    held-out examples, nats each; and the same of each group, its name
+    appended.
   """
   if not generator.models:
     return {}
@@ -135,6 +138,7 @@ def bounds(
         source.test.inputs[rows],
         source.test.labels[rows],
         jax.random.fold_in(jax.random.key(seed), vaes.BOUNDS),
+        importance_samples=importance_samples,
       )
     )
     weights.append(np.count_nonzero(test_groups == group))
@@ -188,7 +192,7 @@ def evaluate(
   generators: Sequence[GroupGenerator],
   source: DataSource,
   reference: groups_lib.GroupReference | None,
-  num_samples: int,
+  config: vaes.EvaluationConfig,
   *,
   seed: int,
 ) -> dict[str, float]:
@@ -198,7 +202,7 @@ def evaluate(
     generators: one, or those of several clients.
     source: data with groups.
     reference: of the real images; None leaves out all that looks at images.
-    num_samples: samples of all groups together.
+    config: what to measure; samples are those of all groups together.
     seed: of all draws.
 
   Returns:
@@ -207,11 +211,18 @@ def evaluate(
   """
   results = []
   for generator in generators:
-    metrics = bounds(generator, source, seed=seed)
+    metrics = bounds(
+      generator,
+      source,
+      seed=seed,
+      importance_samples=config.importance_samples,
+    )
     if generator.models:
       metrics['latent_separation'] = separation(generator, source)
     if reference is not None:
-      images, requested, _ = draw(generator, source, num_samples, seed=seed)
+      images, requested, _ = draw(
+        generator, source, config.num_samples, seed=seed
+      )
       metrics |= groups_lib.evaluate_group_samples(
         images, requested, reference, seed=seed
       )

@@ -20,7 +20,7 @@ from fedjax_gen.types import Array
 
 
 class ConvDecoder(nn.Module):
-  """The mirror of `ConvEncoder`: two dense layers, then doublings.
+  """The mirror of `networks.ConvTrunk`: two dense layers, then doublings.
 
   Attributes:
     image_shape: (height, width, outputs per pixel).
