@@ -1,5 +1,6 @@
 """Names and numbers of a configuration become a federation, or a refusal."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -144,3 +145,133 @@ def test_block_size_and_devices_become_the_mapping():
   assert build(num_devices=2).num_devices == 2
   assert build(num_devices=0).num_devices == 8  # all that tests have
   assert build(reproducible=True).reproducible
+
+
+@pytest.mark.parametrize(
+  ('fields', 'groups', 'sizes'),
+  [
+    # num_clients says nothing once clients_per_group is given.
+    ({'clients_per_group': (2,), 'num_clients': 7}, [0, 0, 1, 1], [4, 4, 2, 2]),
+    ({'clients_per_group': (1, 3)}, [0, 1, 1, 1], [8, 2, 1, 1]),
+    ({'clients_per_group': (3, 1)}, [0, 0, 0, 1], [3, 3, 2, 4]),
+  ],
+)
+def test_groups_may_have_clients_in_unequal_numbers(fields, groups, sizes):
+  owners = np.array([0, 0, 1] * 4, np.int32)
+  config = FederationConfig(partition='groups', **fields)
+  source = _source(groups=owners)
+  built = federation.build_federation(config, source, seed=0)
+  np.testing.assert_array_equal(built.partition.groups, groups)
+  np.testing.assert_array_equal(built.partition.sizes, sizes)
+  np.testing.assert_array_equal(built.data.groups, groups)
+  for client, group in enumerate(groups):
+    assert set(owners[built.partition.rows(client)]) == {group}
+
+
+@pytest.mark.parametrize('numbers', [(1, 2, 1), (1, 1, 1, 1)])
+def test_each_group_must_be_given_its_number_of_clients(numbers):
+  config = FederationConfig(partition='groups', clients_per_group=numbers)
+  source = _source(groups=np.arange(12, dtype=np.int32) % 2)
+  with pytest.raises(InputError, match=r'each of 2 groups, got clients_per_group=\[1, '):
+    federation.build_partition(config, source, seed=0)
+
+
+def test_a_group_cannot_have_more_clients_than_examples():
+  config = FederationConfig(partition='groups', clients_per_group=(1, 7))
+  source = _source(groups=np.arange(12, dtype=np.int32) % 2)
+  with pytest.raises(InputError, match='in group 1.*num_clients=7'):
+    federation.build_partition(config, source, seed=0)
+
+
+def test_labels_are_skewed_within_groups_and_never_across():
+  groups = (np.arange(240) // 120).astype(np.int32)
+  labels = (np.arange(240) % 3).astype(np.int32)
+  part = Examples(np.ones((240, 2), np.float32), labels, groups=groups)
+  source = DataSource('toy', part, part, ('a', 'b', 'c'), (), ('one', 'two'))
+
+  def largest_shares(group_alpha):
+    config = FederationConfig(
+      num_clients=6, partition='groups', group_alpha=group_alpha
+    )
+    built = federation.build_partition(config, source, seed=0)
+    np.testing.assert_array_equal(built.groups, [0, 0, 0, 1, 1, 1])
+    for client in range(6):
+      assert set(groups[built.rows(client)]) == {built.groups[client]}
+    counts = built.counts(labels, 3)
+    return np.max(counts / counts.sum(axis=1, keepdims=True), axis=1)
+
+  assert np.mean(largest_shares(0.05)) > 0.75
+  assert np.mean(largest_shares(1000.0)) < 0.45
+  assert np.mean(largest_shares(0.0)) < 0.5
+
+
+@pytest.mark.parametrize(
+  ('fields', 'message'),
+  [
+    ({'clients_per_group': (3,)}, 'partition=groups.*clients_per_group.*iid'),
+    ({'group_alpha': 0.5, 'partition': 'dirichlet'}, "got .*'dirichlet'"),
+    ({'clients_per_group': (3, 0)}, 'clients_per_group=0'),
+    ({'clients_per_group': (-1,)}, 'clients_per_group=-1'),
+    ({'group_alpha': -1.0, 'partition': 'groups'}, 'group_alpha=-1.0'),
+    ({'group_alpha': float('nan')}, 'group_alpha=nan'),
+  ],
+)
+def test_bad_fields_of_groups_are_refused_by_name_and_value(fields, message):
+  with pytest.raises(InputError, match=message):
+    FederationConfig(**fields)
+
+
+def _present(sampler, num_clients):
+  """How many clients a round of a fleet of so many has."""
+  part = Examples(
+    np.ones((num_clients, 2), np.float32), np.zeros(num_clients, np.int32)
+  )
+  source = DataSource('toy', part, part, ('a',))
+  config = FederationConfig(num_clients=num_clients)
+  data = federation.build_federation(config, source, seed=0).data
+  cohort = sampler(jax.random.key(0), data)
+  rows = np.asarray(cohort.row)[np.asarray(cohort.present)]
+  assert len(set(rows)) == len(rows)
+  return len(rows)
+
+
+@pytest.mark.parametrize('sampling', ['uniform', 'by_size'])
+@pytest.mark.parametrize(
+  ('num_clients', 'cohort_size', 'expected'),
+  [
+    ([6], 4, [4]),
+    ([4, 8], 6, [2, 4]),
+    ([5, 5], 2, [1, 1]),
+    ([2, 4, 6], 12, [2, 4, 6]),
+    ([10, 30, 60], 10, [1, 3, 6]),
+  ],
+)
+def test_cohorts_of_fleets_add_up_in_proportion(
+  sampling, num_clients, cohort_size, expected
+):
+  config = FederationConfig(sampling=sampling, cohort_size=cohort_size)
+  samplers = federation.build_samplers(config, num_clients)
+  found = [
+    _present(sampler, number)
+    for sampler, number in zip(samplers, num_clients, strict=True)
+  ]
+  assert found == expected
+
+
+def test_where_nobody_is_counted_every_fleet_is_sampled_alike():
+  everyone = federation.build_samplers(FederationConfig(), [3, 5])
+  assert [_present(s, n) for s, n in zip(everyone, (3, 5), strict=True)] == [
+    3,
+    5,
+  ]
+  config = FederationConfig(sampling='poisson', participation=0.0)
+  nobody = federation.build_samplers(config, [3, 5])
+  assert [_present(s, n) for s, n in zip(nobody, (3, 5), strict=True)] == [0, 0]
+
+
+@pytest.mark.parametrize('cohort_size', [1, 9])
+def test_a_cohort_has_a_client_of_each_fleet_and_no_more_than_all(cohort_size):
+  config = FederationConfig(sampling='uniform', cohort_size=cohort_size)
+  message = f'2 <= cohort_size <= 8, .*got cohort_size={cohort_size}'
+  with pytest.raises(InputError, match=message):
+    federation.build_samplers(config, [3, 5])

@@ -5,13 +5,12 @@
 
 A model is two files, `NAME.json` (what it is) and `NAME.msgpack` (its
 variables, written by `flax.serialization`). Models are of several kinds: one
-VAE, a VAE for each group of clients, the generator of a GAN. A kind is a
-function in `_KINDS` and one that saves; naming, checking, reading and sampling
-are common.
+VAE, a VAE for each group of clients, the generator of a GAN. A kind is a row of
+`saved_kinds.KINDS` and a function here that saves; naming, checking, reading
+and sampling are common.
 """
 
 from collections.abc import Callable, Sequence
-import hashlib
 import json
 import os
 import pathlib
@@ -20,24 +19,19 @@ from typing import Any, NamedTuple
 
 from flax import serialization
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from fedjax_gen import files, trees, validate
 from fedjax_gen.data.sources import DataSource
 from fedjax_gen.errors import InputError
-from fedjax_gen.models import elbo, gan as gan_lib
-from fedjax_gen.models.gan import GanConfig, build_gan
+from fedjax_gen.models.gan import GanConfig
 from fedjax_gen.models.vae import (
   DataSpec,
   Vae,
   VaeConfig,
-  build_vae,
-  fixed_prior,
-  learnable_prior,
 )
-from fedjax_gen.running import config_records
-from fedjax_gen.types import Array, Key, Tree, Variables
+from fedjax_gen.running import config_records, saved_kinds
+from fedjax_gen.types import Key, Tree, Variables
 
 FOLDER = 'models'
 """Where a work directory keeps its trained models."""
@@ -253,7 +247,7 @@ def save_model(
     InputError: the variables are not of that VAE, or no file can have the
       name.
   """
-  record = _vae_record(config, variables)
+  record = saved_kinds.vae_record(config, variables)
   return _save(workdir, name, 'vae', record, source, variables)
 
 
@@ -297,15 +291,15 @@ def save_groups(
       f'({", ".join(source.group_names) or "it has none"}), got '
       f'{len(configs)} and {len(variables)}.'
     )
-  shares = _shares(source, shares)
-  stored, owners = _stored_once(variables)
+  shares = saved_kinds.shares_of(source, shares)
+  stored, owners = saved_kinds.stored_once(variables)
   groups = [
     {
       'name': group_name,
       'share': shares[number],
-      'classes': _classes(source, number),
+      'classes': saved_kinds.classes_of(source, number),
       'modules': owners[number],
-      **_vae_record(configs[number], variables[number]),
+      **saved_kinds.vae_record(configs[number], variables[number]),
     }
     for number, group_name in enumerate(source.group_names)
   ]
@@ -403,104 +397,6 @@ def load_model(
   )
 
 
-class _Built(NamedTuple):
-  """A model as its description says, without its variables.
-
-  Attributes:
-    config, functions, is_conditional, generate: as in `TrainedModel`.
-    shapes: of the variables, in their structure.
-    unpack: from what is stored to the state dict of the variables, where
-      they are stored in another form.
-  """
-
-  config: Any
-  functions: Any
-  is_conditional: bool
-  generate: Callable[[Any, np.ndarray, np.ndarray, Key], np.ndarray]
-  shapes: Tree
-  unpack: Callable[[Tree], Tree] = lambda stored: stored
-
-
-def _vae(description: dict[str, Any], spec: DataSpec) -> _Built:
-  """One VAE."""
-  config = config_records.from_record(VaeConfig, description['config'])
-  vae = build_vae(config, spec)
-
-  def generate(variables, labels, groups, key):
-    del groups
-    return elbo.generate(vae, variables, jnp.asarray(labels), key)
-
-  shapes = _vae_shapes(vae, description)
-  return _Built(config, vae, vae.conditional, generate, shapes)
-
-
-def _vae_of_each_group(description: dict[str, Any], spec: DataSpec) -> _Built:
-  """A VAE for each group; equal modules are stored once."""
-  records = description['groups']
-  validate.positive_int(num_groups=len(records))
-  configs = tuple(
-    config_records.from_record(VaeConfig, record['config'])
-    for record in records
-  )
-  # One value for equal configurations: what JAX compiled serves all of them.
-  built = {config: build_vae(config, spec) for config in configs}
-  vaes = tuple(built[config] for config in configs)
-  if len({vae.conditional for vae in vaes}) > 1:
-    raise InputError(
-      'Expected VAEs that all take labels or all do not, got '
-      f'conditional={[vae.conditional for vae in vaes]}.'
-    )
-
-  def generate(variables, labels, groups, key):
-    return np.concatenate(
-      [
-        elbo.generate(
-          vaes[group],
-          variables[group],
-          jnp.asarray(labels[groups == group]),
-          # Groups that share a decoder would else draw the same images.
-          jax.random.fold_in(key, group),
-        )
-        for group in np.unique(groups).tolist()
-      ]
-    )
-
-  def unpack(stored):
-    return {
-      str(number): {
-        module: stored[module][str(owner)]
-        for module, owner in record['modules'].items()
-      }
-      for number, record in enumerate(records)
-    }
-
-  shapes = tuple(
-    _vae_shapes(vae, record) for vae, record in zip(vaes, records, strict=True)
-  )
-  return _Built(configs, vaes, vaes[0].conditional, generate, shapes, unpack)
-
-
-def _gan(description: dict[str, Any], spec: DataSpec) -> _Built:
-  """The generator of a GAN."""
-  config = config_records.from_record(GanConfig, description['config'])
-  gan = build_gan(config, spec)
-
-  def generate(variables, labels, groups, key):
-    del groups
-    return gan_lib.generate(gan, variables, len(labels), key)
-
-  shapes = jax.eval_shape(gan.init, jax.random.key(0))
-  generator = {'generator': shapes['generator']}
-  return _Built(config, gan, False, generate, generator)
-
-
-_KINDS: dict[str, Callable[[dict[str, Any], DataSpec], _Built]] = {
-  'vae': _vae,
-  'groups': _vae_of_each_group,
-  'gan': _gan,
-}
-
-
 def _save(
   workdir: str | os.PathLike,
   name: str,
@@ -548,17 +444,17 @@ def _save(
   return path
 
 
-def _build(description: dict[str, Any]) -> _Built:
+def _build(description: dict[str, Any]) -> saved_kinds.Built:
   """The model that is described.
 
   Raises:
     InputError: its kind is not known, or a field is out of range.
   """
-  validate.one_of(_KINDS, kind=description['kind'])
-  return _KINDS[description['kind']](description, _spec(description))
+  validate.one_of(saved_kinds.KINDS, kind=description['kind'])
+  return saved_kinds.KINDS[description['kind']](description, _spec(description))
 
 
-def _restored(built: _Built, stored: Tree) -> Any:
+def _restored(built: saved_kinds.Built, stored: Tree) -> Any:
   """Variables in the structure that the model has; shapes are not looked at.
 
   Raises:
@@ -592,81 +488,3 @@ def _groups(description: dict[str, Any]) -> tuple[Group, ...]:
   if groups:
     validate.positive(sum_of_shares=sum(group.share for group in groups))
   return groups
-
-
-def _vae_record(config: VaeConfig, variables: Variables) -> dict[str, Any]:
-  """What a VAE's shapes follow from; `_vae_shapes` reads it."""
-  prior = variables.get('prior', {})
-  return {
-    'config': config_records.to_record(config),
-    'prior': {collection: sorted(prior[collection]) for collection in prior},
-  }
-
-
-def _vae_shapes(vae: Vae, record: dict[str, Any]) -> Variables:
-  """Shapes of a VAE's variables, with the module that `init` does not make."""
-  shapes = jax.eval_shape(vae.init, jax.random.key(0))
-  make = {'constants': fixed_prior, 'params': learnable_prior}
-  # Files of the first version say nothing of priors.
-  for collection, levels in record.get('prior', {}).items():
-    means: dict[str, Array] = {
-      level: jnp.zeros(vae.latent_sizes[level]) for level in levels
-    }
-    module = jax.eval_shape(make[collection], means)
-    shapes['prior'] = shapes.get('prior', {}) | module
-  return shapes
-
-
-def _stored_once(
-  variables: Sequence[Variables],
-) -> tuple[Tree, list[dict[str, int]]]:
-  """Trees by module and group, and of each group whose tree is its own.
-
-  Equal trees are kept for the first group that has them.
-  """
-  stored: dict[str, dict[str, Tree]] = {}
-  owners = []
-  first: dict[tuple[str, bytes], int] = {}
-  for number, modules in enumerate(jax.device_get(list(variables))):
-    owner = {}
-    for name, module in modules.items():
-      state = serialization.to_state_dict(module)
-      blob = serialization.msgpack_serialize(state)
-      content = (name, hashlib.sha256(blob).digest())
-      owner[name] = first.setdefault(content, number)
-      if owner[name] == number:
-        stored.setdefault(name, {})[str(number)] = state
-    owners.append(owner)
-  return stored, owners
-
-
-def _shares(source: DataSource, shares: Sequence[float] | None) -> list[float]:
-  """Shares of the groups that sum to one.
-
-  Raises:
-    InputError: not one for each group, or out of range.
-  """
-  num_groups = len(source.group_names)
-  if shares is None:
-    if source.train.groups is None:
-      raise InputError(
-        'Expected shares, since the training examples have no groups to be '
-        'counted; got shares=None.'
-      )
-    shares = np.bincount(source.train.groups, minlength=num_groups).tolist()
-  if len(shares) != num_groups:
-    raise InputError(
-      f'Expected {num_groups} shares, one for each group, got shares={shares}.'
-    )
-  for share in shares:
-    validate.non_negative(shares=share)
-  validate.positive(sum_of_shares=sum(shares))
-  return [float(share / sum(shares)) for share in shares]
-
-
-def _classes(source: DataSource, group: int) -> list[int]:
-  """Labels that occur in a group's training examples, else all."""
-  groups = source.train.groups
-  if groups is not None and (groups == group).any():
-    return np.unique(source.train.labels[groups == group]).tolist()
-  return list(range(source.num_classes))

@@ -1,0 +1,208 @@
+"""Kinds of saved models: what each stores, and how it becomes a model again.
+
+A new kind is a function and a row of `KINDS` here, and a function in `saved`
+that writes it.
+"""
+
+from collections.abc import Callable, Sequence
+import hashlib
+from typing import Any, NamedTuple
+
+from flax import serialization
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedjax_gen import validate
+from fedjax_gen.data.sources import DataSource
+from fedjax_gen.errors import InputError
+from fedjax_gen.models import elbo, gan as gan_lib
+from fedjax_gen.models.gan import GanConfig, build_gan
+from fedjax_gen.models.vae import (
+  DataSpec,
+  Vae,
+  VaeConfig,
+  build_vae,
+  fixed_prior,
+  learnable_prior,
+)
+from fedjax_gen.running import config_records
+from fedjax_gen.types import Array, Key, Tree, Variables
+
+
+class Built(NamedTuple):
+  """A model as its description says, without its variables.
+
+  Attributes:
+    config, functions, is_conditional, generate: as in `TrainedModel`.
+    shapes: of the variables, in their structure.
+    unpack: from what is stored to the state dict of the variables, where
+      they are stored in another form.
+  """
+
+  config: Any
+  functions: Any
+  is_conditional: bool
+  generate: Callable[[Any, np.ndarray, np.ndarray, Key], np.ndarray]
+  shapes: Tree
+  unpack: Callable[[Tree], Tree] = lambda stored: stored
+
+
+def _vae(description: dict[str, Any], spec: DataSpec) -> Built:
+  """One VAE."""
+  config = config_records.from_record(VaeConfig, description['config'])
+  vae = build_vae(config, spec)
+
+  def generate(variables, labels, groups, key):
+    del groups
+    return elbo.generate(vae, variables, jnp.asarray(labels), key)
+
+  shapes = _vae_shapes(vae, description)
+  return Built(config, vae, vae.conditional, generate, shapes)
+
+
+def _vae_of_each_group(description: dict[str, Any], spec: DataSpec) -> Built:
+  """A VAE for each group; equal modules are stored once."""
+  records = description['groups']
+  validate.positive_int(num_groups=len(records))
+  configs = tuple(
+    config_records.from_record(VaeConfig, record['config'])
+    for record in records
+  )
+  # One value for equal configurations: what JAX compiled serves all of them.
+  built = {config: build_vae(config, spec) for config in configs}
+  vaes = tuple(built[config] for config in configs)
+  if len({vae.conditional for vae in vaes}) > 1:
+    raise InputError(
+      'Expected VAEs that all take labels or all do not, got '
+      f'conditional={[vae.conditional for vae in vaes]}.'
+    )
+
+  def generate(variables, labels, groups, key):
+    return np.concatenate(
+      [
+        elbo.generate(
+          vaes[group],
+          variables[group],
+          jnp.asarray(labels[groups == group]),
+          # Groups that share a decoder would else draw the same images.
+          jax.random.fold_in(key, group),
+        )
+        for group in np.unique(groups).tolist()
+      ]
+    )
+
+  def unpack(stored):
+    return {
+      str(number): {
+        module: stored[module][str(owner)]
+        for module, owner in record['modules'].items()
+      }
+      for number, record in enumerate(records)
+    }
+
+  shapes = tuple(
+    _vae_shapes(vae, record) for vae, record in zip(vaes, records, strict=True)
+  )
+  return Built(configs, vaes, vaes[0].conditional, generate, shapes, unpack)
+
+
+def _gan(description: dict[str, Any], spec: DataSpec) -> Built:
+  """The generator of a GAN."""
+  config = config_records.from_record(GanConfig, description['config'])
+  gan = build_gan(config, spec)
+
+  def generate(variables, labels, groups, key):
+    del groups
+    return gan_lib.generate(gan, variables, len(labels), key)
+
+  shapes = jax.eval_shape(gan.init, jax.random.key(0))
+  generator = {'generator': shapes['generator']}
+  return Built(config, gan, False, generate, generator)
+
+
+KINDS: dict[str, Callable[[dict[str, Any], DataSpec], Built]] = {
+  'vae': _vae,
+  'groups': _vae_of_each_group,
+  'gan': _gan,
+}
+
+
+def vae_record(config: VaeConfig, variables: Variables) -> dict[str, Any]:
+  """What a VAE's shapes follow from; `_vae_shapes` reads it."""
+  prior = variables.get('prior', {})
+  return {
+    'config': config_records.to_record(config),
+    'prior': {collection: sorted(prior[collection]) for collection in prior},
+  }
+
+
+def stored_once(
+  variables: Sequence[Variables],
+) -> tuple[Tree, list[dict[str, int]]]:
+  """Trees by module and group, and of each group whose tree is its own.
+
+  Equal trees are kept for the first group that has them.
+  """
+  stored: dict[str, dict[str, Tree]] = {}
+  owners = []
+  first: dict[tuple[str, bytes], int] = {}
+  for number, modules in enumerate(jax.device_get(list(variables))):
+    owner = {}
+    for name, module in modules.items():
+      state = serialization.to_state_dict(module)
+      blob = serialization.msgpack_serialize(state)
+      content = (name, hashlib.sha256(blob).digest())
+      owner[name] = first.setdefault(content, number)
+      if owner[name] == number:
+        stored.setdefault(name, {})[str(number)] = state
+    owners.append(owner)
+  return stored, owners
+
+
+def shares_of(
+  source: DataSource, shares: Sequence[float] | None
+) -> list[float]:
+  """Shares of the groups that sum to one.
+
+  Raises:
+    InputError: not one for each group, or out of range.
+  """
+  num_groups = len(source.group_names)
+  if shares is None:
+    if source.train.groups is None:
+      raise InputError(
+        'Expected shares, since the training examples have no groups to be '
+        'counted; got shares=None.'
+      )
+    shares = np.bincount(source.train.groups, minlength=num_groups).tolist()
+  if len(shares) != num_groups:
+    raise InputError(
+      f'Expected {num_groups} shares, one for each group, got shares={shares}.'
+    )
+  for share in shares:
+    validate.non_negative(shares=share)
+  validate.positive(sum_of_shares=sum(shares))
+  return [float(share / sum(shares)) for share in shares]
+
+
+def classes_of(source: DataSource, group: int) -> list[int]:
+  """Labels that occur in a group's training examples, else all."""
+  groups = source.train.groups
+  if groups is not None and (groups == group).any():
+    return np.unique(source.train.labels[groups == group]).tolist()
+  return list(range(source.num_classes))
+
+
+def _vae_shapes(vae: Vae, record: dict[str, Any]) -> Variables:
+  """Shapes of a VAE's variables, with the module that `init` does not make."""
+  shapes = jax.eval_shape(vae.init, jax.random.key(0))
+  make = {'constants': fixed_prior, 'params': learnable_prior}
+  # Files of the first version say nothing of priors.
+  for collection, levels in record.get('prior', {}).items():
+    means: dict[str, Array] = {
+      level: jnp.zeros(vae.latent_sizes[level]) for level in levels
+    }
+    module = jax.eval_shape(make[collection], means)
+    shapes['prior'] = shapes.get('prior', {}) | module
+  return shapes
