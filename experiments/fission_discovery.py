@@ -80,8 +80,8 @@ def discover(
   """
   everyone = setting.federation.data
   members, newcomers = _split(everyone.num_clients, config.num_newcomers)
-  data = everyone.select(members)
-  setting = setting._replace(federation=setting.federation._replace(data=data))
+  setting = _of_members(config, setting)
+  data = setting.federation.data
   vae_config = setting.vae_config()
   vae = build_vae(vae_config, setting.spec)
   warmup = fission_methods.build_method('FedVAE', setting)
@@ -134,6 +134,7 @@ def discover(
   agreement = grouping_lib.agreement(found, true)
   return setting._replace(
     federation=setting.federation._replace(data=data),
+    num_groups=grouping.num_groups,
     model_of_group=model_of_group.tolist(),
   ), Found(
     found,
@@ -146,6 +147,43 @@ def discover(
     newcomers.size,
     newcomer_accuracy,
   )
+
+
+def rehearsal(
+  config: discovery_lib.DiscoveryConfig, setting: fission_methods.Setting
+) -> fission_methods.Setting:
+  """A setting like the one that discovery will lead to, with made-up groups.
+
+  To build what will be trained before anything is computed or written.
+
+  Raises:
+    InputError: there are too few clients for the newcomers or the groups.
+  """
+  setting = _of_members(config, setting)
+  data = setting.federation.data
+  num_groups = config.num_groups or setting.num_groups
+  if num_groups > data.num_clients:
+    raise InputError(
+      f'Expected num_groups <= {data.num_clients}, the clients that are there '
+      f'from the start, got num_groups={num_groups}.'
+    )
+  groups = jnp.arange(data.num_clients, dtype=jnp.int32) % num_groups
+  data = dataclasses.replace(data, groups=groups)
+  return setting._replace(
+    federation=setting.federation._replace(data=data),
+    num_groups=num_groups,
+    model_of_group=[g % num_groups for g in setting.model_of_group],
+  )
+
+
+def _of_members(
+  config: discovery_lib.DiscoveryConfig, setting: fission_methods.Setting
+) -> fission_methods.Setting:
+  """The setting without the newcomers."""
+  data = setting.federation.data
+  members, _ = _split(data.num_clients, config.num_newcomers)
+  federation = setting.federation._replace(data=data.select(members))
+  return setting._replace(federation=federation)
 
 
 def client_groups(

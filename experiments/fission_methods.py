@@ -78,6 +78,8 @@ class Method(NamedTuple):
     variables: what was trained, from the state.
     save: `(workdir path, name, variables)`, writes the first of them.
     is_one_place: whether the data are in one place, so that nothing travels.
+    traffic: bytes down and up per client, of each fleet; read off when all is
+      built.
   """
 
   algorithm: Algorithm
@@ -88,6 +90,7 @@ class Method(NamedTuple):
   variables: Callable[[FederatedState], Any]
   save: Callable[..., Any]
   is_one_place: bool = False
+  traffic: Sequence[rounds.Traffic] = ()
 
 
 class Setting(NamedTuple):
@@ -98,6 +101,7 @@ class Setting(NamedTuple):
     spec: their shape.
     federation: who holds what and takes part; the groups of its clients are
       those that are trained for.
+    num_groups: groups that are trained for.
     model_of_group: for each true group the group whose model is asked for its
       images; the same number unless groups were discovered.
     configs: everything of the command line.
@@ -107,14 +111,10 @@ class Setting(NamedTuple):
   source: DataSource
   spec: DataSpec
   federation: Federation
+  num_groups: int
   model_of_group: Sequence[int]
   configs: dict[str, Any]
   seed: int
-
-  @property
-  def num_groups(self) -> int:
-    """Groups that are trained for."""
-    return int(np.asarray(self.federation.data.groups).max()) + 1
 
   def vae_config(self, *, hierarchical: bool = False) -> VaeConfig:
     """The model asked for, with one level of latents or two."""
@@ -126,12 +126,30 @@ class Setting(NamedTuple):
     )
 
 
+def build_methods(names: Sequence[str], setting: Setting) -> dict[str, Method]:
+  """The trainings by name; a round of each is traced, none is computed.
+
+  Raises:
+    InputError: a configuration does not fit the data or a method, or a state
+      does not fit in memory.
+  """
+  return {name: build_method(name, setting) for name in names}
+
+
 def build_method(name: str, setting: Setting) -> Method:
   """The training that a name of `ComparisonConfig.methods` asks for.
 
   Raises:
-    InputError: a configuration does not fit the data or the method.
+    InputError: see `build_methods`.
   """
+  method = _build(name, setting)
+  traffic = federated_step.dry_run(name, method.algorithm, method.datasets)
+  if method.is_one_place:
+    traffic = (rounds.Traffic(0, 0),)
+  return method._replace(traffic=traffic)
+
+
+def _build(name: str, setting: Setting) -> Method:
   builders = {
     'local': _local,
     'central': _central,
@@ -158,6 +176,11 @@ def _fission(
 ) -> Method:
   """A variant of FissionVAE, FedVAE (nothing of their own) included."""
   config = setting.vae_config(hierarchical=hierarchical)
+  if hierarchical and config.hierarchy == 'none':
+    raise InputError(
+      'Expected hierarchy=z1_top or z2_top for methods with H, got '
+      "hierarchy='none'."
+    )
   num_groups = setting.num_groups
   families = [config.decoder] * num_groups
   if mixed:
@@ -281,18 +304,6 @@ def _fedgan(setting: Setting) -> Method:
       path, name, config, setting.source, variables
     ),
   )
-
-
-def traffic(name: str, method: Method) -> Sequence[rounds.Traffic]:
-  """Bytes down and up per client, of each fleet, from a dry run.
-
-  Raises:
-    InputError: see `federated_step.dry_run`.
-  """
-  if method.is_one_place:
-    federated_step.dry_run(name, method.algorithm, method.datasets)
-    return (rounds.Traffic(0, 0),)
-  return federated_step.dry_run(name, method.algorithm, method.datasets)
 
 
 def _fedvae_config(setting: Setting) -> fedvae_lib.Config:

@@ -11,6 +11,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from experiments import (
   common,
@@ -24,6 +25,7 @@ from fedjax_gen.algorithms import (
   discovery as discovery_lib,
   fissionvae as fission_lib,
 )
+from fedjax_gen.data.sources import DataSource
 from fedjax_gen.errors import InputError
 from fedjax_gen.evaluation import group_models, groups as groups_lib, vaes
 from fedjax_gen.federated import (
@@ -136,26 +138,24 @@ def main(
 ) -> None:
   """Trains, measures and draws; see `common.run`."""
   source = options.load_source(data, seed=run.seed)
-  if source.train.groups is None or not source.is_image:
-    raise InputError(
-      'Expected images with groups (kinds of images): groups:PATH, '
-      'digits_and_shapes, mixed_mnist or charm_proxy; got '
-      f'data={data.data!r}.'
-    )
+  _check_groups(source)
   built = build_federation(federation, source, seed=run.seed)
+  is_given = discovery.groups == 'given'
   client_groups = fission_discovery.client_groups(
     built.partition,
-    source.train.groups,
-    may_mix=discovery.groups == 'discovered',
+    groups_lib.groups_of(source, 'train'),
+    may_mix=not is_given,
   )
   built = built._replace(
     data=dataclasses.replace(built.data, groups=jnp.asarray(client_groups))
   )
+  num_groups = len(source.group_names)
   setting = fission_methods.Setting(
     source,
     DataSpec(source.input_shape, source.num_classes),
     built,
-    range(len(source.group_names)),
+    num_groups,
+    range(num_groups),
     {
       'run': run, 'federation': federation, 'vae': vae, 'gan': gan,
       'fissionvae': fissionvae, 'comparison': comparison,
@@ -163,10 +163,14 @@ def main(
     },
     run.seed,
   )  # fmt: skip
+  if is_given:
+    _check_clients(source, client_groups)
   names = fission_methods.ordered(comparison.methods)
   # Before anything is written: mistakes show here.
-  for name in names:
-    fission_methods.traffic(name, fission_methods.build_method(name, setting))
+  methods = fission_methods.build_methods(
+    names,
+    setting if is_given else fission_discovery.rehearsal(discovery, setting),
+  )
   build_extractor = vaes.extractor_builder(
     evaluation.extractor, source, seed=run.seed
   )
@@ -191,7 +195,7 @@ def main(
         ),
       )
     found = None
-    if discovery.groups == 'discovered':
+    if not is_given:
       setting, found = fission_discovery.discover(
         discovery, setting, train, workdir.path
       )
@@ -199,9 +203,7 @@ def main(
         f'Discovered {found.num_groups} groups; {found.accuracy:.0%} of the '
         'clients are in their own.'
       )
-    methods = {
-      name: fission_methods.build_method(name, setting) for name in names
-    }
+      methods = fission_methods.build_methods(names, setting)
     results = {
       name: train(name, method, setting, reference, run.rounds)
       for name, method in methods.items()
@@ -243,9 +245,7 @@ def main(
       reference=reference,
       metrics=metrics,
       results=results,
-      traffic={
-        name: fission_methods.traffic(name, m) for name, m in methods.items()
-      },
+      traffic={name: method.traffic for name, method in methods.items()},
       generators={name: made[0] for name, made in generators.items()},
       discovery=found,
       config=session.config,
@@ -256,6 +256,34 @@ def main(
     workdir.write_summary(
       fission_report.summary(facts, leaves.params_digest(trained))
     )
+
+
+def _check_groups(source: DataSource) -> None:
+  """Raises InputError unless there are images of every group in both splits."""
+  if source.train.groups is None or not source.is_image:
+    raise InputError(
+      'Expected images with groups (kinds of images): groups:PATH, '
+      'digits_and_shapes, mixed_mnist or charm_proxy; got '
+      f'data={source.name!r}.'
+    )
+  for split, part in (('training', source.train), ('held-out', source.test)):
+    for group, name in enumerate(source.group_names):
+      if part.groups is None or not (part.groups == group).any():
+        raise InputError(
+          f'Expected {split} images of every group of {source.name}, got none '
+          f'of {name!r}; test_fraction says how many are held out where the '
+          'data have no test split.'
+        )
+
+
+def _check_clients(source: DataSource, client_groups: np.ndarray) -> None:
+  """Raises InputError unless every group has a client."""
+  for group, name in enumerate(source.group_names):
+    if group not in client_groups:
+      raise InputError(
+        f'Expected clients of every group of {source.name}, got a partition '
+        f'with none of {name!r}.'
+      )
 
 
 def _train(
@@ -278,9 +306,7 @@ def _train(
   return training.train(
     method=name,
     init=lambda: rounds.init_state(method.algorithm, data, init_key),
-    step=federated_step.federated_step(
-      runner, fission_methods.traffic(name, method), data, run_key
-    ),
+    step=federated_step.federated_step(runner, method.traffic, data, run_key),
     schedule=training.Schedule(
       num_rounds,
       run.rounds_per_step,

@@ -262,11 +262,14 @@ def build_samplers(
       f'Expected {len(num_clients)} <= cohort_size <= {total}, a client of '
       f'each architecture at least, got cohort_size={cohort}.'
     )
-  # Borders of the fleets' shares, rounded: they add up to the cohort.
-  borders = np.round(np.cumsum([0, *num_clients]) * cohort / total).astype(int)
+  # A client of each, and the rest in proportion: the borders of the fleets'
+  # shares are rounded, so that the cohorts add up.
+  others = np.asarray(num_clients) - 1
+  share = (cohort - len(num_clients)) / max(others.sum(), 1)
+  borders = np.rint(np.cumsum([0, *others]) * share).astype(int)
   return [
-    build_sampler(dataclasses.replace(config, cohort_size=max(int(size), 1)), n)
-    for size, n in zip(np.diff(borders), num_clients, strict=True)
+    build_sampler(dataclasses.replace(config, cohort_size=1 + int(more)), n)
+    for more, n in zip(np.diff(borders), num_clients, strict=True)
   ]
 
 

@@ -172,7 +172,9 @@ def test_groups_may_have_clients_in_unequal_numbers(fields, groups, sizes):
 def test_each_group_must_be_given_its_number_of_clients(numbers):
   config = FederationConfig(partition='groups', clients_per_group=numbers)
   source = _source(groups=np.arange(12, dtype=np.int32) % 2)
-  with pytest.raises(InputError, match=r'each of 2 groups, got clients_per_group=\[1, '):
+  with pytest.raises(
+    InputError, match=r'each of 2 groups, got clients_per_group=\[1, '
+  ):
     federation.build_partition(config, source, seed=0)
 
 
@@ -242,6 +244,8 @@ def _present(sampler, num_clients):
     ([6], 4, [4]),
     ([4, 8], 6, [2, 4]),
     ([5, 5], 2, [1, 1]),
+    ([1, 9], 2, [1, 1]),
+    ([1, 1, 1, 5], 4, [1, 1, 1, 1]),
     ([2, 4, 6], 12, [2, 4, 6]),
     ([10, 30, 60], 10, [1, 3, 6]),
   ],

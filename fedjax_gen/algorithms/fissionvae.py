@@ -234,19 +234,24 @@ def prior_means(
       'Expected lower_prior=standard with prior_levels=both: a level has the '
       "prior of its group or one given the other level; got 'conditional'."
     )
-  return {
-    level: jnp.asarray(
-      priors.group_means(
-        config.prior_strategy,
-        num_groups,
-        vae.latent_sizes[level],
-        scale=config.prior_scale,
-        distance=config.prior_distance,
-        seed=seed,
+  try:
+    return {
+      level: jnp.asarray(
+        priors.group_means(
+          config.prior_strategy,
+          num_groups,
+          vae.latent_sizes[level],
+          scale=config.prior_scale,
+          distance=config.prior_distance,
+          seed=seed,
+        )
       )
-    )
-    for level in levels
-  }
+      for level in levels
+    }
+  except InputError as error:
+    raise InputError(
+      f'prior_strategy, prior_distance or latent_size: {error}'
+    ) from error
 
 
 def fleet_datasets(

@@ -1,6 +1,8 @@
 """Groups that were discovered, as a file: what a newcomer is compared with."""
 
 import os
+import zipfile
+import zlib
 
 import numpy as np
 
@@ -24,7 +26,10 @@ def load_grouping(path: str | os.PathLike) -> Grouping:
   try:
     with np.load(path) as arrays:
       return Grouping(**{name: arrays[name] for name in Grouping._fields})
-  except (OSError, ValueError, KeyError, TypeError) as error:
+  except (
+    OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile,
+    zlib.error,
+  ) as error:  # fmt: skip
     raise InputError(
       f'Expected {os.fspath(path)} to hold a grouping; it cannot be read: '
       f'{error}'

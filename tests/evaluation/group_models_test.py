@@ -172,8 +172,9 @@ def test_a_group_is_asked_of_its_own_model_and_with_its_labels():
 
 
 def test_a_gan_is_asked_for_no_group_and_has_no_bounds():
-  config = GanConfig(gan_latent_size=2, gan_channels=(2,))
-  gan = build_gan(config, DataSpec(_SHAPE, 4))
+  gan = build_gan(
+    GanConfig(gan_latent_size=2, gan_channels=(2,)), DataSpec(_SHAPE, 4)
+  )
   generator = group_models.of_gan(gan, gan.init(jax.random.key(0)))
   key = jax.random.key(1)
   first, second = (
@@ -184,9 +185,7 @@ def test_a_gan_is_asked_for_no_group_and_has_no_bounds():
   assert generator.models == ()
   assert group_models.bounds(generator, _SOURCE, seed=0) == {}
   config = EvaluationConfig(num_samples=20, importance_samples=2)
-  assert (
-    group_models.evaluate([generator], _SOURCE, None, config, seed=0) == {}
-  )
+  assert group_models.evaluate([generator], _SOURCE, None, config, seed=0) == {}
   measured = group_models.evaluate(
     [generator], _SOURCE, _reference(_SOURCE), config, seed=0
   )
