@@ -262,15 +262,24 @@ def build_samplers(
       f'Expected {len(num_clients)} <= cohort_size <= {total}, a client of '
       f'each architecture at least, got cohort_size={cohort}.'
     )
-  # A client of each, and the rest in proportion: the borders of the fleets'
-  # shares are rounded, so that the cohorts add up.
-  others = np.asarray(num_clients) - 1
-  share = (cohort - len(num_clients)) / max(others.sum(), 1)
-  borders = np.rint(np.cumsum([0, *others]) * share).astype(int)
   return [
-    build_sampler(dataclasses.replace(config, cohort_size=1 + int(more)), n)
-    for more, n in zip(np.diff(borders), num_clients, strict=True)
+    build_sampler(dataclasses.replace(config, cohort_size=size), number)
+    for size, number in zip(
+      _apportioned(cohort, num_clients), num_clients, strict=True
+    )
   ]
+
+
+def _apportioned(cohort: int, num_clients: Sequence[int]) -> list[int]:
+  """Parts of a cohort in proportion, one client of each fleet at least."""
+  shares = np.asarray(num_clients) * cohort / sum(num_clients)
+  sizes = np.maximum(np.floor(shares), 1).astype(int)
+  while sizes.sum() != cohort:  # by largest remainder
+    step = np.sign(cohort - sizes.sum())
+    may_move = sizes < num_clients if step > 0 else sizes > 1
+    gain = np.where(may_move, step * (shares - sizes), -np.inf)
+    sizes[gain.argmax()] += step
+  return sizes.tolist()
 
 
 def build_mapping(config: FederationConfig) -> Mapping:
