@@ -1,0 +1,1 @@
+"""Differential privacy: clip, add noise, sample, account."""

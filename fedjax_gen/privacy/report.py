@@ -1,0 +1,59 @@
+"""A ledger as a table for people."""
+
+from collections.abc import Sequence
+
+from fedjax_gen.privacy.ledger import Ledger
+
+_HEADER = ('clients', 'released', 'mechanism', 'steps', 'q', 'noise multiplier')
+
+
+def table(ledger: Ledger) -> str:
+  """Markdown: what was released, about whom, at what cost.
+
+  Clients to whom the same happened share their rows.
+
+  Guarantees:
+    Released: nothing; a ledger holds no data. It does tell which clients took
+      part in what.
+  """
+  unit = f'epsilon of one {ledger.unit} (delta={ledger.delta:g})'
+  rows = [[*_HEADER, unit], ['---'] * (len(_HEADER) + 1)]
+  spent = ledger.spent()
+  for history in dict.fromkeys(ledger.histories):
+    clients = [
+      client
+      for client, theirs in enumerate(ledger.histories)
+      if theirs == history
+    ]
+    # Who and how much are said in the first row of each history.
+    who, cost = _ranges(clients), f'{spent[clients[0]]:.4g}'
+    if not history:
+      rows.append([who, 'nothing', *[''] * 4, cost])
+    for label, event in history:
+      rows.append(
+        [
+          who,
+          label,
+          event.kind.replace('_', ' '),
+          str(event.steps),
+          f'{event.sampling_probability:.4g}',
+          f'{event.noise_multiplier:.4g}',
+          cost,
+        ]
+      )
+      who = cost = ''
+  budget = f'Budget: epsilon={ledger.epsilon:g}; {ledger.accountant}, '
+  relation = f'neighbours by {ledger.neighbouring.replace("_", " ")}.'
+  lines = [f'| {" | ".join(row)} |' for row in rows]
+  return '\n'.join([*lines, '', budget + relation])
+
+
+def _ranges(clients: Sequence[int]) -> str:
+  """'0-2, 7' for [0, 1, 2, 7]."""
+  parts: list[list[int]] = []
+  for client in clients:
+    if parts and client == parts[-1][1] + 1:
+      parts[-1][1] = client
+    else:
+      parts.append([client, client])
+  return ', '.join(str(a) if a == b else f'{a}-{b}' for a, b in parts)
