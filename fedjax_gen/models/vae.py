@@ -157,7 +157,9 @@ class VaeConfig:
   )
   decode_both: bool = dataclasses.field(
     default=False,
-    metadata={'help': 'with z1_top: decode from z1 and z2, not z2 alone'},
+    metadata={
+      'help': 'with z1_top: decode from both levels, z1 and z2 side by side'
+    },
   )
   conditional: bool = dataclasses.field(
     default=True,
