@@ -123,7 +123,7 @@ def _copy(module: Module, variables: Tree, group: Array) -> Tree:
 
 
 def _slots(groups: tuple[int, ...]) -> Array:
-  """`[G]` row of each group's copy; groups without one read the first."""
+  """`[G]` row of each group's copy; only for groups that have one."""
   slots = np.zeros(max(groups) + 1, np.int32)
   slots[list(groups)] = np.arange(len(groups))
   return jnp.asarray(slots)
