@@ -8,7 +8,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedjax_gen.data import examples, idx, images, npz, shapes, tfds
+from fedjax_gen.data import (
+  examples,
+  gaussians,
+  idx,
+  images,
+  npz,
+  shapes,
+  tfds,
+)
 from fedjax_gen.data.assemble import Column, Table, assemble
 from fedjax_gen.data.examples import DataSource, Examples, Options
 from fedjax_gen.errors import InputError
@@ -37,6 +45,26 @@ def digits(options: Options) -> DataSource:
   pixels = np.rint(data.images * (255 / 16)).astype(np.uint8)
   table = Table(Column(pixels, 'digits'), Column(data.target, 'digits'))
   return assemble('digits', [table], options, class_names=_DIGITS)
+
+
+def digits_features(options: Options) -> DataSource:
+  """Returns `digits` as 64 features, the grey levels, split alike.
+
+  Each image is standardised by its own mean and stddev, which needs no
+  statistic of the data: nothing about other people's digits enters it.
+  """
+  source = digits(options)
+  train, test = (
+    part._replace(inputs=_standardised(part.inputs))
+    for part in (source.train, source.test)
+  )
+  return dataclasses.replace(
+    source,
+    name='digits_features',
+    train=train,
+    test=test,
+    notes=(*source.notes, 'each image standardised by its own mean and stddev'),
+  )
 
 
 def mnist(options: Options) -> DataSource:
@@ -132,6 +160,30 @@ def digits_and_shapes(options: Options) -> DataSource:
   return _join('digits_and_shapes', {'digits': written, 'shapes': rendered})
 
 
+def gaussian_domains(options: Options) -> DataSource:
+  """Returns 12,500 vectors of 32 features, 5 classes in 5 domains, the groups.
+
+  Their moments are known (`gaussians.moments`). Each domain has two users, each
+  user as many examples of every class. The examples are always the same;
+  `test_fraction` and `seed` say which of them are held out.
+  """
+  inputs, labels, domains, users = gaussians.draw(250, seed=0)
+  table = Table(
+    *(Column(c, 'gaussian_domains') for c in (inputs, labels, users, domains))
+  )
+  source = assemble(
+    'gaussian_domains',
+    [table],
+    options,
+    class_names=[f'class {c}' for c in range(gaussians.NUM_CLASSES)],
+    notes=['drawn from known Gaussians, not data of the world'],
+  )
+  return dataclasses.replace(
+    source,
+    group_names=tuple(f'domain {d}' for d in range(gaussians.NUM_DOMAINS)),
+  )
+
+
 READERS: Mapping[str, Callable[[Options], DataSource]] = {
   reader.__name__: reader
   for reader in (
@@ -140,6 +192,8 @@ READERS: Mapping[str, Callable[[Options], DataSource]] = {
     fashion_mnist,
     mixed_mnist,
     digits_and_shapes,
+    digits_features,
+    gaussian_domains,
     emnist,
     cifar10,
     cifar10_jpeg_subset,
@@ -213,6 +267,13 @@ def _find_file(file: str, options: Options) -> str:
     f'Expected {file} in data_dir or the folder that '
     f'{examples.DATA_DIR_VARIABLE} names, looked in {places}.'
   )
+
+
+def _standardised(images: np.ndarray) -> np.ndarray:
+  """`[n, H W C]` float32 of mean 0 and stddev 1 in each row."""
+  pixels = images.reshape(len(images), -1).astype(np.float32)
+  pixels -= pixels.mean(axis=1, keepdims=True)
+  return pixels / pixels.std(axis=1, keepdims=True)
 
 
 def _decode_all(path: str, data: np.ndarray, offset: np.ndarray) -> np.ndarray:

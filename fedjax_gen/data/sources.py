@@ -35,7 +35,9 @@ def load(
     `fashion_mnist` and `emnist` are read from their original idx files in
     `data_dir/NAME` or `data_dir`, else through TensorFlow Datasets like
     `cifar10` and `cifar100`. `mixed_mnist`, `charm_proxy` and
-    `digits_and_shapes`, which needs no files, have groups;
+    `digits_and_shapes`, which needs no files, have groups. Two are features
+    and need no files: `digits_features`, and `gaussian_domains`, drawn from
+    known Gaussians, which has groups and users;
   * `tfds:NAME`, any image-classification set of TensorFlow Datasets;
   * a path: an npz file (`npz.read` lists the array names), a folder of idx
     files, or a folder of pictures, one folder per class (`folder.read`);

@@ -5,9 +5,9 @@
 
 A model is two files, `NAME.json` (what it is) and `NAME.msgpack` (its
 variables, written by `flax.serialization`). Models are of several kinds: one
-VAE, a VAE for each group of clients, the generator of a GAN. A kind is a row of
-`saved_kinds.KINDS` and a function here that saves; naming, checking, reading
-and sampling are common.
+VAE, a VAE for each group of clients, the generator of a GAN, a hypernetwork
+with codes. A kind is a row of `saved_kinds.KINDS` and a function here that
+saves; naming, checking, reading and sampling are common.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,13 +25,14 @@ from fedjax_gen import files, trees, validate
 from fedjax_gen.data.sources import DataSource
 from fedjax_gen.errors import InputError
 from fedjax_gen.models.gan import GanConfig
+from fedjax_gen.models.hypernetwork import HyperVaeConfig
 from fedjax_gen.models.vae import (
   DataSpec,
   Vae,
   VaeConfig,
 )
 from fedjax_gen.running import config_records, saved_kinds
-from fedjax_gen.types import Key, Tree, Variables
+from fedjax_gen.types import Array, Key, Tree, Variables
 
 FOLDER = 'models'
 """Where a work directory keeps its trained models."""
@@ -62,14 +63,16 @@ class TrainedModel(NamedTuple):
 
   Attributes:
     name: of the method that trained it.
-    kind: `'vae'`, `'groups'` (a VAE for each group) or `'gan'`.
-    config: which VAE or GAN; of kind `'groups'` a tuple, one for each group.
+    kind: `'vae'`, `'groups'` (a VAE for each group), `'gan'` or `'hyper'` (a
+      VAE that a hypernetwork makes of codes).
+    config: which of that kind; of kind `'groups'` a tuple, one for each group.
     spec: shape of the data and number of classes.
     class_names: names of the classes, in label order.
-    functions: the model as pure functions, a `Vae` or a `Gan`; of kind
-      `'groups'` a tuple of `Vae`s. Equal configurations are the same value.
+    functions: the model as pure functions, a `Vae`, a `Gan` or a `HyperVae`;
+      of kind `'groups'` a tuple of `Vae`s. In it, equal configurations are the
+      same value.
     variables: its variables; of kind `'groups'` a tuple. Of a GAN the
-      generator's only.
+      generator's only; of kind `'hyper'` `{'hyper', 'codes', 'weights'}`.
     is_conditional: whether it takes labels.
     generate: `(variables, labels, groups, key) -> examples`, which `sample`
       calls once all is checked; `[n]` int32 labels, and groups in rising
@@ -336,6 +339,79 @@ def save_gan(
     if module != 'discriminator'
   }
   return _save(workdir, name, 'gan', record, source, stored)
+
+
+def save_hyper(
+  workdir: str | os.PathLike,
+  name: str,
+  config: HyperVaeConfig,
+  source: DataSource,
+  hyper: Variables,
+  codes: Array | np.ndarray | None = None,
+  weights: Array | np.ndarray | None = None,
+  mix: str = 'params',
+  *,
+  latent: str = 'prior',
+  draw: bool = False,
+) -> pathlib.Path:
+  """Writes a generator of embeddings that a hypernetwork makes of codes.
+
+  What is written is public once it is written: give codes that were fitted to
+  what clients released, not the codes that clients keep.
+
+  Args:
+    workdir: folder of the run.
+    name: as in `save_model`.
+    config: which hypernetwork. Embeddings are sampled as the model has them,
+      after its `normalise`.
+    source: the data it was trained on; shape and class names are kept.
+    hyper: what all share, without any encoder.
+    codes: `[K, V]`; None for a model in which nothing depends on a code.
+    weights: `[K]` of the codes, of which only the proportions count; None for
+      equal ones.
+    mix: as `meta_code.generate_mixture` takes it, as are the others.
+    latent: where latents are drawn from.
+    draw: draws of the likelihood, in place of its means.
+
+  Returns:
+    The path of the description, `workdir/models/NAME.json`.
+
+  Raises:
+    InputError: codes are missing, are not of that model or are not finite,
+      weights are negative or all zero, or not one for each code, `mix` or
+      `latent` is unknown, the variables are not of that model, or no file can
+      have the name.
+  """
+  if codes is None:
+    if config.uses_code:
+      raise InputError(
+        'Expected codes, since the model depends on them; got codes=None.'
+      )
+    codes = np.zeros((1, config.code_size))
+  codes = np.asarray(codes, np.float32)
+  if codes.ndim != 2 or not len(codes) or not np.isfinite(codes).all():
+    raise InputError(
+      f'Expected codes to be finite and of shape [K, {config.code_size}], got '
+      f'an array of shape {list(codes.shape)}.'
+    )
+  weights = np.ones(len(codes)) if weights is None else weights
+  weights = np.asarray(weights, np.float32)
+  if weights.shape != codes.shape[:1]:
+    raise InputError(
+      f'Expected {len(codes)} weights, one for each code, got an array of '
+      f'shape {list(weights.shape)}.'
+    )
+  validate.non_negative(weights=float(weights.min()))
+  validate.positive(sum_of_weights=float(weights.sum()))
+  record = {
+    'config': config_records.to_record(config),
+    'num_codes': len(codes),
+    'mix': mix,
+    'latent': latent,
+    'draw': bool(draw),
+  }
+  stored = {'hyper': hyper, 'codes': codes, 'weights': weights}
+  return _save(workdir, name, 'hyper', record, source, stored)
 
 
 def load_model(

@@ -16,8 +16,9 @@ import numpy as np
 from fedjax_gen import validate
 from fedjax_gen.data.sources import DataSource
 from fedjax_gen.errors import InputError
-from fedjax_gen.models import elbo, gan as gan_lib
+from fedjax_gen.models import elbo, gan as gan_lib, meta_code
 from fedjax_gen.models.gan import GanConfig, build_gan
+from fedjax_gen.models.hypernetwork import HyperVaeConfig, build_hyper_vae
 from fedjax_gen.models.vae import (
   DataSpec,
   Vae,
@@ -121,10 +122,44 @@ def _gan(description: dict[str, Any], spec: DataSpec) -> Built:
   return Built(config, gan, False, generate, generator)
 
 
+def _hyper(description: dict[str, Any], spec: DataSpec) -> Built:
+  """A hypernetwork, and the codes of which it makes a generator."""
+  config = config_records.from_record(HyperVaeConfig, description['config'])
+  model = build_hyper_vae(config, spec)
+  mix, latent, draw = (description[name] for name in ('mix', 'latent', 'draw'))
+  num_codes = description['num_codes']
+  validate.one_of(meta_code.MIXES, mix=mix)
+  validate.one_of(meta_code.LATENTS, latent=latent)
+  validate.positive_int(num_codes=num_codes)
+
+  def generate(variables, labels, groups, key):
+    del groups
+    embeddings = meta_code.generate_mixture(
+      model,
+      variables['hyper'],
+      variables['codes'],
+      variables['weights'],
+      labels,
+      key,
+      mix,
+      latent,
+      draw=draw,
+    )
+    return np.asarray(embeddings)
+
+  shapes = {
+    'hyper': jax.eval_shape(model.init, jax.random.key(0)),
+    'codes': jax.ShapeDtypeStruct((num_codes, config.code_size), np.float32),
+    'weights': jax.ShapeDtypeStruct((num_codes,), np.float32),
+  }
+  return Built(config, model, True, generate, shapes)
+
+
 KINDS: dict[str, Callable[[dict[str, Any], DataSpec], Built]] = {
   'vae': _vae,
   'groups': _vae_of_each_group,
   'gan': _gan,
+  'hyper': _hyper,
 }
 
 

@@ -12,7 +12,8 @@ import pytest
 import fedjax_gen
 from fedjax_gen.data.sources import DataSource, Examples
 from fedjax_gen.errors import InputError
-from fedjax_gen.models import elbo, gan
+from fedjax_gen.models import elbo, gan, meta_code
+from fedjax_gen.models.hypernetwork import HyperVaeConfig, build_hyper_vae
 from fedjax_gen.models.vae import (
   DataSpec,
   VaeConfig,
@@ -44,6 +45,12 @@ _CONFIGS = (
   _MLP,
 )
 _GAN = gan.GanConfig(gan_latent_size=2, gan_channels=(4,))
+
+_ROWS = Examples(np.zeros((2, 6), np.float32), np.zeros(2, np.int32))
+_VECTORS = DataSource('toy', _ROWS, _ROWS, ('zero', 'eins', 'deux'))
+_HYPER = HyperVaeConfig(
+  latent_size=2, hidden_sizes=(5,), code_size=4, hyper_size=3
+)
 
 
 def _save(folder, name='federated', config=_CONFIG, seed=0):
@@ -251,6 +258,125 @@ def test_a_generator_is_saved_without_its_discriminator(tmp_path):
   del variables['generator']
   with pytest.raises(InputError, match="keys {'generator'}"):
     saved.save_gan(tmp_path, 'other', _GAN, _SOURCE, variables)
+
+
+@functools.cache
+def _hyper_model(config=_HYPER):
+  """A hypernetwork whose codes matter, three codes and their weights."""
+  model = build_hyper_vae(config, DataSpec((6,), 3))
+  hyper = jax.tree.map(
+    # Of heads that are zero, as they begin, all codes are alike.
+    lambda leaf: (
+      leaf + 0.1 * jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape)
+    ),
+    model.init(jax.random.key(0)),
+  )
+  codes = np.asarray(jax.random.normal(jax.random.key(1), (3, 4)))
+  return model, hyper, codes, np.array([3.0, 0.0, 1.0])
+
+
+@pytest.mark.parametrize(
+  ('mix', 'options'),
+  [('params', {}), ('samples', {'latent': 'standard', 'draw': True})],
+)
+def test_a_loaded_hypernetwork_samples_the_bits_of_the_saved_one(
+  tmp_path, mix, options
+):
+  _, hyper, codes, weights = _hyper_model()
+  saved.save_hyper(
+    tmp_path, 'meta', _HYPER, _VECTORS, hyper, codes, weights, mix, **options
+  )
+  loaded = fedjax_gen.load(tmp_path)
+  assert (loaded.kind, loaded.config) == ('hyper', _HYPER)
+  assert (loaded.groups, loaded.is_conditional) == ((), True)
+  model = loaded.functions  # as the configuration says; compiled once
+  embeddings, labels = loaded.sample(7, seed=3)
+  np.testing.assert_array_equal(labels, np.arange(7) % 3)
+  expected = meta_code.generate_mixture(
+    model, hyper, codes, weights, labels, jax.random.key(3), mix, **options
+  )
+  assert (embeddings.shape, embeddings.dtype) == ((7, 6), np.float32)
+  assert isinstance(embeddings, np.ndarray)
+  np.testing.assert_array_equal(embeddings, expected)
+  # Every part of what was saved counts.
+  for change in ({'codes': codes[::-1]}, {'weights': [0, 1, 1]}):
+    others = {'codes': codes, 'weights': weights} | change
+    other = meta_code.generate_mixture(
+      model, hyper, *others.values(), labels, jax.random.key(3), mix, **options
+    )
+    assert not np.allclose(embeddings, other, atol=1e-3)
+  with pytest.raises(InputError, match='one VAE'):
+    _ = loaded.vae
+
+
+def test_a_model_without_codes_is_saved_without(tmp_path):
+  config = HyperVaeConfig(
+    latent_size=2, hidden_sizes=(5,), head='constant', prior='standard'
+  )
+  model = build_hyper_vae(config, DataSpec((6,), 3))
+  hyper = model.init(jax.random.key(0))
+  saved.save_hyper(tmp_path, 'cvae', config, _VECTORS, hyper)
+  loaded = saved.load_model(tmp_path)
+  assert set(loaded.variables['hyper']) == {'base'}
+  expected = meta_code.generate_mixture(
+    model, hyper, np.zeros((1, 1)), [1], np.zeros(4, int), jax.random.key(0)
+  )
+  np.testing.assert_array_equal(
+    loaded.sample(4, labels=np.zeros(4, int))[0], expected
+  )
+
+
+@pytest.mark.parametrize(
+  ('change', 'words'),
+  [
+    ({'codes': None}, 'codes=None'),
+    ({'codes': np.zeros(4)}, r'\[K, 4\], got an array of shape \[4\]'),
+    ({'codes': np.full((3, 4), np.nan)}, 'finite'),
+    ({'codes': np.zeros((3, 5))}, r"others in .*\['codes'\]"),
+    ({'weights': [1, 1]}, 'Expected 3 weights'),
+    ({'weights': [1, -1, 1]}, 'weights=-1'),
+    ({'weights': [1, np.nan, 1]}, 'weights=nan'),
+    ({'weights': [0, 0, 0]}, 'sum_of_weights=0'),
+    ({'mix': 'codes'}, "mix='codes'"),
+    ({'latent': 'none'}, "latent='none'"),
+    ({'source': _SOURCE}, r'shape=\(4, 4, 1\)'),
+    ({'hyper': {}}, 'others in modules'),
+    ({'config': HyperVaeConfig(code_size=4)}, 'others in'),
+    ({'name': 'a/b'}, "name='a/b'"),
+  ],
+)
+def test_a_hypernetwork_that_could_not_be_read_back_is_not_saved(
+  tmp_path, change, words
+):
+  _, hyper, codes, weights = _hyper_model()
+  arguments = {
+    'name': 'meta',
+    'config': _HYPER,
+    'source': _VECTORS,
+    'hyper': hyper,
+    'codes': codes,
+    'weights': weights,
+  }
+  with pytest.raises(InputError, match=words):
+    saved.save_hyper(tmp_path, **arguments | change)
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+  'fields',
+  [
+    {'num_codes': 2},
+    {'num_codes': 0},
+    {'mix': 'codes'},
+    {'latent': None},
+    {'config': {'head': 'constant'}},
+  ],
+)
+def test_a_damaged_hypernetwork_is_named(tmp_path, fields):
+  saved.save_hyper(tmp_path, 'federated', _HYPER, _VECTORS, *_hyper_model()[1:])
+  _describe(tmp_path / 'models', **fields)
+  with pytest.raises(InputError, match='models/federated'):
+    saved.load_model(tmp_path)
 
 
 def test_a_prior_of_its_own_comes_back_with_a_model(tmp_path):

@@ -1,0 +1,290 @@
+"""Turns images into embeddings with a frozen encoder.
+
+The encoder must not know the images that are to be kept private: either it is
+trained here on another, public data set, or it is a network in a file. DINOv2
+becomes such a file with torch, once, where its weights can be downloaded:
+
+    class Dinov2(torch.nn.Module):
+
+      def __init__(self):
+        super().__init__()
+        self.net = torch.hub.load('facebookresearch/dinov2', 'dinov2_vits14')
+
+      def forward(self, images):  # uint8 [n, 3, H, W]
+        images = torch.nn.functional.interpolate(
+          images.float() / 255, (224, 224), mode='bicubic', antialias=True
+        )
+        mean = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
+        stddev = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
+        return self.net((images - mean) / stddev)
+
+    example = torch.zeros(2, 3, 224, 224, dtype=torch.uint8)
+    torch.jit.trace(Dinov2().eval(), example).save('dinov2_vits14.pt')
+
+The recipe is tested with a small network in the place of DINOv2.
+"""
+
+import dataclasses
+import hashlib
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from experiments import common, options
+from fedjax_gen import files, validate
+from fedjax_gen.data import examples, images
+from fedjax_gen.data.sources import DataSource, Examples
+from fedjax_gen.errors import InputError
+from fedjax_gen.evaluation import features
+from fedjax_gen.running import files as running_files
+
+_KINDS = {'.onnx': 'onnx', '.pt': 'torchscript', '.pth': 'torchscript'}
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbedConfig:
+  """The encoder and the embeddings.
+
+  Raises:
+    InputError: a value is out of range.
+  """
+
+  encoder: str = dataclasses.field(
+    default='fashion_mnist',
+    metadata={
+      'help': 'Public images, as for --data, on which the encoder is trained, '
+      'a small classifier (half a minute, once). They must not be the data '
+      'themselves. Images are brought to their size and channels.',
+      'placeholder': 'NAME_OR_PATH',
+    },
+  )
+  encoder_file: str = dataclasses.field(
+    default='',
+    metadata={
+      'help': 'In place of --encoder a network in a file, TorchScript (.pt, '
+      '.pth) or ONNX (.onnx), from RGB images [n, 3, H, W] of 0 to 255 to '
+      '[n, F]; it resizes and normalises itself. For DINOv2 wrap '
+      "torch.hub.load('facebookresearch/dinov2', 'dinov2_vits14') in a module "
+      'that does so and save it with torch.jit.trace; the ten lines stand at '
+      'the top of experiments/embed.py.',
+      'placeholder': 'FILE',
+    },
+  )
+  num: int = dataclasses.field(
+    default=0,
+    metadata={
+      'help': 'At most so many training images, drawn at random, and of the '
+      'test images the same share; 0 for all.'
+    },
+  )
+  seed: int = dataclasses.field(
+    default=0,
+    metadata={
+      'help': 'Of that draw, and of the split if the data have no test split; '
+      'the encoder is the same whatever it is.'
+    },
+  )
+  out: str = dataclasses.field(
+    default='embeddings.npz',
+    metadata={
+      'help': 'npz file, which every program here takes as --data.',
+      'placeholder': 'FILE',
+    },
+  )
+
+  def __post_init__(self):
+    validate.non_negative_int(num=self.num, seed=self.seed)
+    path = pathlib.Path(self.out)
+    if path.suffix.lower() != '.npz' or path.is_dir():
+      raise InputError(
+        f'Expected out to be a file that ends in .npz, got out={self.out!r}.'
+      )
+    suffix = pathlib.Path(self.encoder_file).suffix.lower()
+    if self.encoder_file and suffix not in _KINDS:
+      raise InputError(
+        f'Expected encoder_file to end in one of {", ".join(_KINDS)}, got '
+        f'encoder_file={self.encoder_file!r}.'
+      )
+
+
+EXPERIMENT = common.Experiment(
+  name='embed',
+  sentence='Turns images into embeddings with a frozen encoder.',
+  examples=(
+    ('--data=mnist', 'MNIST as an encoder of Fashion-MNIST sees it.'),
+    ('--data=scans.npz --out=scans_embedded.npz', 'Images of your own.'),
+    (
+      '--data=groups:scans --image_size=224 --encoder_file=dinov2_vits14.pt',
+      'With DINOv2, exported as --encoder_file says.',
+    ),
+  ),
+  configs={'data': options.DataConfig(data='mnist'), 'embed': EmbedConfig()},
+)
+
+
+def main(data: options.DataConfig, embed: EmbedConfig) -> None:
+  """Embeds and writes; see `common.run`."""
+  config = embed
+  if not config.encoder_file and config.encoder == data.data:
+    raise InputError(
+      'Expected encoder to be other images than data, which it must not know; '
+      f'got encoder={config.encoder!r} and data={data.data!r}.'
+    )
+  source = options.load_source(data, seed=config.seed)
+  _check_images('data', data.data, source)
+  if config.encoder_file:
+    kind = _KINDS[pathlib.Path(config.encoder_file).suffix.lower()]
+    encoder = features.file_extractor(f'{kind}:{config.encoder_file}')
+    about = 'a network in a file'
+  else:
+    public = options.load_source(
+      dataclasses.replace(data, data=config.encoder, image_size=0), seed=0
+    )
+    _check_images('encoder', config.encoder, public)
+    source = _fitted(source, public.input_shape)
+    _check_foreign(source, public, config.encoder)
+    encoder, about = _trained(public)
+  train, test = _drawn(source, config)
+  arrays = {
+    **_arrays('train', train, source, encoder),
+    **_arrays('test', test, source, encoder),
+    'classes': np.asarray(source.class_names),
+    'encoder': np.asarray(encoder.description),
+  }
+  path = pathlib.Path(config.out)
+  try:
+    with running_files.full_disk_named(path):
+      _write(path, arrays)
+  except OSError as error:
+    raise InputError(
+      f'Cannot write out={config.out!r}: {error.strerror}.'
+    ) from error
+  num_train, num_features = arrays['x_train'].shape
+  print(
+    f'{num_train} + {len(arrays["x_test"])} embeddings of {source.name}, '
+    f'{num_features} features by {encoder.name} ({about}): {path}'
+  )
+
+
+def _check_images(what: str, name: str, source: DataSource) -> None:
+  if not source.is_image:
+    raise InputError(
+      f'Expected {what} to be images, got the features of {what}={name!r}.'
+    )
+
+
+def _fitted(source: DataSource, shape: tuple[int, ...]) -> DataSource:
+  """Brings images to a shape (H, W, C), grey by luminance."""
+  height, width, channels = shape
+  if source.input_shape == shape:
+    return source
+  if height != width:
+    raise InputError(
+      'Expected an encoder of square images, as data are of another shape, '
+      f'{list(source.input_shape)}; got one of {list(shape)}.'
+    )
+
+  def fitted(part: Examples) -> Examples:
+    inputs = np.empty((len(part.inputs), *shape), np.uint8)
+    for row, image in enumerate(part.inputs):
+      picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
+      inputs[row] = images.to_array(picture, (width, height), channels)
+    return part._replace(inputs=inputs)
+
+  return dataclasses.replace(
+    source, train=fitted(source.train), test=fitted(source.test)
+  )
+
+
+def _check_foreign(source: DataSource, public: DataSource, name: str) -> None:
+  """Refuses data of which the encoder's training set holds images."""
+
+  def digests(inputs: np.ndarray) -> list[bytes]:
+    return [hashlib.sha256(image.tobytes()).digest() for image in inputs]
+
+  known = set(digests(public.train.inputs))
+  shared = sum(
+    digest in known
+    for part in (source.train, source.test)
+    for digest in digests(part.inputs)
+  )
+  if shared:
+    raise InputError(
+      f'Expected encoder to be other images than data, which it must not '
+      f'know; {shared} images of {source.name} are in the training set of '
+      f'encoder={name!r}.'
+    )
+
+
+def _trained(public: DataSource) -> tuple[features.FeatureExtractor, str]:
+  """The encoder, and its accuracy in words."""
+  train, test = public.train, public.test
+  name = os.path.basename(public.name.rstrip('/'))
+  encoder = features.classifier_extractor(
+    name,
+    train.inputs,
+    train.labels,
+    test.inputs,
+    test.labels,
+    public.num_classes,
+  )
+  assert encoder.probabilities is not None  # a classifier has them
+  found = encoder.probabilities(test.inputs).argmax(axis=1)
+  return encoder, (
+    f'accuracy {np.mean(found == test.labels):.3f} on the '
+    f'{len(test.labels)} test images of {name}'
+  )
+
+
+def _drawn(
+  source: DataSource, config: EmbedConfig
+) -> tuple[Examples, Examples]:
+  """The images that are asked for, in the order of the source."""
+  num_train = len(source.train.labels)
+  if not 0 < config.num < num_train:
+    return source.train, source.test
+  rng = np.random.default_rng(config.seed)
+  num_test = -(-len(source.test.labels) * config.num // num_train)
+
+  def drawn(part: Examples, num: int) -> Examples:
+    rows = rng.choice(len(part.labels), num, replace=False)
+    return examples.take(part, np.sort(rows))
+
+  return drawn(source.train, config.num), drawn(source.test, num_test)
+
+
+def _arrays(
+  split: str,
+  part: Examples,
+  source: DataSource,
+  encoder: features.FeatureExtractor,
+) -> dict[str, np.ndarray]:
+  """One split under the names by which `sources.load` reads it."""
+  arrays = {
+    f'x_{split}': encoder.features(part.inputs).astype(np.float32),
+    f'y_{split}': part.labels,
+  }
+  if part.users is not None:
+    arrays[f'users_{split}'] = _named(part.users, source.user_names)
+  if part.groups is not None:
+    arrays[f'groups_{split}'] = _named(part.groups, source.group_names)
+  return arrays
+
+
+def _named(ids: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
+  """Ids by their names, as numbers if all names are: they sort as such."""
+  are_numbers = all(name.isdecimal() for name in names)
+  values = [int(name) for name in names] if are_numbers else list(names)
+  return np.asarray(values)[ids]
+
+
+def _write(path: pathlib.Path, arrays: dict[str, Any]) -> None:
+  with files.replacing(path) as unfinished, unfinished.open('wb') as file:
+    np.savez_compressed(file, **arrays)
+
+
+if __name__ == '__main__':
+  common.run(EXPERIMENT, main)
