@@ -1,0 +1,504 @@
+"""The pictures of a run on embeddings, each a PNG with its caption.
+
+Embeddings are no images and cannot be looked at one by one. What can be seen
+is whether generated ones lie where real ones of their class do, whether the
+codes of clients follow their domains, what a code changes, whom a classifier
+serves, and what privacy costs. As in `charts`, nothing is told by colour alone.
+"""
+
+from collections.abc import Mapping, Sequence
+import pathlib
+from typing import NamedTuple
+
+import matplotlib
+from matplotlib import figure, patches
+import numpy as np
+
+from fedjax_gen import files
+from fedjax_gen.errors import InputError
+from fedjax_gen.evaluation import checks, theme
+from fedjax_gen.evaluation.gallery import Drawn
+
+_DPI = 150
+_CLASSES = 12  # of which the way is drawn
+_POINTS = 400  # of a panel
+_CLIENTS = 40  # rows of a chart
+_OUTLINE = 2.0  # standard deviations
+
+
+class LabelledEmbeddings(NamedTuple):
+  """`inputs` `[n, F]` and their `labels` `[n]`."""
+
+  inputs: np.ndarray
+  labels: np.ndarray
+
+
+@matplotlib.rc_context(theme.CHART_STYLE)
+def draw_embeddings(
+  real: LabelledEmbeddings,
+  generated: Mapping[str, LabelledEmbeddings],
+  path: pathlib.Path,
+  *,
+  class_names: Sequence[str],
+  seed: int = 0,
+) -> Drawn:
+  """Draws real and generated embeddings, one panel a method.
+
+  Every panel has the first two principal components of the real embeddings,
+  and the outline of each real class at two standard deviations.
+
+  Args:
+    real: real embeddings, held out; two at least.
+    generated: by method what it generated; of more than 400 in all, 400 are
+      drawn.
+    path: PNG file to write, atomically.
+    class_names: C names in label order.
+    seed: of the choice of points.
+
+  Raises:
+    InputError: embeddings or labels of other shapes or out of range.
+  """
+  panels = {'real': real, **generated}
+  if 'real' in generated:
+    raise InputError("Expected names of methods, got 'real'.")
+  checks.features(2, real=real.inputs)
+  for name, values in panels.items():
+    checks.features(1, **{'real': real.inputs, name: values.inputs})
+    checks.labels(
+      len(values.inputs),
+      len(class_names),
+      **{f'labels of {name}': np.asarray(values.labels)},
+    )
+  plane = _Plane.of(real.inputs)
+  points = {
+    name: plane.points(values.inputs) for name, values in panels.items()
+  }
+  low, high = points['real'].min(axis=0), points['real'].max(axis=0)
+  margin = 0.15 * np.maximum(high - low, 1e-6)
+  columns = 2 if len(panels) == 4 else 3
+  chart, grid = _panels(len(panels), columns=columns, side=3.2)
+  rng = np.random.default_rng(seed)
+  real_labels = np.asarray(real.labels)
+  for axes, (name, values) in zip(grid, panels.items(), strict=False):
+    labels = np.asarray(values.labels)
+    shown = rng.permutation(len(labels))[:_POINTS]
+    for label in range(len(class_names)):
+      of_class = shown[labels[shown] == label]
+      axes.plot(
+        *points[name][of_class].T,
+        **_marker(label, size=4.2),
+        linestyle='',
+        alpha=0.75,
+        label=class_names[label],
+      )
+      members = points['real'][real_labels == label]
+      if len(members) > 1:
+        axes.add_patch(_outline(members, theme.colour(label)))
+    axes.set_title(name)
+    axes.set_xlim(low[0] - margin[0], high[0] + margin[0])
+    axes.set_ylim(low[1] - margin[1], high[1] + margin[1])
+  grid[0].set_xlabel(_component(0, plane.shares))
+  grid[0].set_ylabel(_component(1, plane.shares))
+  _legend_below(chart, grid[0])
+  _save(chart, path)
+  return Drawn(
+    path,
+    'Real and generated embeddings in the first two principal components of '
+    'the real ones. Dashed: two standard deviations of each real class, which '
+    'the points of a good generator fill.',
+    'embeddings',
+  )
+
+
+@matplotlib.rc_context(theme.CHART_STYLE)
+def draw_codes(
+  codes: np.ndarray,
+  domains: Sequence[str],
+  path: pathlib.Path,
+  *,
+  client_names: Sequence[str] | None = None,
+) -> Drawn:
+  """Draws the codes of clients by domain.
+
+  Args:
+    codes: `[N, V]`, N at least two.
+    domains: N names of the domain that each client's data are of.
+    path: PNG file to write, atomically.
+    client_names: N names; up to 40 clients are named by their numbers if None,
+      more are not named.
+
+  Raises:
+    InputError: codes that are not finite or names that are not N.
+  """
+  checks.features(2, codes=codes)
+  _check_lengths(len(codes), domains=domains)
+  if client_names is None:
+    few = len(codes) <= _CLIENTS
+    client_names = [str(i) if few else '' for i in range(len(codes))]
+  _check_lengths(len(codes), client_names=client_names)
+  plane = _Plane.of(codes)
+  points = plane.points(codes)
+  chart = figure.Figure(figsize=(5.4, 4.4))
+  axes = chart.add_subplot()
+  for position, domain in enumerate(dict.fromkeys(domains)):
+    members = [i for i, name in enumerate(domains) if name == domain]
+    axes.plot(
+      *points[members].T,
+      **_marker(position, size=8),
+      linestyle='',
+      label=domain,
+    )
+  for point, name in zip(points, client_names, strict=True):
+    axes.annotate(name, point, (5, 5), textcoords='offset points', fontsize=8.5)
+  axes.margins(0.12)
+  axes.grid()
+  axes.set_xlabel(_component(0, plane.shares))
+  axes.set_ylabel(_component(1, plane.shares))
+  axes.legend(loc='center left', bbox_to_anchor=(1.01, 0.5))
+  _save(chart, path)
+  return Drawn(
+    path,
+    'Codes of the clients in their first two principal components, marked by '
+    'the domain of the client’s data, which training is not told.',
+    'codes',
+  )
+
+
+@matplotlib.rc_context(theme.CHART_STYLE)
+def draw_way(
+  means: np.ndarray,
+  ends: tuple[LabelledEmbeddings, LabelledEmbeddings],
+  path: pathlib.Path,
+  *,
+  end_names: tuple[str, str],
+  class_names: Sequence[str],
+) -> Drawn:
+  """Draws how generated class means move from one code to another.
+
+  One panel a class, in the two directions in which classes move most: the
+  principal components of all means, each less the middle of its class. Of more
+  than 12 classes the first 12 are drawn.
+
+  Args:
+    means: `[T, C, F]` mean of what is generated of each class at each of T
+      steps, the first at the one code, the last at the other.
+    ends: real embeddings of the two clients or domains, to compare with.
+    path: PNG file to write, atomically.
+    end_names: what the two are called.
+    class_names: C names in label order.
+
+  Raises:
+    InputError: means, embeddings or labels of other shapes or out of range.
+  """
+  means = np.asarray(means, float)
+  if means.ndim != 3 or len(means) < 2 or means.shape[1] != len(class_names):
+    raise InputError(
+      f'Expected means [T, C, F] with T >= 2 and C = {len(class_names)}, got '
+      f'{list(means.shape)}.'
+    )
+  num_steps, num_classes, width = means.shape
+  for name, values in zip(end_names, ends, strict=True):
+    checks.features(
+      1, **{'means': means.reshape(-1, width), name: values.inputs}
+    )
+    checks.labels(
+      len(values.inputs),
+      num_classes,
+      **{f'labels of {name}': np.asarray(values.labels)},
+    )
+  both = [_class_means(values, num_classes) for values in ends]
+  table = np.concatenate([means, both])  # [T + 2, C, F]
+  table = (table - np.nanmean(table, axis=0))[:, :_CLASSES]
+  flat = table.reshape(-1, width)
+  plane = _Plane.of(flat[np.isfinite(flat).all(axis=1)])
+  points = plane.points(table)
+  size = 1.15 * np.nanmax(np.abs(points)) or 1.0
+  chart, grid = _panels(points.shape[1], columns=4, side=2.1)
+  for label, axes in enumerate(grid[: points.shape[1]]):
+    way, real = points[:num_steps, label], points[num_steps:, label]
+    for of_end, name, marker, face in zip(
+      real, end_names, 'os', ('none', theme.MUTED), strict=True
+    ):
+      axes.plot(
+        *of_end,
+        linestyle='',
+        marker=marker,
+        markersize=10,
+        markerfacecolor=face,
+        markeredgecolor=theme.INK,
+        label=f'{name}, real',
+      )
+    style = _marker(0, size=4) | {'color': theme.colour(0)}
+    axes.plot(*way.T, **style, linewidth=1.4, label='generated')
+    axes.annotate(
+      '',
+      way[-1],
+      way[-2],
+      arrowprops={
+        'arrowstyle': '-|>',
+        'color': theme.colour(0),
+        'shrinkA': 0,
+        'shrinkB': 0,
+      },
+    )
+    axes.set_title(class_names[label])
+    axes.set_xlim(-size, size)
+    axes.set_ylim(-size, size)
+  _legend_below(chart, grid[0])
+  _save(chart, path)
+  return Drawn(
+    path,
+    'Means of what is generated of each class on the way from the code of '
+    f'{end_names[0]} to that of {end_names[1]}, in {num_steps} steps, and the '
+    'means of the real classes at both ends. The plane is that of the two '
+    'directions in which classes move most '
+    f'({100 * plane.shares.sum():.0f}% of the movement).',
+    'interpolations',
+  )
+
+
+@matplotlib.rc_context(theme.CHART_STYLE)
+def draw_clients(
+  values: Mapping[str, np.ndarray],
+  path: pathlib.Path,
+  *,
+  client_names: Sequence[str],
+  x_label: str = 'balanced accuracy on the client’s test rows',
+) -> Drawn:
+  """Draws what each client gets, by regime, clients from worst to best.
+
+  Args:
+    values: by regime `[M]` numbers of the clients; NaN is left out.
+    path: PNG file to write, atomically.
+    client_names: M names; of more than 40 clients, 40 evenly spaced ones are
+      drawn.
+    x_label: what the values are, with their unit.
+
+  Raises:
+    InputError: no regime, or values that are not M.
+  """
+  if not values or not client_names:
+    raise InputError('Expected values of one client at least, got none.')
+  _check_lengths(len(client_names), **values)
+  table = np.array([np.asarray(row, float) for row in values.values()])
+  # By the best regime: whom nothing serves stands at the bottom.
+  best = np.where(np.isfinite(table), table, -np.inf).max(axis=0)
+  order = np.argsort(best, kind='stable')
+  if len(order) > _CLIENTS:
+    order = order[np.linspace(0, len(order) - 1, _CLIENTS).round().astype(int)]
+  chart = figure.Figure(figsize=(6.0, 1.1 + 0.26 * len(order)))
+  axes = chart.add_subplot()
+  rows = np.arange(len(order))
+  for row, client in zip(rows, order, strict=True):
+    found = table[:, client][np.isfinite(table[:, client])]
+    if found.size:
+      axes.plot(
+        [found.min(), found.max()], [row, row], color=theme.GRID, linewidth=3
+      )
+  for position, (name, row) in enumerate(zip(values, table, strict=True)):
+    axes.plot(
+      row[order], rows, **_marker(position, size=7), linestyle='', label=name
+    )
+  axes.set_yticks(rows, [client_names[client] for client in order])
+  axes.tick_params(axis='y', length=0)
+  axes.set_ylim(-0.7, len(order) - 0.3)
+  axes.grid(axis='x')
+  axes.set_xlabel(x_label)
+  axes.legend(
+    loc='lower left', bbox_to_anchor=(0, 1), ncols=len(values), borderpad=0
+  )
+  _save(chart, path)
+  return Drawn(
+    path,
+    'Each client’s classifier by what it was trained on; the client that is '
+    'served worst at the bottom.',
+    'clients',
+  )
+
+
+@matplotlib.rc_context(theme.CHART_STYLE)
+def draw_privacy(
+  curves: Mapping[str, Sequence[tuple[float, float]]],
+  path: pathlib.Path,
+  *,
+  references: Mapping[str, float] | None = None,
+  y_label: str = 'balanced accuracy',
+) -> Drawn:
+  """Draws what is reached at each epsilon, on a logarithmic axis.
+
+  Args:
+    curves: by method pairs of epsilon > 0 and value, in any order; epsilon
+      inf, without privacy, is drawn apart at the right.
+    path: PNG file to write, atomically.
+    references: values to compare with that have no epsilon, as horizontal
+      lines: local training for instance.
+    y_label: what the values are, with their unit.
+
+  Raises:
+    InputError: no curve, an empty one, or an epsilon that is not above zero.
+  """
+  if not curves:
+    raise InputError('Expected curves of one method at least, got none.')
+  for name, pairs in curves.items():
+    if not len(pairs) or not all(epsilon > 0 for epsilon, _ in pairs):
+      raise InputError(
+        f'Expected pairs of epsilon > 0 and value in curve {name!r}, got '
+        f'{list(pairs)}.'
+      )
+  found = {e for pairs in curves.values() for e, _ in pairs}
+  finite = sorted(found - {np.inf})
+  end = 3 * finite[-1] if finite else 1.0  # where inf is drawn
+  chart = figure.Figure(figsize=(6.0, 3.6))
+  axes = chart.add_subplot()
+  axes.set_xscale('log')
+  for position, (name, pairs) in enumerate(curves.items()):
+    epsilons, values = np.array(sorted(pairs), float).T
+    style = _marker(position, size=6) | {'color': theme.colour(position)}
+    last = np.isinf(epsilons)
+    axes.plot(
+      epsilons[~last],
+      values[~last],
+      **style,
+      linestyle=theme.LINES[position % len(theme.LINES)],
+      linewidth=1.8,
+      label=name,
+    )
+    axes.plot(np.full(last.sum(), end), values[last], **style, linestyle='')
+  for position, (name, value) in enumerate((references or {}).items()):
+    line = theme.LINES[(position + 3) % len(theme.LINES)]
+    axes.axhline(
+      value, color=theme.MUTED, linestyle=line, linewidth=1.2, label=name
+    )
+  ticks = [*finite, *([end] if np.inf in found else [])]
+  names = [f'{epsilon:g}' for epsilon in finite]
+  axes.set_xticks(ticks, [*names, '∞'][: len(ticks)])
+  axes.minorticks_off()
+  if finite and np.inf in found:
+    axes.axvline((finite[-1] * end) ** 0.5, color=theme.GRID)
+  axes.grid(axis='y')
+  axes.set_xlabel('ε (less is more private; ∞: no privacy)')
+  axes.set_ylabel(y_label)
+  axes.legend(loc='center left', bbox_to_anchor=(1.01, 0.5), handlelength=2.8)
+  _save(chart, path)
+  return Drawn(
+    path, f'What is reached at each privacy budget: {y_label}.', 'privacy'
+  )
+
+
+class _Plane(NamedTuple):
+  """The first two principal components of some points."""
+
+  mean: np.ndarray
+  axes: np.ndarray
+  """`[F, 2]`, the second zero where points lie on a line."""
+  shares: np.ndarray
+  """`[2]` of the variance."""
+
+  @classmethod
+  def of(cls, values: np.ndarray) -> '_Plane':
+    values = np.asarray(values, float)
+    mean = values.mean(axis=0)
+    _, lengths, rows = np.linalg.svd(values - mean, full_matrices=False)
+    axes = np.zeros([values.shape[1], 2])
+    shares = np.zeros(2)
+    total = max(float(np.sum(lengths**2)), 1e-30)
+    for position, row in enumerate(rows[:2]):
+      # A sign of its own, which the decomposition does not have.
+      sign = np.sign(row[np.argmax(np.abs(row))])
+      axes[:, position] = sign * row
+      shares[position] = lengths[position] ** 2 / total
+    return cls(mean, axes, shares)
+
+  def points(self, values: np.ndarray) -> np.ndarray:
+    return (np.asarray(values, float) - self.mean) @ self.axes
+
+
+def _component(position: int, shares: np.ndarray) -> str:
+  name = ('first', 'second')[position]
+  return f'{name} principal component ({100 * shares[position]:.0f}%)'
+
+
+def _marker(position: int, size: float) -> dict:
+  """The marker of a series; hollow from the eleventh, which repeats others."""
+  colour = theme.colour(position)
+  is_hollow = position // len(theme.MARKERS) % 2
+  return {
+    'marker': theme.MARKERS[position % len(theme.MARKERS)],
+    'markersize': size,
+    'markerfacecolor': 'none' if is_hollow else colour,
+    'markeredgecolor': colour if is_hollow else theme.PAPER,
+    'markeredgewidth': 1.0 if is_hollow else 0.4,
+  }
+
+
+def _outline(members: np.ndarray, colour: str) -> patches.Ellipse:
+  """The ellipse of two standard deviations of some points."""
+  variances, axes = np.linalg.eigh(np.cov(members.T))
+  width, height = 2 * _OUTLINE * np.sqrt(np.maximum(variances, 0))
+  return patches.Ellipse(
+    tuple(members.mean(axis=0)),
+    width,
+    height,
+    angle=float(np.degrees(np.arctan2(axes[1, 0], axes[0, 0]))),
+    fill=False,
+    edgecolor=colour,
+    linestyle='--',
+    linewidth=1.3,
+  )
+
+
+def _class_means(values: LabelledEmbeddings, num_classes: int) -> np.ndarray:
+  """`[C, F]` means; NaN, which is not drawn, of a class without examples."""
+  inputs, labels = np.asarray(values.inputs, float), np.asarray(values.labels)
+  means = np.full([num_classes, inputs.shape[1]], np.nan)
+  for label in np.unique(labels):
+    means[label] = inputs[labels == label].mean(axis=0)
+  return means
+
+
+def _panels(num: int, *, columns: int, side: float):
+  """Returns a figure of panels of a side in inches, and its axes in order."""
+  columns = min(columns, num)
+  num_rows = -(-num // columns)
+  chart = figure.Figure(
+    figsize=(side * columns, (side + 0.3) * num_rows), layout='constrained'
+  )
+  grid = chart.subplots(num_rows, columns, squeeze=False).ravel()
+  for axes in grid:
+    axes.set_xticks([])
+    axes.set_yticks([])
+  for axes in grid[num:]:
+    axes.set_axis_off()
+  return chart, grid
+
+
+def _legend_below(chart: figure.Figure, axes) -> None:
+  """Names the series of the first panel once for all, under them."""
+  handles, names = axes.get_legend_handles_labels()
+  longest = max(len(name) for name in names)
+  letters = 11 * chart.get_figwidth()
+  chart.legend(
+    handles,
+    names,
+    loc='outside lower left',
+    ncols=max(1, min(len(names), int(letters / (longest + 6)))),
+  )
+
+
+def _check_lengths(num: int, **values: Sequence | np.ndarray) -> None:
+  for name, value in values.items():
+    if len(value) != num:
+      raise InputError(f'Expected {num} of {name}, got {len(value)}.')
+
+
+def _save(chart: figure.Figure, path: pathlib.Path) -> None:
+  """Writes the figure, cut to what is drawn, without a date or version."""
+  with files.replacing(path) as temporary:
+    chart.savefig(
+      temporary,
+      format='png',
+      dpi=_DPI,
+      bbox_inches='tight',
+      pad_inches=0.12,
+      metadata={'Software': None},
+    )
