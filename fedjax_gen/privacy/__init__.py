@@ -1,1 +1,1 @@
-"""Differential privacy: clip, add noise, sample, account."""
+"""Differential privacy: clip, add noise, sample, account, audit."""

@@ -204,6 +204,42 @@ class CalibrationTest(parameterized.TestCase):
     self.assertEqual(accounting.noise_multiplier(math.inf, _DELTA), 0)
 
 
+class CrossCheckTest(parameterized.TestCase):
+  @parameterized.parameters((1.0, 100, 50, 1e-5), (2.0, 20, 30, 1e-4))
+  def test_costs_what_jax_privacy_says(self, z, batch, steps, delta):
+    try:
+      from jax_privacy import accounting as theirs
+    except ImportError:
+      self.skipTest('jax_privacy is not installed')
+    num_records, capacity = 1000, 2 * batch
+
+    def cost(config, capacity=None):
+      params = theirs.DpParams(
+        noise_multipliers=z,
+        num_samples=num_records,
+        delta=delta,
+        batch_size=batch,
+        truncated_batch_size=capacity,
+      )
+      accountant = theirs.DpsgdTrainingAccountant(config)
+      return accountant.compute_epsilon(steps, params)
+
+    pld = theirs.PldAccountantConfig(value_discretization_interval=5e-4)
+    rdp = theirs.RdpAccountantConfig()
+    q = batch / num_records
+    event = events.poisson_gaussian(z, q, steps)
+    truncated = events.truncated_poisson_gaussian(
+      z, q, steps, num_records=num_records, capacity=capacity
+    )
+    # They discretise losses otherwise.
+    for got, expected in (
+      (accounting.epsilon(event, delta), cost(pld)),
+      (accounting.epsilon(event, delta, accountant='rdp'), cost(rdp)),
+      (accounting.epsilon(truncated, delta), cost(pld, capacity)),
+    ):
+      np.testing.assert_allclose(got, expected, rtol=2e-3)
+
+
 class RefusalTest(parameterized.TestCase):
   @parameterized.parameters(
     (events.fixed_size_gaussian(1.0, 2, num_records=9, batch_size=3), 'pld',
