@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from experiments import common, options, vae_report
+from experiments import common, options, private_run, vae_report
 from fedjax_gen import trees, validate
 from fedjax_gen.algorithms import fedvae as fedvae_lib
 from fedjax_gen.data.federated import FederatedDataset
@@ -29,11 +29,15 @@ from fedjax_gen.federation import (
   build_federation,
 )
 from fedjax_gen.models.vae import DataSpec, Vae, VaeConfig, build_vae
+from fedjax_gen.privacy.plan import Plan, PrivacyConfig
 from fedjax_gen.running import federated_step, leaves, saved, training
 from fedjax_gen.running.workdir import Workdir
 from fedjax_gen.types import Variables
 
 METHODS = ('federated', 'central', 'local')
+# Of a model that is never sent there is nothing to protect, and central
+# training is what the others are compared with.
+_PROTECTED = ('federated',)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +79,10 @@ EXPERIMENT = common.Experiment(
       '--num_clients=0',
       'Your own images, a folder for each client.',
     ),
+    (
+      '--privacy=record --epsilon=8 --methods=federated --channels=8,16',
+      'Differential privacy of every single image.',
+    ),
     ('--preset=paper_mnist', 'The published model and schedule on MNIST.'),
   ),
   configs={
@@ -85,6 +93,7 @@ EXPERIMENT = common.Experiment(
     'federation': FederationConfig(),
     'vae': VaeConfig(),
     'fedvae': fedvae_lib.Config(),
+    'privacy': PrivacyConfig(),
     'comparison': ComparisonConfig(),
     'evaluation': vaes.EvaluationConfig(),
   },
@@ -119,8 +128,12 @@ def build_methods(
   *,
   central_epochs: float,
   num_local_models: int,
+  plan: Plan | None = None,
 ) -> dict[str, Method]:
-  """The trainings by name, central and local beside the federated one."""
+  """The trainings by name, central and local beside the federated one.
+
+  A plan of differential privacy is the federated one's.
+  """
   data = federation.data
   few = data.select(np.arange(min(num_local_models, data.num_clients)))
 
@@ -133,7 +146,7 @@ def build_methods(
 
   methods = {
     'federated': lambda: Method(
-      fedvae_lib.fedvae(config, vae),
+      fedvae_lib.fedvae(config, vae, plan),
       data,
       federation.sampler,
       federation.mapping,
@@ -162,12 +175,31 @@ def build_methods(
 
 
 def main(
-  session, *, run, data, federation, vae, fedvae, comparison, evaluation
+  session,
+  *,
+  run,
+  data,
+  federation,
+  vae,
+  fedvae,
+  privacy,
+  comparison,
+  evaluation,
 ) -> None:
   """Trains, measures and draws; see `common.run`."""
   source = options.load_source(data, seed=run.seed)
   built = build_federation(federation, source, seed=run.seed)
   model = build_vae(vae, DataSpec(source.input_shape, source.num_classes))
+  protection = private_run.protect(
+    privacy,
+    federation,
+    built.data,
+    batch_size=fedvae.batch_size,
+    epochs=fedvae.local_epochs,
+    rounds=run.rounds,
+  )
+  if protection is not None:  # the budget may end before
+    run = dataclasses.replace(run, rounds=protection.plan.rounds)
   methods = build_methods(
     comparison.methods,
     fedvae,
@@ -175,6 +207,7 @@ def main(
     built,
     central_epochs=comparison.central_epochs / run.rounds,
     num_local_models=evaluation.num_local_models,
+    plan=None if protection is None else protection.plan,
   )
   build_extractor = vaes.extractor_builder(
     evaluation.extractor, source, seed=run.seed
@@ -195,6 +228,8 @@ def main(
     )
     for note in source.notes:
       session.say(f'Data: {note}')
+    if protection is not None:
+      session.say(protection.sentence())
     results = {
       name: _train(
         name, method, traffic[name], model, source, run, session, workdir
@@ -224,6 +259,10 @@ def main(
       )
       for name, trained in models.items()
     }  # fmt: skip
+    if protection is not None:
+      protection.write(workdir.path)
+      for name in methods.keys() & _PROTECTED:
+        metrics[name] = metrics[name] | protection.metrics()
     if extractor is not None:
       metrics['real_data'] = workdir.once(
         'real_data',
@@ -249,6 +288,8 @@ def main(
       traffic={name: fleets[0] for name, fleets in traffic.items()},
       drawn=drawn,
       config=session.config,
+      protection=protection,
+      protected=_PROTECTED,
     )
     vae_report.write(workdir.path, facts)
     vae_report.show(metrics)

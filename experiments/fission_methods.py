@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments import private_run
 from fedjax_gen import trees
 from fedjax_gen.algorithms import (
   fedgan,
@@ -29,10 +30,13 @@ from fedjax_gen.federated.mapping import Mapping
 from fedjax_gen.federation import Federation, build_samplers
 from fedjax_gen.models.gan import build_gan
 from fedjax_gen.models.vae import DataSpec, Vae, VaeConfig, build_vae
+from fedjax_gen.privacy.plan import Plan
 from fedjax_gen.running import federated_step, saved
 
 PARTS = ('H', 'L', 'D', 'het')
 BASELINES = ('group_vaes', 'local', 'central', 'fedgan')
+# They send nothing, or are what the others are compared with.
+UNPROTECTED = ('local', 'central')
 
 
 def canonical(method: str) -> str:
@@ -106,6 +110,8 @@ class Setting(NamedTuple):
       images; the same number unless groups were discovered.
     configs: everything of the command line.
     seed: of the run.
+    plan: of differential privacy, if there is any, of all methods that are
+      federated.
   """
 
   source: DataSource
@@ -115,6 +121,14 @@ class Setting(NamedTuple):
   model_of_group: Sequence[int]
   configs: dict[str, Any]
   seed: int
+  plan: Plan | None = None
+
+  @property
+  def num_rounds(self) -> int:
+    """Rounds that are trained: those asked for, unless a budget ends."""
+    if self.plan is not None:
+      return self.plan.rounds
+    return self.configs['run'].rounds
 
   def vae_config(self, *, hierarchical: bool = False) -> VaeConfig:
     """The model asked for, with one level of latents or two."""
@@ -194,6 +208,8 @@ def _fission(
     [built[c] for c in configs],
     sharing,
     seed=setting.seed,
+    plan=setting.plan,
+    expected_cohort=_expected_cohort(setting),
   )
   datasets = fission_lib.fleet_datasets(fission, setting.federation.data)
 
@@ -220,6 +236,16 @@ def _fission(
   )
 
 
+def _expected_cohort(setting: Setting) -> list[float]:
+  """Clients of each group that a round expects."""
+  groups = np.asarray(setting.federation.data.groups)
+  share = private_run.expected_share(setting.configs['federation'], groups.size)
+  return [
+    share * float((groups == group).sum())
+    for group in range(setting.num_groups)
+  ]
+
+
 def _one_for_all(setting: Setting, vae: Vae, variables) -> GroupGenerator:
   """The generator of one model that knows no groups."""
   num_groups = len(setting.source.group_names)
@@ -234,7 +260,7 @@ def _central(setting: Setting) -> Method:
   training_config = averaging.pooled(
     _fedvae_config(setting),
     np.asarray(data.sizes),
-    epochs=epochs / setting.configs['run'].rounds,
+    epochs=epochs / setting.num_rounds,
   )
   return Method(
     fedvae_lib.fedvae(training_config, vae),
@@ -290,6 +316,11 @@ def _local(setting: Setting) -> Method:
 
 
 def _fedgan(setting: Setting) -> Method:
+  if setting.plan is not None:
+    raise InputError(
+      'Expected methods without fedgan where there is privacy, got '
+      "methods='fedgan': it sends a generator trained without noise."
+    )
   config = setting.configs['gan']
   gan = build_gan(config, setting.spec)
   num_clients = setting.federation.data.num_clients

@@ -137,6 +137,7 @@ def write(workdir: pathlib.Path, facts: Facts) -> None:
   sections = [
     _samples(facts, drawn),
     _results(facts),
+    *vae_report.privacy(facts),
     _curves(facts),
     _pictures(
       drawn,
@@ -330,6 +331,8 @@ def _headlines(facts: Facts) -> list[tuple[str, str]]:
     for name in methods
     if metric in facts.metrics.get(name, ())
   ]
+  if facts.protection is not None and _variant(facts) in facts.protected:
+    headlines.append(facts.protection.headline())
   if facts.discovery:
     share = _percent(facts.discovery.accuracy)
     headlines.append(('Clients in their own group', share))
@@ -368,6 +371,7 @@ def _results(facts: Facts) -> report.Section:
     'the latent means; higher tells of latents further apart, not of better '
     'images.'
   )
+  text += vae_report.privacy_remark(facts)
   return report.Section('Results', [m.table for m in _measures(facts)], text)
 
 

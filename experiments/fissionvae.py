@@ -19,6 +19,7 @@ from experiments import (
   fission_methods,
   fission_report,
   options,
+  private_run,
 )
 from fedjax_gen import validate
 from fedjax_gen.algorithms import (
@@ -38,6 +39,7 @@ from fedjax_gen.federation import (
 from fedjax_gen.models import decoders
 from fedjax_gen.models.gan import GanConfig
 from fedjax_gen.models.vae import DataSpec, VaeConfig
+from fedjax_gen.privacy.plan import PrivacyConfig
 from fedjax_gen.running import (
   federated_step,
   leaves,
@@ -106,6 +108,11 @@ EXPERIMENT = common.Experiment(
       '--groups=discovered --num_clients=20',
       'Nobody says who belongs together: the groups are found.',
     ),
+    (
+      '--privacy=client --epsilon=8 --clients_per_group=500 '
+      '--sampling=poisson --participation=0.1',
+      'Differential privacy of every client.',
+    ),
   ),
   configs={
     'run': common.RunConfig(
@@ -115,6 +122,7 @@ EXPERIMENT = common.Experiment(
     'federation': FederationConfig(partition='groups'),
     'vae': VaeConfig(conditional=False, hierarchy='z1_top'),
     'fissionvae': fission_lib.Config(),
+    'privacy': PrivacyConfig(),
     'discovery': discovery_lib.DiscoveryConfig(),
     'gan': GanConfig(),
     'comparison': ComparisonConfig(),
@@ -131,6 +139,7 @@ def main(
   federation,
   vae,
   fissionvae,
+  privacy,
   discovery,
   gan,
   comparison,
@@ -141,6 +150,12 @@ def main(
   _check_groups(source)
   built = build_federation(federation, source, seed=run.seed)
   is_given = discovery.groups == 'given'
+  if privacy.is_private and not is_given:
+    raise InputError(
+      "Expected groups='given' where there is privacy, got "
+      f'groups={discovery.groups!r}: to be put in a group every client would '
+      'send a statistic of its data without noise.'
+    )
   client_groups = fission_discovery.client_groups(
     built.partition,
     groups_lib.groups_of(source, 'train'),
@@ -150,6 +165,14 @@ def main(
     data=dataclasses.replace(built.data, groups=jnp.asarray(client_groups))
   )
   num_groups = len(source.group_names)
+  protection = private_run.protect(
+    privacy,
+    federation,
+    built.data,
+    batch_size=fissionvae.batch_size,
+    epochs=fissionvae.local_epochs,
+    rounds=run.rounds,
+  )
   setting = fission_methods.Setting(
     source,
     DataSpec(source.input_shape, source.num_classes),
@@ -162,6 +185,7 @@ def main(
       'evaluation': evaluation,
     },
     run.seed,
+    None if protection is None else protection.plan,
   )  # fmt: skip
   if is_given:
     _check_clients(source, client_groups)
@@ -184,6 +208,8 @@ def main(
     )
     for note in source.notes:
       session.say(f'Data: {note}')
+    if protection is not None:
+      session.say(protection.sentence())
     session.say('Preparing the measures.')
     extractor = build_extractor()
     reference = None
@@ -205,7 +231,7 @@ def main(
       )
       methods = fission_methods.build_methods(names, setting)
     results = {
-      name: train(name, method, setting, reference, run.rounds)
+      name: train(name, method, setting, reference, setting.num_rounds)
       for name, method in methods.items()
     }
     trained = {
@@ -229,6 +255,11 @@ def main(
       )
       for name, made in generators.items()
     }  # fmt: skip
+    protected = [n for n in methods if n not in fission_methods.UNPROTECTED]
+    if protection is not None:
+      protection.write(workdir.path)
+      for name in protected:
+        metrics[name] = metrics[name] | protection.metrics()
     if reference is not None:
       metrics['real_data'] = workdir.once(
         'real_data',
@@ -249,6 +280,8 @@ def main(
       generators={name: made[0] for name, made in generators.items()},
       discovery=found,
       config=session.config,
+      protection=protection,
+      protected=protected,
     )
     fission_report.write(workdir.path, facts)
     fission_report.show(facts)

@@ -13,6 +13,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table as TerminalTable
 
+from experiments.private_run import Protection
 from fedjax_gen.data.partition import Partition
 from fedjax_gen.data.sources import DataSource
 from fedjax_gen.evaluation.features import FeatureExtractor
@@ -23,6 +24,8 @@ from fedjax_gen.running.report_tables import Metric
 from fedjax_gen.running.training import TrainResult
 
 _EXPLAINED = {
+  'epsilon': Metric('What training told of those protected; see Privacy.'),
+  'delta': Metric('Its delta.'),
   'test_elbo': Metric(
     'Lower bound on the log-likelihood of held-out data, nats per example.',
     'higher',
@@ -109,6 +112,8 @@ class RunFacts:
     metrics: final metrics, by method.
     results: of training, by trained method.
     config: everything that decided the run.
+    protection: differential privacy, if there was any.
+    protected: methods that it is of; some may not have been trained.
   """
 
   experiment: str
@@ -117,6 +122,15 @@ class RunFacts:
   metrics: Mapping[str, Mapping[str, float]]
   results: Mapping[str, TrainResult]
   config: Mapping[str, Any]
+  protection: Protection | None = dataclasses.field(default=None, kw_only=True)
+  protected: Sequence[str] = dataclasses.field(default=(), kw_only=True)
+
+  @property
+  def rounds(self) -> int:
+    """Rounds that were trained: those asked for, unless a budget ended."""
+    if self.protection is not None:
+      return self.protection.plan.rounds
+    return self.config['run']['rounds']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,7 +171,7 @@ def run_summary(
   return {
     'experiment': facts.experiment,
     'seed': facts.config['run']['seed'],
-    'rounds': facts.config['run']['rounds'],
+    'rounds': facts.rounds,
     'data': facts.source.name,
     'params_digest': params_digest,
     'seconds': sum(result.seconds for result in results),
@@ -205,6 +219,7 @@ def write(workdir: pathlib.Path, facts: Facts) -> None:
       sections=[
         *_pictures(facts, ['samples']),
         _results(facts),
+        *privacy(facts),
         *_pictures(facts, ['reconstructions', 'memory', 'maps']),
         _curves(facts),
         _clients(facts, partition_png),
@@ -250,12 +265,15 @@ def who_holds_what(facts: RunFacts) -> str:
 
 
 def _headlines(facts: Facts) -> list[tuple[str, str]]:
-  values = next(iter(facts.metrics.values()))
-  return [
+  subject, values = next(iter(facts.metrics.items()))
+  headlines = [
     (_HEADLINES[_base(name)], report_tables.number(value))
     for name, value in values.items()
     if _base(name) in _HEADLINES
   ]
+  if facts.protection is not None and subject in facts.protected:
+    headlines.append(facts.protection.headline())
+  return headlines
 
 
 def _results(facts: Facts) -> report.Section:
@@ -265,6 +283,7 @@ def _results(facts: Facts) -> report.Section:
     'clients; real_data measures real training images in place of generated '
     'ones, the best to hope for.'
   )
+  text += privacy_remark(facts)
   if facts.extractor is not None:
     text += f' Features: {facts.extractor.description}'
   names = {name for values in facts.metrics.values() for name in values}
@@ -336,7 +355,7 @@ def _clients(facts: Facts, partition_png: pathlib.Path) -> report.Section:
       report_tables.traffic_table(
         {'federated': (traffic.bytes_up, traffic.bytes_down)},
         float(np.mean([r['participants'] for r in federated.history])),
-        facts.config['run']['rounds'],
+        facts.rounds,
       )
     )
   return report.Section('Clients and communication', blocks)
@@ -359,6 +378,26 @@ def _use(workdir: pathlib.Path) -> report.Section:
         'Samples in Python',
       ),
     ],
+  )
+
+
+def privacy(facts: RunFacts) -> list[report.Section]:
+  """The section on privacy, if a method trained under any."""
+  protected = [name for name in facts.results if name in facts.protected]
+  if facts.protection is None or not protected:
+    return []
+  others = [name for name in facts.results if name not in protected]
+  return [facts.protection.section(protected, others)]
+
+
+def privacy_remark(facts: RunFacts) -> str:
+  """What to keep in mind where protected methods stand beside others."""
+  protected = [name for name in facts.results if name in facts.protected]
+  if facts.protection is None or len(protected) == len(facts.results):
+    return ''
+  return (
+    f' Trained under differential privacy: {", ".join(protected) or "none"}; '
+    'the others are references without it.'
   )
 
 

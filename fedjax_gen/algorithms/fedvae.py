@@ -12,17 +12,22 @@ the published code has it. Preset `paper_mnist` is that schedule.
 
 Ours: client sampling and dropouts, server optimizers, FedProx, the class label
 as condition, GroupNorm by default, likelihoods other than Bernoulli, and the
-two models a federated one is compared with, trained by the same engine.
+two models a federated one is compared with, trained by the same engine; and
+differential privacy, of records (DP-SGD, Abadi et al., 2016) or of clients
+(McMahan et al., 2018).
 """
 
 import dataclasses
 
+import jax
 import numpy as np
 
 from fedjax_gen.federated import averaging
 from fedjax_gen.federated.algorithm import Algorithm
 from fedjax_gen.models.elbo import elbo_loss
 from fedjax_gen.models.vae import Vae
+from fedjax_gen.privacy import descent, noise
+from fedjax_gen.privacy.plan import Plan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,19 +39,34 @@ class Config(averaging.Config):
   )
 
 
-def fedvae(config: Config, vae: Vae) -> Algorithm:
+def fedvae(config: Config, vae: Vae, plan: Plan | None = None) -> Algorithm:
   """One VAE averaged over clients.
 
   With one client that holds all data, and fedavg, it is central training.
 
+  Guarantees:
+    With a plan of records those of `descent.trainer`, of what every client
+    sends; with one of clients those of `noise.private_server`, all clients
+    counting alike. Without a plan, none.
+
   Args:
     config: how clients and server train.
     vae: the model.
+    plan: of differential privacy, if there is to be any.
 
   Raises:
-    InputError: a field of the configuration is out of range.
+    InputError: a field of the configuration is out of range, or the model
+      keeps batch statistics and there is a plan.
   """
-  return averaging.averaged(config, vae.init, elbo_loss(vae, config.beta))
+  loss_fn = elbo_loss(vae, config.beta)
+  if plan is None:
+    return averaging.averaged(config, vae.init, loss_fn)
+  descent.refuse_statistics(jax.eval_shape(vae.init, jax.random.key(0)))
+  if plan.unit == 'record':
+    training = descent.trainer(config, plan)
+    return averaging.averaged(config, vae.init, loss_fn, training=training)
+  algorithm = averaging.averaged(config, vae.init, loss_fn)
+  return noise.with_private_server(algorithm, plan)
 
 
 def central(

@@ -20,10 +20,11 @@ everything that has a number or a formula here. Of each module, who shares it:
     prior        N(mu_g, I) fixed, or learned by the clients of a group, with L
 
 Ours: any number of groups of unequal size under partial participation, groups
-found and not given (`discovery`), server optimizers, FedProx.
+found and not given (`discovery`), server optimizers, FedProx, differential
+privacy.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 from typing import NamedTuple
 
@@ -40,6 +41,8 @@ from fedjax_gen.federated.modules import ModularServer, Module
 from fedjax_gen.models import priors
 from fedjax_gen.models.elbo import elbo_loss
 from fedjax_gen.models.vae import Vae, fixed_prior, learnable_prior
+from fedjax_gen.privacy import descent, modular
+from fedjax_gen.privacy.plan import Plan
 from fedjax_gen.types import Array, Key, Tree, Variables
 
 
@@ -123,7 +126,13 @@ class FissionVae(NamedTuple):
 
 
 def fissionvae(
-  config: Config, models: Sequence[Vae], sharing: Sharing, *, seed: int = 0
+  config: Config,
+  models: Sequence[Vae],
+  sharing: Sharing,
+  *,
+  seed: int = 0,
+  plan: Plan | None = None,
+  expected_cohort: Sequence[float] = (),
 ) -> FissionVae:
   """One VAE whose parts are shared by all clients or by those of a group.
 
@@ -131,15 +140,25 @@ def fissionvae(
   is FedVAE. Groups whose entries of `models` are the same value share an
   architecture and make one fleet; all but the decoders must be alike in all.
 
+  Guarantees:
+    With a plan of records those of `descent.trainer`, of what every client
+    sends; with one of clients those of `modular.private_server`, all clients
+    counting alike. Priors that are fixed hold no data. Who is of which group
+    is taken as public. Without a plan, none.
+
   Args:
     config: how clients and server train; priors.
     models: the VAE of each group, G in number.
     sharing: what groups have for themselves.
     seed: of random prior means.
+    plan: of differential privacy, if there is to be any.
+    expected_cohort: clients of each group that a round expects, with a plan of
+      clients.
 
   Raises:
     InputError: a field of the configuration is out of range, two exclude each
-      other, or decoders of different architectures are to be shared.
+      other, decoders of different architectures are to be shared, or a model
+      keeps batch statistics and there is a plan.
   """
   validate.non_negative(beta=config.beta)
   validate.non_negative_int(kl_warmup_rounds=config.kl_warmup_rounds)
@@ -164,6 +183,11 @@ def fissionvae(
     for fleet in range(len(fleets))
   ]
   training = averaging.trainer(config)
+  if plan is not None:
+    for vae in models:
+      descent.refuse_statistics(jax.eval_shape(vae.init, jax.random.key(0)))
+    if plan.unit == 'record':
+      training = descent.trainer(config, plan)
 
   def assemble(received, group):
     """The variables of a model, from modules as they travel."""
@@ -209,8 +233,17 @@ def fissionvae(
     }
     return assemble(copies, group)
 
+  server = modules.modular_server(parts, config.descent())
+  if plan is not None and plan.unit == 'client':
+    server = modular.private_server(
+      server,
+      parts,
+      max_norm=plan.max_norm,
+      noise_multiplier=plan.noise_multiplier,
+      denominators=_denominators(own_parts, fleets, expected_cohort),
+    )
   algorithm = Algorithm(
-    modules.modular_server(parts, config.descent()),
+    server,
     tuple(program(fleet) for fleet in range(len(fleets))),
   )
   return FissionVae(algorithm, fleets, models, variables)
@@ -309,6 +342,37 @@ def _modules(
   if sharing.priors and config.prior_learnable:
     parts['prior'] = Module(lambda key: learnable_prior(means), everyone)
   return parts
+
+
+def _denominators(
+  own_parts: Sequence[Mapping[str, Module]],
+  fleets: tuple[tuple[int, ...], ...],
+  expected_cohort: Sequence[float],
+) -> dict[str, Array]:
+  """Clients that a round expects to send each module, of each of its copies.
+
+  Raises:
+    InputError: there is not one number above zero for each group.
+  """
+  num_groups = sum(len(groups) for groups in fleets)
+  if len(expected_cohort) != num_groups:
+    raise InputError(
+      f'Expected expected_cohort of each of {num_groups} groups with privacy '
+      f'of clients, got {len(expected_cohort)} numbers.'
+    )
+  for number in expected_cohort:
+    validate.positive(expected_cohort=number)
+  denominators: dict[str, Array] = {}
+  for own, fleet in zip(own_parts, fleets, strict=True):
+    for name, module in own.items():
+      if module.groups is None:
+        senders = sum(expected_cohort[group] for group in fleet)
+        denominators[name] = denominators.get(name, jnp.zeros(())) + senders
+      else:
+        denominators[name] = jnp.array(
+          [expected_cohort[group] for group in module.groups], jnp.float32
+        )
+  return denominators
 
 
 def _fleets(models: tuple[Vae, ...]) -> tuple[tuple[int, ...], ...]:

@@ -140,6 +140,8 @@ def averaged(
   init: Callable[[Key], Tree],
   loss_fn: LossFn,
   optimizer: optax.GradientTransformation | None = None,
+  *,
+  training: Trainer | None = None,
 ) -> Algorithm:
   """One model, copies of which clients train and the server averages.
 
@@ -148,11 +150,13 @@ def averaged(
     init: `key -> variables`.
     loss_fn: what clients descend.
     optimizer: of the clients, in place of the configuration's Adam.
+    training: how a client trains, in place of `trainer`.
 
   Raises:
     InputError: a field of the configuration is out of range.
   """
-  training = trainer(config, optimizer)
+  if training is None:
+    training = trainer(config, optimizer)
 
   def init_client(key, info):
     del info

@@ -101,6 +101,47 @@ def modular_server(
   return ServerProgram(init, aggregate, update)
 
 
+def summed(
+  modules: Mapping[str, Module], denominators: Mapping[str, Array | float]
+) -> Aggregate:
+  """Sums over those who share a module, everyone counting once, over constants.
+
+  Not a mean: what a message adds does not depend on who else is there, and the
+  result does not tell how many there were. Of a module of groups it has the
+  form that `modular_server` takes, with a weight of one for every group: all
+  copies move, whether anyone of their group was there or not.
+
+  Args:
+    modules: as for `modular_server`.
+    denominators: of each module; of one of groups `[groups]`, for each copy.
+  """
+
+  def rule(module, denominator):
+    scale = 1.0 / jnp.asarray(denominator, jnp.float32)
+
+    def partial(messages, infos):
+      present = infos.present.astype(jnp.float32)
+      if module.groups is None:
+        return trees.weighted_sum(messages, present)
+      slots = _slots(module.groups)[infos.group]
+      weights = jax.nn.one_hot(slots, len(module.groups)) * present[:, None]
+      return jax.vmap(trees.weighted_sum, (None, 1))(messages, weights)
+
+    def finish(sums):
+      if module.groups is None:
+        return jax.tree.map(lambda leaf: leaf * scale, sums)
+      divided = jax.tree.map(
+        lambda leaf: leaf * scale.reshape(-1, *[1] * (leaf.ndim - 1)), sums
+      )
+      return divided, jnp.ones(len(module.groups))
+
+    return Aggregate(partial, finish)
+
+  return aggregates.by_module(
+    {name: rule(module, denominators[name]) for name, module in modules.items()}
+  )
+
+
 def view(
   modules: Mapping[str, Module], server: ModularServer, info: ClientInfo
 ) -> dict[str, Tree]:

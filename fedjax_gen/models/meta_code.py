@@ -225,7 +225,8 @@ def generate_mixture(
     hyper: what all share.
     codes: `[K, V]`; of a model in which nothing depends on codes, anything of
       K rows.
-    weights: `[K]`, of which only the proportions count.
+    weights: `[K]`, of which only the proportions count; with mix='samples' also
+      `[C, K]`, others for each class.
     labels: `[n]` class of each embedding.
     key: consumed. Embedding i depends on the key and i alone.
     mix: `'params'`, the mean of the codes' parameters, as published, or
@@ -240,13 +241,17 @@ def generate_mixture(
 
   Raises:
     InputError: `mix` or `latent` is unknown, or there is not one weight a code,
-      none below zero and some above.
+      none below zero and some above, in each class if classes differ.
   """
   validate.one_of(MIXES, mix=mix)
   validate.one_of(LATENTS, latent=latent)
   codes, given = jnp.asarray(codes), np.asarray(weights)
-  proper = given.shape == codes.shape[:1] and np.all(given >= 0)
-  if not proper or not 0 < given.sum() < np.inf:
+  shapes: tuple[tuple[int, ...], ...] = (codes.shape[:1],)
+  if mix == 'samples':
+    shapes += ((model.spec.num_classes, len(codes)),)
+  proper = given.shape in shapes and np.all(given >= 0)
+  totals = given.sum(axis=-1)
+  if not proper or not np.all((totals > 0) & np.isfinite(totals)):
     raise InputError(
       f'Expected weights of {len(codes)} codes, none below 0 and some above, '
       f'got weights={given.tolist()}.'
@@ -282,7 +287,8 @@ def _generate_mixture(model, options, hyper, codes, weights, labels, key):
     if mix == 'samples':
       # 0 and 1 are of the latents and of the likelihood.
       code_key = jax.random.fold_in(example_key, 2)
-      which = jax.random.categorical(code_key, jnp.log(weights))
+      mine = weights[label] if weights.ndim == 2 else weights
+      which = jax.random.categorical(code_key, jnp.log(mine))
     return hypernetwork.generate_one(
       model,
       hyper,

@@ -19,8 +19,9 @@ import jax.numpy as jnp
 
 from fedjax_gen import trees, validate
 from fedjax_gen.errors import InputError
-from fedjax_gen.federated.algorithm import ServerProgram
+from fedjax_gen.federated.algorithm import Algorithm, ServerProgram
 from fedjax_gen.privacy import clipping
+from fedjax_gen.privacy.plan import Plan
 from fedjax_gen.types import Array, Key, Tree
 
 PLACEMENTS = ('server', 'distributed', 'local')
@@ -162,6 +163,25 @@ def private_server(
     return server.update(state, trees.add(aggregated, noise), server_key)
 
   return ServerProgram(server.init, aggregate, update)
+
+
+def with_private_server(algorithm: Algorithm, plan: Plan) -> Algorithm:
+  """An algorithm whose server is a `private_server`, as a plan has it.
+
+  Guarantees:
+    Those of `private_server`, with the plan's norm, noise and denominator.
+
+  Args:
+    algorithm: whose aggregate is a tree like one message.
+    plan: made by `plan.client_plan`.
+  """
+  server = private_server(
+    algorithm.server,
+    max_norm=plan.max_norm,
+    noise_multiplier=plan.noise_multiplier,
+    expected_cohort=plan.expected_cohort,
+  )
+  return algorithm._replace(server=server)
 
 
 class Placement(NamedTuple):

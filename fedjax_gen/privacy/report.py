@@ -16,8 +16,24 @@ def table(ledger: Ledger) -> str:
     Released: nothing; a ledger holds no data. It does tell which clients took
       part in what.
   """
+  header, *released = rows(ledger)
+  budget = f'Budget: epsilon={ledger.epsilon:g}; {ledger.accountant}, '
+  relation = f'neighbours by {ledger.neighbouring.replace("_", " ")}.'
+  lines = [
+    f'| {" | ".join(row)} |'
+    for row in (header, ['---'] * len(header), *released)
+  ]
+  return '\n'.join([*lines, '', budget + relation])
+
+
+def rows(ledger: Ledger) -> list[list[str]]:
+  """The cells of `table`, the header first.
+
+  Guarantees:
+    As `table`.
+  """
   unit = f'epsilon of one {ledger.unit} (delta={ledger.delta:g})'
-  rows = [[*_HEADER, unit], ['---'] * (len(_HEADER) + 1)]
+  made = [[*_HEADER, unit]]
   spent = ledger.spent()
   for history in dict.fromkeys(ledger.histories):
     clients = [
@@ -28,9 +44,9 @@ def table(ledger: Ledger) -> str:
     # Who and how much are said in the first row of each history.
     who, cost = _ranges(clients), f'{spent[clients[0]]:.4g}'
     if not history:
-      rows.append([who, 'nothing', *[''] * 4, cost])
+      made.append([who, 'nothing', *[''] * 4, cost])
     for label, event in history:
-      rows.append(
+      made.append(
         [
           who,
           label,
@@ -42,10 +58,7 @@ def table(ledger: Ledger) -> str:
         ]
       )
       who = cost = ''
-  budget = f'Budget: epsilon={ledger.epsilon:g}; {ledger.accountant}, '
-  relation = f'neighbours by {ledger.neighbouring.replace("_", " ")}.'
-  lines = [f'| {" | ".join(row)} |' for row in rows]
-  return '\n'.join([*lines, '', budget + relation])
+  return made
 
 
 def _ranges(clients: Sequence[int]) -> str:

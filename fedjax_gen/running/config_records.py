@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 import dataclasses
 import inspect
+import math
+import typing
 from typing import Any, TypeVar
 
 from fedjax_gen.errors import InputError
@@ -14,10 +16,10 @@ def to_record(config: Any) -> dict[str, Any]:
   """Returns the fields of a dataclass that decide a run's numbers.
 
   Fields whose metadata hold `recorded=False` are left out: where results go,
-  how they are shown.
+  how they are shown. JSON has no infinity: it is recorded as the text 'inf'.
   """
   return {
-    field.name: getattr(config, field.name)
+    field.name: _in_json(getattr(config, field.name))
     for field in dataclasses.fields(config)
     if field.metadata.get('recorded', True)
   }
@@ -45,9 +47,25 @@ def from_record(
       f'Expected the fields of {config_class.__name__}, got {unknown[0]!r}: '
       'the run was made by another version of fedjax_gen.'
     )
-  # JSON has lists where a frozen dataclass has tuples.
-  values = {
-    name: tuple(value) if isinstance(value, list) else value
-    for name, value in record.items()
+  floats = {
+    name
+    for name, kind in typing.get_type_hints(config_class).items()
+    if kind is float
   }
-  return config_class(**values)
+  return config_class(
+    **{
+      name: _from_json(value, name in floats) for name, value in record.items()
+    }
+  )
+
+
+def _in_json(value: Any) -> Any:
+  is_float = isinstance(value, float)
+  return str(value) if is_float and not math.isfinite(value) else value
+
+
+def _from_json(value: Any, is_float: bool) -> Any:
+  if is_float and isinstance(value, str):
+    return float(value)
+  # JSON has lists where a frozen dataclass has tuples.
+  return tuple(value) if isinstance(value, list) else value

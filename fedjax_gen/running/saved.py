@@ -367,8 +367,8 @@ def save_hyper(
     source: the data it was trained on; shape and class names are kept.
     hyper: what all share, without any encoder.
     codes: `[K, V]`; None for a model in which nothing depends on a code.
-    weights: `[K]` of the codes, of which only the proportions count; None for
-      equal ones.
+    weights: `[K]` of the codes, of which only the proportions count, or with
+      mix='samples' `[C, K]`, of each class; None for equal ones.
     mix: as `meta_code.generate_mixture` takes it, as are the others.
     latent: where latents are drawn from.
     draw: draws of the likelihood, in place of its means.
@@ -396,16 +396,18 @@ def save_hyper(
     )
   weights = np.ones(len(codes)) if weights is None else weights
   weights = np.asarray(weights, np.float32)
-  if weights.shape != codes.shape[:1]:
+  by_class = (source.num_classes, len(codes))
+  if weights.shape not in (codes.shape[:1], by_class):
     raise InputError(
-      f'Expected {len(codes)} weights, one for each code, got an array of '
-      f'shape {list(weights.shape)}.'
+      f'Expected {len(codes)} weights, one for each code, or {list(by_class)}, '
+      f'got an array of shape {list(weights.shape)}.'
     )
   validate.non_negative(weights=float(weights.min()))
-  validate.positive(sum_of_weights=float(weights.sum()))
+  validate.positive(sum_of_weights=float(weights.sum(axis=-1).min()))
   record = {
     'config': config_records.to_record(config),
     'num_codes': len(codes),
+    'weights_by_class': weights.ndim == 2,
     'mix': mix,
     'latent': latent,
     'draw': bool(draw),

@@ -128,6 +128,9 @@ def _hyper(description: dict[str, Any], spec: DataSpec) -> Built:
   model = build_hyper_vae(config, spec)
   mix, latent, draw = (description[name] for name in ('mix', 'latent', 'draw'))
   num_codes = description['num_codes']
+  weights = (num_codes,)
+  if description['weights_by_class']:
+    weights = (spec.num_classes, num_codes)
   validate.one_of(meta_code.MIXES, mix=mix)
   validate.one_of(meta_code.LATENTS, latent=latent)
   validate.positive_int(num_codes=num_codes)
@@ -150,7 +153,7 @@ def _hyper(description: dict[str, Any], spec: DataSpec) -> Built:
   shapes = {
     'hyper': jax.eval_shape(model.init, jax.random.key(0)),
     'codes': jax.ShapeDtypeStruct((num_codes, config.code_size), np.float32),
-    'weights': jax.ShapeDtypeStruct((num_codes,), np.float32),
+    'weights': jax.ShapeDtypeStruct(weights, np.float32),
   }
   return Built(config, model, True, generate, shapes)
 

@@ -15,6 +15,7 @@ from PIL import Image
 import pytest
 
 from experiments import common, fedvae
+from fedjax_gen.privacy import accounting, events, ledger as ledger_lib
 from fedjax_gen.running import training
 
 _ROOT = Path(__file__).parents[2]
@@ -221,6 +222,16 @@ def _snapshot(folder):
     (['--learning_rate=-1'], 'learning_rate=-1.0'),
     (['--beta=inf'], 'beta=inf'),
     (['--methods='], "methods=''"),
+    (['--privacy=records'], 'did you mean record'),
+    (['--privacy=record', '--epsilon=0'], 'epsilon=0.0'),
+    (['--privacy=record', '--delta=1'], 'delta=1.0'),
+    (['--privacy=record', '--norm=batch'], 'batch_stats'),
+    (['--privacy=client', '--norm=batch'], 'batch_stats'),
+    (
+      ['--privacy=record', '--noise_placement=distributed'],
+      "noise_placement='distributed'",
+    ),
+    (['--privacy=client', '--noise_multiplier=0.1'], 'the first round'),
     (['--methods=federated,federated'], 'once'),
     (['--num_samples=9'], 'num_samples=9'),
     (['--extractor=inception'], "'inception'"),
@@ -330,6 +341,64 @@ def test_too_little_memory_is_said_in_two_lines(
   assert 'Traceback' not in err
 
 
+def test_a_private_run_ends_with_its_budget_and_says_what_it_cost(
+  execute, features_file, tmp_path
+):
+  args = (
+    '--workdir=run', f'--data={features_file}', *_QUICK,
+    '--methods=federated,central', '--privacy=record', '--epsilon=3.7',
+    '--noise_multiplier=3',
+  )  # fmt: skip
+  status, _, err = execute(*args)
+  assert status == 0, err
+  assert 'noise multiplier 3, 4 rounds of 2 steps' in err
+  assert '6 rounds were asked for' in err
+  summary = json.loads((tmp_path / 'run/summary.json').read_text())
+  assert summary['rounds'] == 4
+  federated, central = (
+    summary['methods'][name] for name in ('federated', 'central')
+  )
+  assert federated['delta'] == 1e-4
+  assert {'epsilon', 'delta'}.isdisjoint(central)
+  text = (tmp_path / 'run/ledger.json').read_text()
+  ledger = ledger_lib.from_json(text)
+  assert ledger.worst() == federated['epsilon'] <= 3.7
+  assert ledger.histories[0][0].event == events.gaussian(3.0, 8)
+  assert accounting.epsilon(events.gaussian(3.0, 10), ledger.delta) > 3.7
+  page = _Links()
+  page.feed((tmp_path / 'run/report.html').read_text(encoding='utf-8'))
+  assert 'one record of one client' in page.text
+  assert 'central trained without privacy' in page.text
+  assert '4 of 6' in page.text
+
+
+def test_infinity_clips_whole_clients_and_names_no_epsilon(
+  execute, features_file, tmp_path
+):
+  args = (
+    '--workdir=run', f'--data={features_file}', *_QUICK, '--rounds=2',
+    '--privacy=client', '--epsilon=inf', '--sampling=poisson',
+  )  # fmt: skip
+  status, _, err = execute(*args)
+  assert status == 0, err
+  assert 'protects nothing' in err
+  config = json.loads((tmp_path / 'run/config.json').read_text())
+  assert config['privacy']['epsilon'] == 'inf'
+  summary = json.loads((tmp_path / 'run/summary.json').read_text())
+  assert 'epsilon' not in summary['methods']['federated']
+  status, out, _ = execute(*args)
+  assert (status, 'This run is finished' in out) == (0, True)
+
+
+def test_without_privacy_there_is_no_word_of_it(finished):
+  summary = json.loads((finished.workdir / 'summary.json').read_text())
+  assert 'epsilon' not in summary['methods']['federated']
+  assert not (finished.workdir / 'ledger.json').exists()
+  page = (finished.workdir / 'report.html').read_text(encoding='utf-8')
+  assert '>Privacy<' not in page
+  assert 'Privacy of' not in finished.err
+
+
 def test_stopped_and_killed_a_run_ends_with_the_same_parameters(
   execute, features_file, tmp_path
 ):
@@ -388,7 +457,7 @@ def test_help_fits_a_terminal_and_begins_with_what_it_is(execute):
   lines = out.splitlines()
   assert lines[0].startswith('Trains one VAE')
   assert max(map(len, lines)) <= 80
-  assert out.count('python -m experiments.fedvae') == 3
+  assert out.count('python -m experiments.fedvae') == 4
   for title in ('The run:', 'The data:', 'What is compared:'):
     assert title in lines
   # Every flag is explained in a sentence.

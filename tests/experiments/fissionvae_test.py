@@ -24,6 +24,7 @@ from fedjax_gen.data.federated import federated_dataset
 from fedjax_gen.data.partition import Partition
 from fedjax_gen.evaluation import classifiers, features
 from fedjax_gen.federated import collect, grouping as grouping_lib
+from fedjax_gen.privacy import ledger as ledger_lib
 from fedjax_gen.running import (
   federated_step,
   groupings,
@@ -299,6 +300,36 @@ class _Links(html.parser.HTMLParser):
     self.text += data
 
 
+def test_groups_of_private_clients_are_trained_and_accounted_for(run, folder):
+  made = run(
+    'private',
+    f'--data={folder}/few.npz',
+    '--methods=L+D,central',
+    '--privacy=client',
+    '--epsilon=3',
+    '--noise_multiplier=3',
+    '--rounds=40',
+    '--rounds_per_step=40',
+    '--eval_every=40',
+    '--checkpoint_every=40',
+  )
+  assert made.status == 0, made.err
+  assert '40 rounds were asked for' in made.err
+  summary = made.summary()
+  assert 1 < summary['rounds'] < 40
+  for method in ('L+D', 'central'):
+    assert len(made.records(method)) == summary['rounds']
+  assert summary['methods']['L+D']['epsilon'] <= 3
+  assert 'epsilon' not in summary['methods']['central']
+  ledger = ledger_lib.from_json((made.workdir / 'ledger.json').read_text())
+  assert len(ledger.histories) == 6
+  assert ledger.worst() == summary['methods']['L+D']['epsilon']
+  page = _Links()
+  page.feed((made.workdir / 'report.html').read_text(encoding='utf-8'))
+  assert 'What L+D released' in page.text
+  assert 'central trained without privacy' in page.text
+
+
 def test_the_report_loads_nothing_from_elsewhere(finished):
   page = (finished.workdir / 'report.html').read_text(encoding='utf-8')
   links = _Links()
@@ -516,6 +547,9 @@ def test_a_newcomer_finds_its_group_from_what_the_run_left(discovered, folder):
     (['--kl_warmup_rounds=-1'], 'kl_warmup_rounds=-1'),
     (['--methods=fedgan', '--gan_latent_size=0'], 'gan_latent_size=0'),
     (['--methods=fedgan', '--gan_channels='], 'gan_channels'),
+    (['--privacy=record', '--groups=discovered'], "groups='given'"),
+    (['--privacy=record', '--methods=L+D,fedgan'], "methods='fedgan'"),
+    (['--privacy=client', '--norm=batch'], 'batch_stats'),
     (['--num_samples=9'], 'num_samples=9'),
     (['--extractor=onnx:/none/such'], '/none/such'),
   ],
@@ -559,6 +593,6 @@ def test_help_fits_a_terminal_and_names_the_methods(capsys):
   lines = out.splitlines()
   assert lines[0].startswith('Trains VAEs over groups of clients')
   assert max(map(len, lines)) <= 80
-  assert out.count('python -m experiments.fissionvae') == 3
+  assert out.count('python -m experiments.fissionvae') == 4
   for name in ('group_vaes', '--prior_strategy', '--num_newcomers'):
     assert name in out

@@ -1,0 +1,386 @@
+"""Trains personal generators of embeddings, and measures what they are for.
+
+Beside FedHypeVAE it trains the generators and the averaged classifiers that it
+is compared with, on the same records and under the same privacy budget, and
+asks of each: how well does a linear classifier do for each client, if made of
+what is shared, of the client's own records, or of both?
+"""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import (
+  common,
+  hype_methods,
+  hype_report,
+  hype_synthesis,
+  options,
+)
+from experiments.hype_methods import HypePrivacyConfig, Method
+from experiments.hype_synthesis import SynthesisConfig, Synthetic
+from fedjax_gen.algorithms import fedhypevae as fedhypevae_lib
+from fedjax_gen.algorithms.dp_cgan import CganConfig
+from fedjax_gen.algorithms.linear_head import LinearConfig
+from fedjax_gen.data import heldout
+from fedjax_gen.data.federated import FederatedDataset, federated_dataset
+from fedjax_gen.data.partition import Partition
+from fedjax_gen.data.sources import DataSource
+from fedjax_gen.errors import InputError
+from fedjax_gen.evaluation import embedding_quality, heads, membership
+from fedjax_gen.evaluation.heads import ClientRows, Head, HeadConfig
+from fedjax_gen.federated import rounds
+from fedjax_gen.federation import (
+  FederationConfig,
+  build_mapping,
+  build_partition,
+  build_sampler,
+)
+from fedjax_gen.models import hypernetwork
+from fedjax_gen.models.hypernetwork import HyperVaeConfig
+from fedjax_gen.models.meta_code import MetaConfig
+from fedjax_gen.models.vae import DataSpec
+from fedjax_gen.running import federated_step, leaves, saved, training
+from fedjax_gen.running.workdir import Workdir
+from fedjax_gen.types import Tree
+
+
+@dataclasses.dataclass(frozen=True)
+class ComparisonConfig:
+  """What is compared.
+
+  Raises:
+    InputError: a value is out of range.
+  """
+
+  methods: tuple[str, ...] = dataclasses.field(
+    default=hype_methods.METHODS,
+    metadata={'help': f'Any of {", ".join(hype_methods.METHODS)}.'},
+  )
+
+  def __post_init__(self):
+    hype_methods.ordered(self.methods)
+    if len(set(self.methods)) < len(self.methods):
+      raise InputError(
+        f'Expected each of methods once, got {",".join(self.methods)}.'
+      )
+
+
+EXPERIMENT = common.Experiment(
+  name='fedhypevae',
+  sentence='Trains personal generators of embeddings under differential '
+  'privacy (FedHypeVAE).',
+  examples=(
+    ('', 'Gaussians of 5 classes in 5 domains, epsilon 8, beside 5 others.'),
+    (
+      '--data=embeddings.npz --partition=dirichlet --epsilon=3',
+      'Your own embeddings; experiments.embed makes them of images.',
+    ),
+    (
+      '--privacy=none --methods=FedHypeVAE,DP-CVAE',
+      'Two generators without any privacy.',
+    ),
+  ),
+  configs={
+    'run': common.RunConfig(
+      rounds=200, rounds_per_step=50, eval_every=200, checkpoint_every=50
+    ),
+    'data': options.DataConfig(data='gaussian_domains'),
+    'federation': FederationConfig(partition='natural'),
+    'hyper': HyperVaeConfig(),
+    'fedhypevae': fedhypevae_lib.Config(),
+    'privacy': HypePrivacyConfig(),
+    'meta': MetaConfig(),
+    'linear': LinearConfig(),
+    'cgan': CganConfig(),
+    'synthesis': SynthesisConfig(),
+    'comparison': ComparisonConfig(),
+    'head': HeadConfig(),
+  },
+)
+
+
+class Clients(NamedTuple):
+  """The federation and what its clients hold for what.
+
+  Attributes:
+    source: the data, normalised.
+    partition: of all training rows.
+    rows: real embeddings with the three parts of each client.
+    data: the clients' training rows on the device.
+  """
+
+  source: DataSource
+  partition: Partition
+  rows: ClientRows
+  data: FederatedDataset
+
+
+def build_clients(
+  source: DataSource, federation: FederationConfig, normalise: str, seed: int
+) -> Clients:
+  """Deals embeddings to clients, and each client's in three parts.
+
+  Raises:
+    InputError: the data are images, or do not fit the federation.
+  """
+  if source.is_image:
+    raise InputError(
+      f'Expected embeddings, [n, F] features, got the images of {source.name}: '
+      'python -m experiments.embed makes embeddings of images.'
+    )
+  source = _normalised(source, normalise)
+  train = source.train
+  partition = build_partition(federation, source, seed=seed)
+  split = heldout.split_clients(partition, train.labels, seed=seed)
+  rows = ClientRows(train.inputs, train.labels, source.num_classes, *split)
+  data = federated_dataset(train.inputs, train.labels, split.train)
+  return Clients(source, partition, rows, data)
+
+
+def main(
+  session,
+  *,
+  run,
+  data,
+  federation,
+  hyper,
+  fedhypevae,
+  privacy,
+  meta,
+  linear,
+  cgan,
+  synthesis,
+  comparison,
+  head,
+) -> None:
+  """Trains, measures and draws; see `common.run`."""
+  source = options.load_source(data, seed=run.seed)
+  clients = build_clients(source, federation, hyper.normalise, run.seed)
+  source = clients.source
+  names = hype_methods.ordered(comparison.methods)
+  if synthesis.codes == 'clients' and privacy.privacy == 'client':
+    raise InputError(
+      'Expected codes=meta or meta_by_class with privacy=client, got '
+      "codes='clients': there the codes are protected only as long as they "
+      'stay with the clients.'
+    )
+  methods = hype_methods.build_methods(
+    names,
+    config=fedhypevae,
+    hyper=hyper,
+    cgan=cgan,
+    linear=linear,
+    privacy=privacy,
+    federation=federation,
+    data=clients.data,
+    spec=DataSpec(source.input_shape, source.num_classes),
+    rounds=run.rounds,
+    seed=run.seed,
+  )
+  traffic = {
+    name: federated_step.dry_run(name, method.algorithm, [clients.data])
+    for name, method in methods.items()
+  }
+  with session.open_workdir() as workdir:
+    workdir.pin(
+      data=leaves.params_digest((source.train, source.test)),
+      partition=leaves.params_digest(
+        (clients.partition.order, clients.partition.sizes)
+      ),
+    )
+    for note in source.notes:
+      session.say(f'Data: {note}')
+    for text in hype_report.sentences(methods):
+      session.say(text)
+    results = {
+      name: _train(name, method, clients, federation, run, session, workdir,
+                   traffic[name])
+      for name, method in methods.items()
+    }  # fmt: skip
+    shared = {
+      name: method.shared(results[name].state)
+      for name, method in methods.items()
+    }
+    session.say('Measuring against held-out embeddings.')
+    local = heads.fit_local(clients.rows, head)
+    synthetic = {
+      name: hype_synthesis.synthesise(
+        name, methods[name], results[name].state, clients.data, meta,
+        synthesis, run.seed,
+      )
+      for name in names
+      if methods.get(name) and methods[name].model
+    }  # fmt: skip
+    metrics, evaluations = {}, {}
+    for name in names:
+      measured = _measure(
+        name, shared, synthetic, clients, local, head, run.seed
+      )
+      metrics[name], evaluations[name] = measured
+      method = methods['FedAvg' if name == 'FedLambda' else name]
+      if method.budget.protection is not None:
+        metrics[name] |= hype_report.spent(method, privacy)
+    metrics['local'] = _of_local(evaluations[names[0]])
+    _save(workdir, methods, synthetic, synthesis.draw, source)
+    session.say('Drawing.')
+    facts = hype_report.Facts(
+      experiment='fedhypevae',
+      source=source,
+      partition=clients.partition,
+      metrics=metrics,
+      results=results,
+      config=session.config,
+      traffic={name: fleets[0] for name, fleets in traffic.items()},
+      drawn=hype_report.draw(
+        workdir.path / 'samples', clients, synthetic, evaluations, shared,
+        methods, results, seed=run.seed,
+      ),
+      methods=methods,
+      privacy=privacy,
+    )  # fmt: skip
+    hype_report.write(workdir.path, facts)
+    hype_report.show(metrics)
+    # Last: a summary marks the run as finished.
+    workdir.write_summary(
+      hype_report.summary(facts, leaves.params_digest(shared))
+    )
+
+
+def _train(
+  name: str,
+  method: Method,
+  clients: Clients,
+  federation: FederationConfig,
+  run: common.RunConfig,
+  session: common.Session,
+  workdir: Workdir,
+  traffic: Any,
+) -> training.TrainResult:
+  """Trains one method."""
+  init_key, run_key = jax.random.split(jax.random.key(run.seed))
+  mapping = build_mapping(federation)
+  data = rounds.place([clients.data], mapping)
+  sampler = build_sampler(federation, clients.data.num_clients)
+  runner = rounds.round_runner(
+    method.algorithm, samplers=[sampler], mapping=mapping
+  )
+  return training.train(
+    method=name,
+    init=lambda: rounds.init_state(method.algorithm, data, init_key),
+    step=federated_step.federated_step(runner, traffic, data, run_key),
+    schedule=training.Schedule(
+      method.rounds, run.rounds_per_step, run.eval_every, run.checkpoint_every
+    ),
+    workdir=workdir,
+    progress=session.progress,
+    trained=method.shared,
+    stop=session.stop,
+  )
+
+
+def _normalised(source: DataSource, normalise: str) -> DataSource:
+  """The source, every embedding by itself as the models are to see it."""
+  if normalise == 'none':
+    return source
+  train, test = (
+    part._replace(
+      inputs=np.asarray(
+        hypernetwork.normalised(jnp.asarray(part.inputs), normalise)
+      )
+    )
+    for part in (source.train, source.test)
+  )
+  return dataclasses.replace(source, train=train, test=test)
+
+
+def _measure(
+  name: str,
+  shared: Mapping[str, Tree],
+  synthetic: Mapping[str, Synthetic],
+  clients: Clients,
+  local: Head,
+  config: HeadConfig,
+  seed: int,
+) -> tuple[dict[str, float], heads.Evaluation]:
+  """What heads reach with what a method shares, and how good that is.
+
+  `accuracy`, `balanced_accuracy` and `auc` are of the method's own rule:
+  FedAvg and FedProx use what is shared alone, the others interpolate it with
+  the client's own head.
+  """
+  if name in synthetic:
+    made = synthetic[name]
+    found = heads.evaluate(
+      clients.rows, local, made.inputs, made.labels, config
+    )
+  else:
+    head = shared['FedAvg' if name == 'FedLambda' else name]
+    found = heads.evaluate_head(
+      clients.rows, local, Head(head['kernel'], head['bias'])
+    )
+  rule = 'synthetic' if name in ('FedAvg', 'FedProx') else 'interpolated'
+  kept = {
+    metric.removeprefix(f'{rule}_'): value
+    for metric, value in found.metrics.items()
+    if metric.startswith(f'{rule}_')
+  }
+  if rule == 'interpolated':
+    kept['interpolation_lambda'] = found.metrics['interpolation_lambda']
+  if name not in synthetic:
+    return kept, found
+  kept |= {
+    metric: value
+    for metric, value in found.metrics.items()
+    if metric.startswith('synthetic_')
+  }
+  made = synthetic[name]
+  rows = clients.rows
+  test = rows.test.order
+  kept |= embedding_quality.quality(
+    rows.inputs[test], rows.labels[test], made.inputs, made.labels, seed
+  )
+  kept['membership_auc'] = membership.membership_auc(
+    rows.inputs[rows.train.order], rows.inputs[test], made.inputs
+  )
+  return kept, found
+
+
+def _of_local(found: heads.Evaluation) -> dict[str, float]:
+  """The clients' own heads, the same beside any method."""
+  return {
+    metric.removeprefix('local_'): value
+    for metric, value in found.metrics.items()
+    if metric.startswith('local_')
+  }
+
+
+def _save(
+  workdir: Workdir,
+  methods: Mapping[str, Method],
+  synthetic: Mapping[str, Synthetic],
+  draw: bool,
+  source: DataSource,
+) -> None:
+  """Saves the generators that `fedjax_gen.load` knows."""
+  for name, made in synthetic.items():
+    if made.hyper is not None:
+      saved.save_hyper(
+        workdir.path,
+        name,
+        methods[name].model.config,
+        source,
+        made.hyper,
+        made.codes,
+        made.weights,
+        mix='samples',
+        draw=draw,
+      )
+
+
+if __name__ == '__main__':
+  common.run(EXPERIMENT, main)

@@ -1,0 +1,334 @@
+"""What a program adds to train under differential privacy, and says about it.
+
+The same for every program: noise from a configuration before anything is
+trained, a sentence on the terminal, `ledger.json`, metrics of the summary, and
+the report's section. Nothing here is done with `privacy=none`.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import math
+import pathlib
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fedjax_gen.data.federated import FederatedDataset
+from fedjax_gen.errors import InputError
+from fedjax_gen.federation import FederationConfig
+from fedjax_gen.privacy import accounting, plan as plan_lib
+from fedjax_gen.privacy.ledger import Ledger
+from fedjax_gen.privacy.plan import Plan, PrivacyConfig
+from fedjax_gen.privacy.report import rows
+from fedjax_gen.running import files, report, report_tables
+
+_UNITS = {
+  'record': 'one record of one client',
+  'client': 'one client with all its data',
+}
+
+
+class Protection(NamedTuple):
+  """How the protected methods of a run train, and what that guarantees.
+
+  Attributes:
+    config: what was asked for.
+    plan: noise, schedule and budget, for the algorithms.
+    ledger: with all that one finished method released.
+    asked: rounds that were asked for; `plan.rounds` fit the budget.
+    num_units: records, or clients, of the whole federation.
+  """
+
+  config: PrivacyConfig
+  plan: Plan
+  ledger: Ledger
+  asked: int
+  num_units: int
+
+  @property
+  def epsilon(self) -> float:
+    """Of a finished method, at `config.delta`; may be infinite."""
+    return self.ledger.worst()
+
+  def sentence(self) -> str:
+    """What is about to happen, in a few lines for the terminal."""
+    plan, config = self.plan, self.config
+    noise = f'noise multiplier {plan.noise_multiplier:.4g}'
+    if config.epsilon == math.inf:
+      noise = 'no noise, which protects nothing'
+    steps = f' of {plan.steps} steps' if plan.steps else ''
+    said = (
+      f'Privacy of {_UNITS[plan.unit]}: sums clipped to {plan.max_norm:g}, '
+      f'{noise}, {plan.rounds} rounds{steps}: epsilon={self.epsilon:.4g} at '
+      f'delta={config.delta:g}.'
+    )
+    if plan.rounds < self.asked:
+      said += (
+        f' {self.asked} rounds were asked for: the budget epsilon='
+        f'{config.epsilon:g} ends before.'
+      )
+    if config.delta * self.num_units >= 1:
+      said += (
+        f' With {self.num_units} {plan.unit}s a delta of {config.delta:g} '
+        f'promises little: below {1 / self.num_units:.1g} is usual.'
+      )
+    return said
+
+  def metrics(self) -> dict[str, float]:
+    """`epsilon` (if finite) and `delta`, for a method's final metrics."""
+    finite = {'epsilon': self.epsilon} if math.isfinite(self.epsilon) else {}
+    return {**finite, 'delta': self.config.delta}
+
+  def write(self, workdir: pathlib.Path) -> None:
+    """Writes `ledger.json`: what one finished method released.
+
+    Raises:
+      DiskFullError: the disk is full.
+    """
+    text = self.ledger.to_json() + '\n'
+    files.write_atomically(workdir / 'ledger.json', text)
+
+  def headline(self) -> tuple[str, str]:
+    """A label and a number for the top of a report."""
+    return f'ε of {_UNITS[self.plan.unit]}', _number(self.epsilon)
+
+  def section(
+    self,
+    protected: Sequence[str],
+    others: Sequence[str] = (),
+    *,
+    remarks: str = '',
+  ) -> report.Section:
+    """The report's section `Privacy`.
+
+    Args:
+      protected: methods that trained under this protection.
+      others: methods beside them that trained without any.
+      remarks: more sentences of what is, or is not, protected.
+    """
+    texts = [self._claim(protected), remarks, self._limits(others)]
+    header, *table = rows(self.ledger)
+    ledger = report.Table(
+      header,
+      [report.Row(head, cells) for head, *cells in table],
+      'What one method released about each client, and what it costs. A '
+      'noise multiplier is the standard deviation of the noise on a sum over '
+      'the most that one contribution adds to it.' + self._set_aside(),
+    )
+    return report.Section(
+      'Privacy',
+      [report.Table(['Privacy', 'Value'], self._facts()), ledger],
+      ' '.join(text for text in texts if text),
+    )
+
+  def _facts(self) -> list[report.Row]:
+    plan, config = self.plan, self.config
+    facts: list[tuple[Any, ...]] = [
+      ('Protected', _UNITS[plan.unit], 'Added or removed.'),
+      ('ε', _number(self.epsilon), 'Of what one method released.'),
+      ('δ', f'{config.delta:g}'),
+      ('Budget', f'ε = {_number(config.epsilon)}'),
+      ('Accountant', config.accountant),
+      ('Noise multiplier', _number(plan.noise_multiplier)),
+      ('Clipping norm C', f'{plan.max_norm:g}'),
+      ('Rounds', f'{plan.rounds} of {self.asked}'),
+    ]
+    rate = f'{plan.sampling_rate:.4g}'
+    if plan.unit == 'record':
+      facts += [
+        ('Steps of a client in a round', str(plan.steps)),
+        ('Sampling rate of records', rate, 'In each step, by its own coin.'),
+      ]
+    else:
+      note = 'By its own coin; 1 where the sampler does not amplify privacy.'
+      facts += [
+        ('Sampling rate of clients', rate, note),
+        ('Denominator of sums', f'{plan.expected_cohort:.4g}'),
+      ]
+    return [
+      report.Row(name, [value], *note) for name, value, *note in facts
+    ]  # fmt: skip
+
+  def _claim(self, protected: Sequence[str]) -> str:
+    """Who is protected from whom, by which methods."""
+    names = _listed(protected)
+    if not math.isfinite(self.epsilon):
+      return (
+        f'{names} trained with clipping and without noise (epsilon=inf): '
+        'nothing is protected.'
+      )
+    claim = (
+      f'What {names} released in training is differentially private: whether '
+      f'{_UNITS[self.plan.unit]} was there or not changes the probability of '
+      'anything that can be concluded from it by a factor of '
+      f'e^{_number(self.epsilon)} at most, but for δ. '
+    )
+    if self.plan.unit == 'record':
+      claim += (
+        'Clients add the noise themselves, in every step: it holds against '
+        'the server too. Whoever is in several records is protected less.'
+      )
+    else:
+      claim += (
+        'The server adds the noise to sums over clients: it holds against '
+        'all who see models, and trusts the server. It does not cover what '
+        'clients keep. With sampling=uniform or by_size a client that is not '
+        'there counts as drawn and silent.'
+      )
+    if len(protected) > 1:
+      together = accounting.epsilon(
+        [
+          dataclasses.replace(e.event, steps=e.event.steps * len(protected))
+          for e in max(self.ledger.histories, key=len)
+        ],
+        self.ledger.delta,
+        accountant=self.config.accountant,
+      )
+      claim += (
+        f' That is each method by itself. All {len(protected)} of them '
+        f'together, as this folder holds them, cost ε = {_number(together)}.'
+      )
+    return claim
+
+  def _limits(self, others: Sequence[str]) -> str:
+    """What the guarantee does not cover."""
+    limits = (
+      'Not protected: how many examples each client holds, and of which group '
+      'it is; the log (metrics.jsonl, the curves here), which a deployment '
+      'would not have; held-out examples, on which everything is measured; '
+      'pictures of real examples, such as the nearest training images; and '
+      'settings chosen by looking at earlier runs. Noise is drawn in 32-bit '
+      'floats by a generator made for simulation.'
+    )
+    if others:
+      is_one = len(others) == 1
+      limits += (
+        f' {_listed(others)} trained without privacy, for comparison: '
+        f'{"its model is" if is_one else "their models are"} not to be '
+        'published.'
+      )
+    return limits
+
+  def _set_aside(self) -> str:
+    """Why the ledger's delta is not the one asked for."""
+    if self.ledger.delta == self.config.delta:
+      return ''
+    share = 1 - self.ledger.delta / self.config.delta
+    return (
+      f' {share:.1%} of δ is kept for the chance that a sample of records '
+      'does not fit its batch.'
+    )
+
+
+def protection(
+  config: PrivacyConfig,
+  plan: Plan,
+  *,
+  rounds: int,
+  num_units: int,
+  ledger: Ledger | None = None,
+) -> Protection:
+  """The protection that a plan gives.
+
+  Args:
+    config: what was asked for.
+    plan: made from it.
+    rounds: asked for.
+    num_units: records, or clients, in all.
+    ledger: of one finished method; by default the plan's with its rounds.
+
+  Raises:
+    BudgetSpentError: the rounds cost more than the budget.
+  """
+  charged = plan.charged(plan.rounds) if ledger is None else ledger
+  return Protection(config, plan, charged, rounds, num_units)
+
+
+def protect(
+  config: PrivacyConfig,
+  federation: FederationConfig,
+  data: FederatedDataset,
+  *,
+  batch_size: int,
+  epochs: float,
+  rounds: int,
+) -> Protection | None:
+  """The protection that the command line asks for; None for none.
+
+  Args:
+    config: what is protected, and the budget.
+    federation: how clients are sampled.
+    data: the clients.
+    batch_size: B of a client's steps.
+    epochs: E, passes of a client in a round.
+    rounds: asked for.
+
+  Raises:
+    InputError: a value does not fit, or not one round fits the budget.
+  """
+  if not config.is_private:
+    return None
+  if config.noise_placement != 'local':
+    raise InputError(
+      'Expected noise_placement=local where clients train a model and send '
+      f'it, got noise_placement={config.noise_placement!r}: each gradient is '
+      'used before any sum.'
+    )
+  if config.privacy == 'record':
+    sizes = np.asarray(data.sizes)
+    plan = plan_lib.record_plan(
+      config, sizes, batch_size=batch_size, epochs=epochs, rounds=rounds
+    )
+    num_units = int(sizes.sum())
+  else:
+    plan = client_plan(config, federation, data.num_clients, rounds=rounds)
+    num_units = data.num_clients
+  return protection(config, plan, rounds=rounds, num_units=num_units)
+
+
+def client_plan(
+  config: PrivacyConfig,
+  federation: FederationConfig,
+  num_clients: int,
+  *,
+  rounds: int,
+  ledger: Ledger | None = None,
+) -> Plan:
+  """`plan.client_plan` for the sampler that a federation uses.
+
+  Raises:
+    InputError: see `plan.client_plan`.
+  """
+  share = expected_share(federation, num_clients)
+  return plan_lib.client_plan(
+    config,
+    num_clients,
+    rounds=rounds,
+    # Clients that fail make it rarer still, which is not charged for.
+    sampling_rate=(
+      federation.participation if federation.sampling == 'poisson' else 1.0
+    ),
+    expected_cohort=share * num_clients,
+    ledger=ledger,
+  )
+
+
+def expected_share(federation: FederationConfig, num_clients: int) -> float:
+  """The part of the clients that a round expects, known in advance."""
+  share = {
+    'all': 1.0,
+    'poisson': federation.participation,
+    'uniform': federation.cohort_size / num_clients,
+    'by_size': federation.cohort_size / num_clients,
+  }[federation.sampling]
+  return share * (1 - federation.dropout_rate)
+
+
+def _listed(names: Sequence[str]) -> str:
+  """'a, b and c'."""
+  *most, last = names
+  return f'{", ".join(most)} and {last}' if most else last
+
+
+def _number(value: float) -> str:
+  return '∞' if math.isinf(value) else report_tables.number(value)

@@ -1,0 +1,114 @@
+"""A linear classifier of embeddings, averaged over clients: FedAvg, FedProx.
+
+What sharing synthetic embeddings is compared with: sharing a classifier
+instead (McMahan et al., 2017; Li et al., 2020). FedLambda of the FedHypeVAE
+paper's table is FedAvg's classifier interpolated with each client's own
+(kNN-Per of Marfoq et al., 2022, without neighbours): nothing more is trained
+together, so that it needs no algorithm here.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fedjax_gen import validate
+from fedjax_gen.federated import averaging
+from fedjax_gen.federated.algorithm import Algorithm
+from fedjax_gen.models.vae import DataSpec
+from fedjax_gen.privacy import descent, noise
+from fedjax_gen.privacy.plan import Plan
+from fedjax_gen.types import Array, Key, Tree
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearConfig:
+  """The averaged linear classifiers that are compared (FedAvg, FedProx).
+
+  Raises:
+    InputError: a value is out of range.
+  """
+
+  linear_rounds: int = dataclasses.field(
+    default=20, metadata={'help': 'their communication rounds'}
+  )
+  linear_epochs: float = dataclasses.field(
+    default=1.0, metadata={'help': 'passes of a client in a round'}
+  )
+  linear_learning_rate: float = dataclasses.field(
+    default=1e-2, metadata={'help': 'of the clients’ Adam'}
+  )
+  linear_proximal: float = dataclasses.field(
+    default=0.1, metadata={'help': 'FedProx: mu'}
+  )
+
+  def __post_init__(self):
+    validate.positive_int(linear_rounds=self.linear_rounds)
+    validate.positive(
+      linear_epochs=self.linear_epochs,
+      linear_learning_rate=self.linear_learning_rate,
+    )
+    validate.non_negative(linear_proximal=self.linear_proximal)
+
+  def training(self, batch_size: int, *, proximal: bool) -> averaging.Config:
+    """How clients train; FedProx or FedAvg."""
+    return averaging.Config(
+      local_epochs=self.linear_epochs,
+      batch_size=batch_size,
+      learning_rate=self.linear_learning_rate,
+      proximal=self.linear_proximal if proximal else 0.0,
+    )
+
+
+def init(spec: DataSpec) -> Tree:
+  """Zeros: `kernel` `[F, C]` and `bias` `[C]`."""
+  shape = (*spec.shape, spec.num_classes)
+  return {'kernel': jnp.zeros(shape), 'bias': jnp.zeros(spec.num_classes)}
+
+
+def linear_head(
+  config: averaging.Config, spec: DataSpec, plan: Plan | None = None
+) -> Algorithm:
+  """One classifier averaged over clients.
+
+  Guarantees:
+    With a plan of records those of `descent.trainer`; with one of clients
+    those of `noise.private_server`. Without a plan, none.
+
+  Args:
+    config: how clients train; with `proximal` it is FedProx.
+    spec: of the embeddings.
+    plan: of differential privacy, if there is to be any.
+
+  Raises:
+    InputError: a field of the configuration is out of range.
+  """
+
+  def first(key: Key) -> Tree:
+    del key  # zeros
+    return init(spec)
+
+  if plan is not None and plan.unit == 'record':
+    training = descent.trainer(config, plan)
+    return averaging.averaged(config, first, _loss, training=training)
+  algorithm = averaging.averaged(config, first, _loss)
+  if plan is None:
+    return algorithm
+  return noise.with_private_server(algorithm, plan)
+
+
+def _loss(variables, batch, key):
+  """Mean cross-entropy, nats."""
+  del key  # nothing is random
+  logits = batch.inputs @ variables['kernel'] + variables['bias']
+  losses: Array = optax.softmax_cross_entropy_with_integer_labels(
+    logits, batch.labels
+  )
+  size = jnp.maximum(batch.mask.sum(), 1)
+  correct = logits.argmax(axis=-1) == batch.labels
+  loss, accuracy = jax.tree.map(
+    lambda values: jnp.sum(jnp.where(batch.mask, values, 0.0)) / size,
+    (losses, correct.astype(jnp.float32)),
+  )
+  return loss, (variables, {'accuracy': accuracy})

@@ -1,0 +1,338 @@
+"""From a configuration to noise: what a run releases, and what it may cost.
+
+A plan is made before anything is trained. It knows the schedule, so that noise
+is chosen for the whole run and the ledger can say what every round costs.
+"""
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from fedjax_gen import validate
+from fedjax_gen.errors import InputError
+from fedjax_gen.privacy import (
+  accounting,
+  events,
+  ledger as ledger_lib,
+  sampling,
+)
+from fedjax_gen.privacy.events import Event
+from fedjax_gen.privacy.ledger import Ledger
+
+LEVELS = ('none', 'record', 'client')
+PLACEMENTS = ('local', 'distributed')
+# Probability, over delta e^-epsilon, that a batch of the run lacks room.
+_OVERFLOW = 1e-3
+
+
+def _option(default, help_text, **metadata):
+  return dataclasses.field(
+    default=default, metadata={'help': help_text, **metadata}
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class PrivacyConfig:
+  """Differential privacy.
+
+  Raises:
+    InputError: a value is out of range.
+  """
+
+  privacy: str = _option(
+    'none',
+    'What is protected: nothing, one record of a client, or one client with '
+    'all its data',
+    choices=LEVELS,
+  )
+  epsilon: float = _option(
+    8.0,
+    'Budget of all that is released about a client; inf clips and adds no '
+    'noise, which protects nothing',
+  )
+  delta: float = _option(
+    1e-4, 'Its delta; below one over the number of records, or of clients'
+  )
+  clip_norm: float = _option(
+    1.0, 'C, the most that one record, or one client, adds to a sum'
+  )
+  noise_multiplier: float = _option(
+    0.0,
+    'Noise on a sum over C; 0 for as much as epsilon asks for. If given, the '
+    'run ends when the budget is spent',
+  )
+  noise_placement: str = _option(
+    'local',
+    'Of noise on records’ gradients: on what each client sends, or in shares '
+    'on the sum that a secure summation would reveal (simulated)',
+    choices=PLACEMENTS,
+  )
+  accountant: str = _option(
+    'pld', 'Who counts; pld is tight', choices=accounting.ACCOUNTANTS
+  )
+  clip_chunk: int = _option(
+    16,
+    'Records whose gradients are in memory at once; decides no number',
+    recorded=False,
+  )
+
+  def __post_init__(self):
+    if self.epsilon != math.inf:
+      validate.positive(epsilon=self.epsilon)
+    if not 0 < self.delta < 1:
+      raise InputError(f'Expected 0 < delta < 1, got delta={self.delta!r}.')
+    validate.positive(clip_norm=self.clip_norm)
+    validate.non_negative(noise_multiplier=self.noise_multiplier)
+    validate.one_of(PLACEMENTS, noise_placement=self.noise_placement)
+    validate.one_of(accounting.ACCOUNTANTS, accountant=self.accountant)
+    validate.positive_int(clip_chunk=self.clip_chunk)
+    if self.noise_multiplier and self.epsilon == math.inf:
+      raise InputError(
+        'Expected no noise_multiplier with epsilon=inf, which adds no noise, '
+        f'got noise_multiplier={self.noise_multiplier!r}.'
+      )
+
+  @property
+  def is_private(self) -> bool:
+    """Whether anything is clipped and noised."""
+    return self.privacy != 'none'
+
+
+class Plan(NamedTuple):
+  """What a run releases about each client, decided in advance.
+
+  Attributes:
+    unit: `record` or `client`.
+    max_norm: C.
+    noise_multiplier: z, the noise on a sum over C; 0 for epsilon = infinity.
+    rounds: that fit the budget, at most those asked for.
+    event: what one round costs.
+    ledger: before training; what else is released is charged in it.
+    sampling_rate: q, of a client's records in a step, or of clients.
+    steps: steps of a client in a round; with clients as the unit 0, since it
+      does not matter there.
+    capacity: rows of a record's batch; 0 with clients as the unit.
+    share: part of the noise's standard deviation that each client adds to
+      what it sends: 1, or less where noise is distributed.
+    chunk_size: records whose gradients are in memory at once.
+    expected_cohort: clients expected in a round, the denominator of clipped
+      messages; 0 with records as the unit.
+  """
+
+  unit: str
+  max_norm: float
+  noise_multiplier: float
+  rounds: int
+  event: Event
+  ledger: Ledger
+  sampling_rate: float
+  steps: int
+  capacity: int
+  share: float
+  chunk_size: int
+  expected_cohort: float = 0.0
+
+  def charged(self, rounds: int, label: str = 'training') -> Ledger:
+    """The ledger after some rounds.
+
+    Raises:
+      BudgetSpentError: they cost more than the budget.
+    """
+    if not rounds:
+      return self.ledger
+    return self.ledger.charge(label, self.event.repeated(rounds))
+
+
+def record_sampling(
+  sizes: np.ndarray, batch_size: int, epochs: float
+) -> tuple[float, int]:
+  """The sampling rate q, and the number of steps of every client in a round.
+
+  The same q for all, B over the mean number of records, so that every client
+  makes as many steps, every record is as well protected, and the weighted mean
+  of noisy means is the noisy mean over all records.
+
+  Args:
+    sizes: `[N]` records of each client.
+    batch_size: B, records that a client of mean size expects in a step.
+    epochs: E, passes a round; 0 for one step.
+
+  Raises:
+    InputError: an argument is out of range.
+  """
+  validate.positive_int(batch_size=batch_size)
+  validate.non_negative(local_epochs=epochs)
+  rate = min(1.0, batch_size / float(np.mean(sizes)))
+  return rate, max(round(epochs / rate), 1)
+
+
+def record_plan(
+  config: PrivacyConfig,
+  sizes: np.ndarray,
+  *,
+  batch_size: int,
+  epochs: float,
+  rounds: int,
+  cohort_size: int | None = None,
+  ledger: Ledger | None = None,
+) -> Plan:
+  """DP-SGD on the records of every client (Abadi et al., 2016).
+
+  Guarantees:
+    Released: in each step of each round, the noised sum of the clipped
+      gradients of a Poisson sample of the client's records, jointly over all
+      that the client trains; with `noise_placement=distributed` the part that
+      is sent is released in the sum over clients only.
+    Neighbouring: one record of one client added or removed. The numbers of
+      records are public, the batch's expected size follows from them.
+    Sensitivity: `clip_norm`. Every client is charged for every round, whether
+      it took part or not. The event is that of untruncated samples; room in
+      the batch is such that truncation costs two thousandths of delta at most,
+      which are taken off what the accountant is given.
+
+  Args:
+    config: budget, norm, noise.
+    sizes: `[N]` records of each client.
+    batch_size: see `record_sampling`.
+    epochs: likewise.
+    rounds: of training.
+    cohort_size: clients with records that a round has at least, for the
+      shares of distributed noise; all of them by default.
+    ledger: what was, or will be, released beside; an empty one by default.
+
+  Raises:
+    InputError: an argument is out of range.
+    BudgetSpentError: not even one round fits.
+  """
+  validate.positive_int(rounds=rounds)
+  rate, steps = record_sampling(sizes, batch_size, epochs)
+  most = max(int(np.max(sizes)), 1)
+  overflow = config.delta * _OVERFLOW * math.exp(-min(config.epsilon, 500.0))
+  if config.epsilon == math.inf:
+    overflow = _OVERFLOW  # nothing is protected that truncation could break
+  # Where exp underflows nothing but room for all will do.
+  capacity = most
+  if overflow > 1e-200:
+    # The neighbour may have a record more.
+    capacity = sampling.capacity_for(
+      most + 1, rate, rounds * steps, overflow=overflow
+    )
+  # In whole chunks: a last one of another size would be compiled apart.
+  chunks = -(-capacity // config.clip_chunk)
+  capacity = capacity if chunks == 1 else chunks * config.clip_chunk
+  if ledger is None:
+    ledger = record_ledger(config, len(sizes))
+
+  def event(noise_multiplier, count):
+    if rate == 1:
+      return events.gaussian(noise_multiplier, count)
+    return events.poisson_gaussian(noise_multiplier, rate, count)
+
+  noise, event_of_round, rounds = _calibrated(
+    config, ledger, lambda z: event(z, steps), rounds
+  )
+  share = 1.0
+  if config.noise_placement == 'distributed':
+    # A client without records adds no noise either.
+    share = 1 / math.sqrt(cohort_size or max(int(np.count_nonzero(sizes)), 1))
+  return Plan(
+    'record', config.clip_norm, noise, rounds, event_of_round, ledger, rate,
+    steps, capacity, share, config.clip_chunk,
+  )  # fmt: skip
+
+
+def record_ledger(config: PrivacyConfig, num_clients: int) -> Ledger:
+  """An empty ledger with records as the unit.
+
+  Its delta is less by what truncated batches may cost; see `record_plan`.
+
+  Raises:
+    InputError: an argument is out of range.
+  """
+  delta = config.delta * (1 - 2 * _OVERFLOW)
+  return ledger_lib.ledger(
+    num_clients, config.epsilon, delta, accountant=config.accountant
+  )
+
+
+def client_plan(
+  config: PrivacyConfig,
+  num_clients: int,
+  *,
+  rounds: int,
+  sampling_rate: float = 1.0,
+  expected_cohort: float | None = None,
+  ledger: Ledger | None = None,
+) -> Plan:
+  """DP-FedAvg: whole messages clipped (McMahan et al., 2018).
+
+  Guarantees:
+    Released: in each round the noised sum of clipped messages.
+    Neighbouring: one client added or removed, with all its data.
+    Sensitivity: `clip_norm`, whatever a client computes. Rounds compose, local
+      steps do not matter.
+
+  Args:
+    config: budget, norm, noise.
+    num_clients: N.
+    rounds: of training.
+    sampling_rate: probability by which each client enters a round by its own
+      coin (`sampling.poisson`, with room for all); 1 for any other sampler,
+      which is not amplified.
+    expected_cohort: clients expected in a round; `sampling_rate * num_clients`
+      by default.
+    ledger: what else is released about clients.
+
+  Raises:
+    InputError: an argument is out of range.
+    BudgetSpentError: not even one round fits.
+  """
+  validate.fraction(sampling_rate=sampling_rate)
+  if ledger is None:
+    ledger = ledger_lib.ledger(
+      num_clients,
+      config.epsilon,
+      config.delta,
+      unit='client',
+      accountant=config.accountant,
+    )
+
+  def event(noise_multiplier):
+    if sampling_rate == 1:
+      return events.gaussian(noise_multiplier)
+    return events.poisson_gaussian(noise_multiplier, sampling_rate, 1)
+
+  noise, event_of_round, rounds = _calibrated(config, ledger, event, rounds)
+  return Plan(
+    'client', config.clip_norm, noise, rounds, event_of_round, ledger,
+    sampling_rate, 0, 0, 1.0, config.clip_chunk,
+    float(expected_cohort or sampling_rate * num_clients),
+  )  # fmt: skip
+
+
+def _calibrated(config, ledger, event_of, rounds):
+  """(noise multiplier, event of a round, rounds that fit)."""
+  validate.positive_int(rounds=rounds)
+  if config.epsilon == math.inf:
+    return 0.0, events.non_private(), rounds
+  if config.noise_multiplier:
+    event = event_of(config.noise_multiplier)
+    fits = ledger.remaining_steps(event)
+    if fits == 0:
+      ledger.charge('the first round', event)  # raises, and says what it costs
+    return (
+      config.noise_multiplier,
+      event,
+      rounds if fits is None else min(rounds, fits),
+    )
+  noise = accounting.calibrate(
+    lambda z: event_of(z).repeated(rounds),
+    config.epsilon,
+    ledger.delta,
+    # Those of the client of whom most is released besides.
+    others=[entry.event for entry in max(ledger.histories, key=len)],
+    accountant=config.accountant,
+  )
+  return noise, event_of(noise), rounds

@@ -1,0 +1,450 @@
+"""The contract of `python -m experiments.fedhypevae`, as its user meets it."""
+
+import contextlib
+import html.parser
+import io
+import json
+import math
+from pathlib import Path
+import signal
+from typing import NamedTuple
+
+import jax
+from jax.experimental.compilation_cache import compilation_cache
+import numpy as np
+from PIL import Image
+import pytest
+
+from experiments import common, fedhypevae, hype_methods
+import fedjax_gen
+from fedjax_gen.running import federated_step, stopping, training
+
+_METHODS = hype_methods.METHODS
+_TRAINED = tuple(name for name in _METHODS if name != 'FedLambda')
+_GENERATORS = ('FedHypeVAE', 'DP-CVAE', 'DP-CGAN')
+# The least that still has every part.
+_SMALL = (
+  '--partition=iid',
+  '--num_clients=3',
+  '--hidden_sizes=8',
+  '--latent_size=2',
+  '--hyper_size=8',
+  '--code_size=3',
+  '--mmd_samples=2',
+  '--batch_size=8',
+  '--gan_hidden_sizes=8',
+  '--gan_latent_size=2',
+  '--rounds=2',
+  '--rounds_per_step=1',
+  '--eval_every=2',
+  '--checkpoint_every=1',
+  '--linear_rounds=2',
+  '--meta_steps=5',
+  '--meta_samples=8',
+  '--synthetic_per_class=20',
+  '--head_epochs=20',
+  '--accountant=rdp',  # quicker than pld
+)
+
+
+class _Run(NamedTuple):
+  workdir: Path
+  args: tuple[str, ...]
+  status: int
+  out: str
+  err: str
+
+  def summary(self):
+    return json.loads((self.workdir / 'summary.json').read_text())
+
+  def records(self, method):
+    lines = (self.workdir / 'metrics.jsonl').read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    return [record for record in records if record['method'] == method]
+
+
+def _write_embeddings(path, num=180):
+  """Two classes, four features, in two domains that are far apart."""
+  rng = np.random.default_rng(0)
+  labels, domains = np.arange(num) % 2, np.arange(num) // 2 % 2
+  inputs = 0.5 * rng.normal(size=(num, 4))
+  inputs[:, 0] += 2 * labels
+  inputs[:, 1] += 2 * domains
+  np.savez(
+    path,
+    x=inputs.astype(np.float32),
+    y=labels,
+    groups=np.array(['east', 'west'])[domains],
+  )
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  """A folder of data, runs and caches."""
+  folder = tmp_path_factory.mktemp('fedhypevae')
+  _write_embeddings(folder / 'embeddings.npz')
+  return folder
+
+
+@pytest.fixture(scope='module')
+def run(folder):
+  """Runs a command line in the folder; what was compiled is kept there."""
+
+  def run(name, *args):
+    workdir = folder / name
+    args = (
+      f'--workdir={workdir}',
+      f'--data={folder}/embeddings.npz',
+      *_SMALL,
+      *args,
+    )
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+      status = common.execute(
+        fedhypevae.EXPERIMENT, fedhypevae.main, ['fedhypevae', *args]
+      )
+    return _Run(workdir, args, status, out.getvalue(), err.getvalue())
+
+  settings = {
+    'jax_compilation_cache_dir': str(folder / 'programs'),
+    'jax_persistent_cache_min_compile_time_secs': 0.05,
+  }
+  before = {name: getattr(jax.config, name) for name in settings}
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(common, '_prepare_jax', lambda cache: None)
+    for name, value in settings.items():
+      jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield run
+    for name, value in before.items():
+      jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope='module')
+def finished(run) -> _Run:
+  """A finished run of all methods; not to be changed."""
+  return run('whole')
+
+
+@pytest.fixture
+def untrained(run, monkeypatch, tmp_path):
+  """Runs a command line up to its first training, of which a round is traced.
+
+  Returns what was said, and the rounds that would be trained.
+  """
+
+  def try_out(*args):
+    asked = []
+
+    def train(*, schedule, **unused):
+      asked.append(schedule.num_rounds)
+      raise stopping.StoppedError(signal.SIGTERM)
+
+    monkeypatch.setattr(training, 'train', train)
+    stopped = run(tmp_path / str(len(list(tmp_path.iterdir()))), *args)
+    assert stopped.status == 143, stopped.err
+    return stopped.out + stopped.err, asked[0]
+
+  return try_out
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+  """Fails the test as soon as anything would be trained."""
+
+  def train(*unused, **unused_too):
+    raise AssertionError('training began')
+
+  monkeypatch.setattr(training, 'train', train)
+
+
+def test_a_run_ends_well_and_says_where_its_results_lie(finished):
+  assert finished.status == 0, finished.err
+  assert f'Results: {finished.workdir}' in finished.out
+  said = finished.out + finished.err
+  assert 'FedHypeVAE: Privacy of one record' in said
+  for method in _TRAINED:
+    assert f'{method}: 2/2' in finished.err
+  table = finished.out.splitlines()
+  for method in (*_METHODS, 'local'):
+    assert any(line.split()[:1] == [method] for line in table), method
+  assert 'Traceback' not in finished.err
+
+
+def test_the_summary_keeps_the_contract(finished):
+  summary = finished.summary()
+  assert summary['experiment'] == 'fedhypevae'
+  assert (summary['seed'], summary['rounds']) == (0, 2)
+  assert summary['data'].endswith('embeddings.npz')
+  assert len(summary['params_digest']) == 64
+  assert summary['compile_seconds'] > 0
+  assert list(summary['methods']) == [*_METHODS, 'local']
+  assert list(summary['bytes']) == list(_TRAINED)
+  for method, metrics in summary['methods'].items():
+    for name, value in metrics.items():
+      assert isinstance(value, float), (method, name)
+      assert math.isfinite(value), (method, name)
+
+
+def test_every_method_is_measured_by_its_rule(finished):
+  metrics = finished.summary()['methods']
+  scores = {
+    f'{scope}{score}'
+    for scope in ('', 'global_')
+    for score in ('accuracy', 'balanced_accuracy', 'auc')
+  }
+  for method, found in metrics.items():
+    assert scores <= set(found), method
+    assert 'balanced_accuracy_worst' in found, method
+    assert ('interpolation_lambda' in found) == (
+      method in (*_GENERATORS, 'FedLambda')
+    )
+    of_data = {'synthetic_accuracy', 'mmd', 'class_mmd', 'membership_auc'}
+    assert (of_data <= set(found)) == (method in _GENERATORS), method
+    assert not [n for n in found if n.startswith(('local_', 'interpolated_'))]
+  # At a share of one or none the interpolated rule is one of its ends.
+  for method in (*_GENERATORS, 'FedLambda'):
+    if metrics[method]['interpolation_lambda'] == 1.0:
+      for score in scores:
+        assert metrics[method][score] == metrics['local'][score]
+
+
+def test_all_methods_keep_to_the_same_budget(finished):
+  metrics = finished.summary()['methods']
+  for method in _METHODS:
+    assert 7.9 < metrics[method]['epsilon'] <= 8.0, method
+    assert metrics[method]['delta'] == metrics['FedHypeVAE']['delta']
+    assert 'nominal_epsilon' not in metrics[method]
+  assert metrics['FedLambda']['epsilon'] == metrics['FedAvg']['epsilon']
+  assert 'epsilon' not in metrics['local']
+
+
+def test_the_directory_holds_everything_the_contract_names(finished):
+  names = {
+    str(path.relative_to(finished.workdir))
+    for path in finished.workdir.rglob('*')
+  }
+  wanted = {
+    'config.json', 'inputs.json', 'metrics.jsonl', 'summary.json',
+    'report.html', 'samples/partition.png', 'samples/embeddings.png',
+    'samples/clients.png', 'samples/codes.png', 'samples/way.png',
+    'models/FedHypeVAE.msgpack', 'models/DP-CVAE.msgpack',
+  }  # fmt: skip
+  for method in _TRAINED:
+    wanted.add(f'checkpoints/{method}/2')
+    assert any(n.startswith(f'tensorboard/{method}/') for n in names)
+  assert wanted <= names
+  assert not [name for name in names if 'tmp' in name]
+  for path in (finished.workdir / 'samples').glob('*.png'):
+    assert Image.open(path).format == 'PNG'
+
+
+class _Page(html.parser.HTMLParser):
+  """Collects whatever a page could load, and its headings."""
+
+  def __init__(self, path):
+    super().__init__()
+    self.links, self.images, self.headings = [], 0, []
+    self._heading = False
+    self.feed(path.read_text(encoding='utf-8'))
+
+  def handle_starttag(self, tag, attrs):
+    self.images += tag == 'img'
+    self._heading = tag == 'h2'
+    self.links += [
+      value
+      for name, value in attrs
+      if name in ('src', 'href', 'srcset', 'action', 'data')
+    ]
+    assert tag not in ('script', 'iframe', 'object', 'embed', 'base')
+
+  def handle_data(self, data):
+    if self._heading:
+      self.headings.append(data)
+      self._heading = False
+
+
+def test_the_report_loads_nothing_and_shows_every_picture(finished):
+  page = _Page(finished.workdir / 'report.html')
+  assert all(link.startswith(('#', 'data:')) for link in page.links)
+  assert page.images == 5
+  assert page.headings == [
+    'Results', 'Real and synthetic embeddings', 'Who gains', 'Privacy',
+    'Codes of the clients', 'Between two clients', 'Training',
+    'Clients and communication', 'All metrics', 'Use the model',
+    'Settings and environment',
+  ]  # fmt: skip
+
+
+def test_the_log_has_every_round_of_every_method(finished):
+  for method in _TRAINED:
+    records = finished.records(method)
+    assert [record['round'] for record in records] == [1, 2], method
+    assert records[0]['participants'] == 3
+    assert 0 <= records[0]['share_clipped'] <= 1
+  assert {'loss', 'reconstruction', 'kl', 'mmd'} <= set(
+    finished.records('FedHypeVAE')[0]
+  )
+
+
+def test_saved_generators_generate(finished):
+  first = {}
+  for method in ('FedHypeVAE', 'DP-CVAE'):
+    model = fedjax_gen.load(finished.workdir, method)
+    assert (model.name, model.kind) == (method, 'hyper')
+    inputs, labels = model.sample(6, seed=0)
+    assert inputs.shape == (6, 4)
+    assert np.isfinite(inputs).all()
+    assert set(labels) <= {0, 1}
+    first[method] = inputs
+  assert not np.array_equal(first['FedHypeVAE'], first['DP-CVAE'])
+  assert fedjax_gen.load(finished.workdir).name == 'FedHypeVAE'
+
+
+def test_a_finished_run_is_only_pointed_at(finished, run, no_training):
+  before = (finished.workdir / 'summary.json').stat().st_mtime_ns
+  again = run('whole')
+  assert (again.status, again.err) == (0, '')
+  assert 'This run is finished' in again.out
+  assert (finished.workdir / 'summary.json').stat().st_mtime_ns == before
+
+
+def test_stopped_and_resumed_a_method_ends_with_the_same_bits(
+  finished, run, monkeypatch
+):
+  """Whatever is trained beside it, too: the other run has four more."""
+  make_step = federated_step.federated_step
+
+  def interrupted(*args):
+    step = make_step(*args)
+
+    def step_and_stop(state, num_rounds):
+      result = step(state, num_rounds)
+      signal.raise_signal(signal.SIGTERM)
+      return result
+
+    return step_and_stop
+
+  with monkeypatch.context() as patch:
+    patch.setattr(federated_step, 'federated_step', interrupted)
+    stopped = run('stopped', '--methods=FedHypeVAE')
+  assert stopped.status == 143
+  assert 'Run the same command again to resume' in stopped.err
+  assert not (stopped.workdir / 'summary.json').exists()
+  assert (stopped.workdir / 'checkpoints/FedHypeVAE/1').exists()
+  assert not (stopped.workdir / 'checkpoints/FedHypeVAE/2').exists()
+  resumed = run('stopped', '--methods=FedHypeVAE')
+  assert resumed.status == 0, resumed.err
+  path = 'models/FedHypeVAE.msgpack'
+  assert (resumed.workdir / path).read_bytes() == (
+    finished.workdir / path
+  ).read_bytes()
+  assert resumed.records('FedHypeVAE') == finished.records('FedHypeVAE')
+  measured = finished.summary()['methods']
+  assert resumed.summary()['methods'] == {
+    name: measured[name] for name in ('FedHypeVAE', 'local')
+  }
+
+
+@pytest.mark.parametrize(
+  'args',
+  [
+    ('--privacy=none',),
+    ('--privacy=record_joint', '--local_mode=epochs'),
+    ('--noise_placement=distributed', '--methods=FedHypeVAE,DP-CVAE'),
+    ('--privacy=record_server_code',),
+    ('--privacy=client',),
+    ('--epsilon=inf',),
+  ],
+  ids=lambda args: ' '.join(args),
+)
+def test_every_kind_of_privacy_can_be_traced(untrained, args):
+  """A round of all methods, as far as shapes and budgets go."""
+  said, rounds = untrained(*args)
+  assert rounds == 2
+  assert ('Privacy of one' in said) == (args[0] != '--privacy=none')
+  assert 'nominal' not in said
+
+
+def test_the_published_formulas_are_never_called_private(untrained):
+  said, _ = untrained('--privacy=paper', '--accept_no_guarantee')
+  [ours] = [line for line in said.splitlines() if 'FedHypeVAE' in line]
+  assert 'FedHypeVAE: NOT private' in ours
+  assert 'nominal epsilon, NOT a guarantee' in ours
+  assert 'Privacy of' not in ours
+  assert 'DP-CVAE and DP-CGAN: Privacy of one record' in said
+
+
+def test_a_budget_that_ends_early_leaves_fewer_rounds(untrained):
+  args = ('--noise_multiplier=3', '--rounds=400', '--methods=FedHypeVAE')
+  said, rounds = untrained('--epsilon=3', *args)
+  assert 1 <= rounds < 400
+  assert f'{rounds} rounds of 1 steps' in said
+  assert '400 rounds were asked for' in said
+  _, more = untrained('--epsilon=4', *args)
+  assert rounds < more < 400
+
+
+@pytest.mark.parametrize(
+  'args, words',
+  [
+    (['--data=digits'], 'experiments.embed'),
+    (['--privacy=paper'], '--accept_no_guarantee'),
+    (['--privacy=everyone'], 'record_joint, record_server_code'),
+    (['--epsilon=0'], 'epsilon=0'),
+    (['--epsilon=-1'], 'epsilon=-1'),
+    (['--epsilon=0.001', '--noise_multiplier=0.5'], 'epsilon=0.001'),
+    (['--delta=1'], 'delta'),
+    (
+      ['--noise_placement=distributed', '--methods=FedAvg'],
+      "noise_placement='local'",
+    ),
+    (['--moments_share=0'], 'moments_share'),
+    (['--moments_share=1'], 'moments_share'),
+    (['--methods=FedHyperVAE'], 'FedHyperVAE'),
+    (['--methods='], 'methods'),
+    (['--methods=FedAvg,FedAvg'], 'FedAvg,FedAvg'),
+    (['--codes=mine'], 'meta_by_class, clients'),
+    (['--synthetic_per_class=0'], 'synthetic_per_class=0'),
+    (['--head=none'], 'row_scaled, full, constant'),
+    (['--normalise=batch'], 'standardise, sphere'),
+    (['--latent_size=0'], 'latent_size=0'),
+    (['--beta=-1'], 'beta=-1.0'),
+    (['--meta_steps=0'], 'meta_steps=0'),
+    (['--head_epochs=0'], 'head_epochs=0'),
+    (['--linear_rounds=0'], 'linear_rounds=0'),
+    (['--gan_latent_size=0'], 'gan_latent_size=0'),
+    (['--num_clients=999'], '999'),
+    (
+      ['--privacy=record_server_code', '--head=full'],
+      'row_scaled',
+    ),
+    (
+      ['--privacy=record_server_code', '--local_mode=epochs'],
+      "local_mode='fedsgd'",
+    ),
+  ],
+)  # fmt: skip
+def test_a_mistake_is_answered_before_anything_begins(
+  run, no_training, tmp_path, args, words
+):
+  answered = run(tmp_path / 'mistaken', *args)
+  assert (answered.status, answered.out) == (2, '')
+  assert words in answered.err
+  assert 'Traceback' not in answered.err
+  assert len(answered.err.splitlines()) <= 5
+  assert not list(tmp_path.iterdir())
+
+
+def test_help_fits_a_terminal_and_names_what_there_is(capsys):
+  status = common.execute(
+    fedhypevae.EXPERIMENT, fedhypevae.main, ['fedhypevae', '--help']
+  )
+  out = capsys.readouterr().out
+  assert status == 0
+  lines = out.splitlines()
+  assert lines[0].startswith('Trains personal generators of embeddings')
+  assert max(map(len, lines)) <= 80
+  for name in (*_METHODS, '--accept_no_guarantee', '--codes', '--epsilon'):
+    assert name in out

@@ -1,0 +1,116 @@
+"""What programs say of privacy, and that the figures are the accountant's."""
+
+import math
+
+import numpy as np
+import pytest
+
+from experiments import private_run
+from fedjax_gen.errors import InputError
+from fedjax_gen.federation import FederationConfig
+from fedjax_gen.privacy import accounting, events, ledger as ledger_lib
+from fedjax_gen.privacy.plan import PrivacyConfig
+from tests.federated import toys
+
+_DATA = toys.dataset([30, 20, 10])
+
+
+def _protect(federation=None, rounds=4, **fields):
+  return private_run.protect(
+    PrivacyConfig(**{'privacy': 'client', 'epsilon': 5.0, **fields}),
+    federation or FederationConfig(num_clients=3),
+    _DATA,
+    batch_size=20,
+    epochs=1.0,
+    rounds=rounds,
+  )
+
+
+def _text(section):
+  tables = [
+    [[row.head, *row.cells] for row in table.rows] for table in section.blocks
+  ]
+  return section.text, dict(tables[0]), tables[1]
+
+
+def test_nothing_is_protected_unless_asked_for():
+  assert _protect(privacy='none') is None
+
+
+def test_only_coins_of_clients_amplify():
+  poisson = FederationConfig(sampling='poisson', participation=0.25)
+  uniform = FederationConfig(sampling='uniform', cohort_size=2)
+  everyone = _protect().plan
+  assert _protect(uniform).plan.event == everyone.event
+  drawn = _protect(poisson).plan
+  assert drawn.event == events.poisson_gaussian(drawn.noise_multiplier, 0.25, 1)
+  assert drawn.noise_multiplier < everyone.noise_multiplier
+
+
+@pytest.mark.parametrize(
+  ('fields', 'share'),
+  [
+    ({}, 1.0),
+    ({'sampling': 'poisson', 'participation': 0.3}, 0.3),
+    ({'sampling': 'uniform', 'cohort_size': 4}, 0.4),
+    ({'sampling': 'by_size', 'cohort_size': 4, 'dropout_rate': 0.5}, 0.2),
+  ],
+)
+def test_a_round_expects_what_its_sampler_draws(fields, share):
+  federation = FederationConfig(**fields)
+  assert private_run.expected_share(federation, 10) == pytest.approx(share)
+  plan = private_run.client_plan(
+    PrivacyConfig('client', math.inf), federation, 10, rounds=1
+  )
+  assert plan.expected_cohort == pytest.approx(10 * share)
+
+
+def test_records_are_counted_and_a_weak_delta_is_named():
+  protection = _protect(privacy='record', delta=1e-2)
+  assert protection.num_units == 60
+  assert 'delta=0.01' in protection.sentence()
+  assert 'promises little' not in protection.sentence()
+  weak = _protect(privacy='record', delta=0.1)
+  assert '60 records a delta of 0.1 promises little' in weak.sentence()
+
+
+def test_the_section_says_who_is_protected_and_who_not(tmp_path):
+  protection = _protect()
+  text, facts, rows = _text(
+    protection.section(['FedVAE', 'L', 'D'], ['central'], remarks='And so on.')
+  )
+  assert 'What FedVAE, L and D released' in text
+  assert 'And so on.' in text
+  assert 'central trained without privacy' in text
+  assert facts['Rounds'] == '4 of 4'
+  assert facts['Protected'] == 'one client with all its data'
+  assert rows[0][:4] == ['0-2', 'training', 'gaussian', '4']
+  # Three models are three times the rounds.
+  event = protection.plan.event.repeated(12)
+  together = accounting.epsilon(event, protection.config.delta)
+  assert f'cost ε = {together:.4g}' in text
+  assert together > protection.epsilon
+  alone, _, _ = _text(protection.section(['federated']))
+  assert 'together' not in alone
+  assert 'without privacy' not in alone
+  protection.write(tmp_path)
+  read = ledger_lib.from_json((tmp_path / 'ledger.json').read_text())
+  assert read == protection.ledger
+  assert protection.metrics() == {'epsilon': read.worst(), 'delta': 1e-4}
+  np.testing.assert_allclose(read.worst(), 5.0, rtol=1e-3)
+
+
+def test_without_noise_nothing_is_claimed():
+  protection = _protect(epsilon=math.inf)
+  text, facts, _ = _text(protection.section(['federated']))
+  assert 'nothing is protected' in text
+  assert 'differentially private' not in text
+  assert facts['ε'] == '∞'
+  assert protection.metrics() == {'delta': 1e-4}
+  assert 'protects nothing' in protection.sentence()
+  assert protection.headline()[1] == '∞'
+
+
+def test_noise_in_shares_is_refused():
+  with pytest.raises(InputError, match="noise_placement='distributed'"):
+    _protect(privacy='record', noise_placement='distributed')

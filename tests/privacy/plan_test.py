@@ -1,0 +1,168 @@
+"""Noise and rounds of a plan, against the accountant."""
+
+import dataclasses
+import math
+
+from absl.testing import absltest, parameterized
+import numpy as np
+
+from fedjax_gen.errors import InputError
+from fedjax_gen.privacy import accounting, events, plan as plans, sampling
+from fedjax_gen.privacy.ledger import BudgetSpentError
+
+_SIZES = np.array([40, 60, 0, 100])
+_RECORD = plans.PrivacyConfig(privacy='record', epsilon=3.0, delta=1e-3)
+_CLIENT = dataclasses.replace(_RECORD, privacy='client')
+
+
+def _record_plan(rounds=4, epochs=1.0, batch_size=25, ledger=None, **changes):
+  return plans.record_plan(
+    dataclasses.replace(_RECORD, **changes),
+    _SIZES,
+    batch_size=batch_size,
+    epochs=epochs,
+    rounds=rounds,
+    ledger=ledger,
+  )
+
+
+class RecordTest(parameterized.TestCase):
+  @parameterized.parameters(
+    (25, 1.0, 0.5, 2), (25, 3.0, 0.5, 6), (5, 0.0, 0.1, 1), (99, 2.0, 1.0, 2)
+  )
+  def test_all_clients_sample_alike(self, batch_size, epochs, rate, steps):
+    got = plans.record_sampling(_SIZES, batch_size, epochs)
+    self.assertEqual(got, (rate, steps))
+
+  @parameterized.parameters('pld', 'rdp')
+  def test_noise_is_what_the_budget_asks_for_and_no_more(self, accountant):
+    plan = _record_plan(accountant=accountant)
+    self.assertEqual((plan.rounds, plan.steps), (4, 2))
+    self.assertEqual(
+      plan.event, events.poisson_gaussian(plan.noise_multiplier, 0.5, 2)
+    )
+    spent = plan.charged(plan.rounds)
+    self.assertLessEqual(spent.worst(), 3.0)
+    np.testing.assert_array_equal(spent.spent(), spent.worst())
+    less = events.poisson_gaussian(0.99 * plan.noise_multiplier, 0.5, 8)
+    self.assertGreater(
+      accounting.epsilon(less, _RECORD.delta, accountant=accountant), 3.0
+    )
+    with self.assertRaises(BudgetSpentError):
+      plan.charged(plan.rounds + 1)
+    self.assertEqual(plan.charged(0), plan.ledger)
+
+  def test_with_noise_given_the_run_ends_when_the_budget_does(self):
+    plan = _record_plan(rounds=1000, batch_size=99, noise_multiplier=3.0)
+    self.assertEqual(plan.noise_multiplier, 3.0)
+    self.assertLess(plan.rounds, 1000)
+    self.assertLessEqual(plan.charged(plan.rounds).worst(), 3.0)
+    with self.assertRaises(BudgetSpentError):
+      plan.charged(plan.rounds + 1)
+    # No more than were asked for, either.
+    few = _record_plan(rounds=1, batch_size=99, noise_multiplier=3.0)
+    self.assertEqual(few.rounds, 1)
+    with self.assertRaisesRegex(BudgetSpentError, 'the first round'):
+      _record_plan(batch_size=99, noise_multiplier=0.2)
+
+  def test_infinity_clips_and_promises_nothing(self):
+    plan = _record_plan(epsilon=math.inf)
+    self.assertEqual((plan.noise_multiplier, plan.rounds), (0.0, 4))
+    self.assertEqual(plan.charged(4).worst(), math.inf)
+
+  def test_what_truncation_costs_is_kept_from_delta(self):
+    sizes = np.array([5000, 3000])
+    config = dataclasses.replace(_RECORD, clip_chunk=1)
+    plan = plans.record_plan(config, sizes, batch_size=40, epochs=1.0, rounds=3)
+    self.assertLess(plan.capacity, 300)
+    cost = sampling.overflow_delta(
+      3.0, 5000, plan.sampling_rate, plan.capacity, 3 * plan.steps
+    )
+    self.assertGreater(cost, 0.0)
+    self.assertLessEqual(plan.ledger.delta + cost, _RECORD.delta)
+    # A few rows less would cost more than was kept, or the room is wasted.
+    tight = sampling.overflow_delta(
+      3.0, 5000, plan.sampling_rate, plan.capacity - 8, 3 * plan.steps
+    )
+    self.assertGreater(plan.ledger.delta + tight, _RECORD.delta)
+
+  def test_all_records_in_every_step_are_no_sample(self):
+    plan = _record_plan(batch_size=99)
+    self.assertEqual(plan.event, events.gaussian(plan.noise_multiplier, 1))
+    self.assertGreater(plan.capacity, 100)
+
+  def test_what_else_is_released_makes_more_noise(self):
+    moments = plans.record_ledger(_RECORD, 4).charge(
+      'moments', events.gaussian(4.0), [1, 3]
+    )
+    alone = _record_plan(batch_size=99)
+    beside = _record_plan(batch_size=99, ledger=moments)
+    self.assertGreater(beside.noise_multiplier, 1.02 * alone.noise_multiplier)
+    spent = beside.charged(beside.rounds)
+    self.assertLessEqual(spent.worst(), 3.0)
+    self.assertGreater(spent.spent()[1], spent.spent()[0])
+    # What was planned without knowing of it does not fit.
+    with self.assertRaises(BudgetSpentError):
+      moments.charge('training', alone.event.repeated(alone.rounds))
+
+  def test_only_clients_with_records_share_noise(self):
+    plan = _record_plan(batch_size=99, noise_placement='distributed')
+    np.testing.assert_allclose(plan.share**2 * 3, 1.0)
+    self.assertEqual(_record_plan(batch_size=99).share, 1.0)
+
+
+class ClientTest(parameterized.TestCase):
+  def test_every_round_is_an_event_and_coins_amplify(self):
+    plain = plans.client_plan(_CLIENT, 20, rounds=5)
+    self.assertEqual(plain.event, events.gaussian(plain.noise_multiplier))
+    self.assertEqual(plain.ledger.unit, 'client')
+    self.assertEqual((plain.expected_cohort, plain.steps), (20.0, 0))
+    drawn = plans.client_plan(_CLIENT, 20, rounds=5, sampling_rate=0.25)
+    self.assertEqual(
+      drawn.event, events.poisson_gaussian(drawn.noise_multiplier, 0.25, 1)
+    )
+    self.assertLess(drawn.noise_multiplier, 0.6 * plain.noise_multiplier)
+    self.assertEqual(drawn.expected_cohort, 5.0)
+    for plan in (plain, drawn):
+      self.assertLessEqual(plan.charged(5).worst(), 3.0)
+      with self.assertRaises(BudgetSpentError):
+        plan.charged(6)
+
+  def test_another_cohort_may_be_expected(self):
+    plan = plans.client_plan(_CLIENT, 20, rounds=5, expected_cohort=4.5)
+    self.assertEqual(plan.expected_cohort, 4.5)
+
+
+class ConfigTest(parameterized.TestCase):
+  @parameterized.parameters(
+    ({'epsilon': 0.0}, 'epsilon=0.0'),
+    ({'epsilon': math.nan}, 'epsilon=nan'),
+    ({'delta': 0.0}, 'delta=0.0'),
+    ({'delta': 1.0}, 'delta=1.0'),
+    ({'clip_norm': 0.0}, 'clip_norm=0.0'),
+    ({'noise_multiplier': -1.0}, 'noise_multiplier=-1.0'),
+    ({'noise_multiplier': 1.0, 'epsilon': math.inf}, 'noise_multiplier=1.0'),
+    ({'noise_placement': 'server'}, "noise_placement='server'"),
+    ({'accountant': 'moments'}, "accountant='moments'"),
+    ({'clip_chunk': 0}, 'clip_chunk=0'),
+  )
+  def test_bad_fields_are_refused(self, fields, message):
+    with self.assertRaisesRegex(InputError, message):
+      plans.PrivacyConfig(**fields)
+
+  def test_nothing_is_private_unless_asked_for(self):
+    self.assertFalse(plans.PrivacyConfig().is_private)
+    self.assertTrue(_CLIENT.is_private)
+
+  @parameterized.parameters(
+    ({'batch_size': 0}, 'batch_size=0'),
+    ({'epochs': -1.0}, 'local_epochs=-1.0'),
+    ({'rounds': 0}, 'rounds=0'),
+  )
+  def test_bad_schedules_are_refused(self, fields, message):
+    with self.assertRaisesRegex(InputError, message):
+      _record_plan(**fields)
+
+
+if __name__ == '__main__':
+  absltest.main()
