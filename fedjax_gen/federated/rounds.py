@@ -19,7 +19,7 @@ from fedjax_gen.federated.algorithm import (
   ClientProgram,
   FederatedState,
 )
-from fedjax_gen.federated.mapping import Mapping, Work, map_clients
+from fedjax_gen.federated.mapping import Mapping, Work, map_population
 from fedjax_gen.types import Array, Key, Metrics, Tree
 
 
@@ -48,7 +48,6 @@ class _Member(NamedTuple):
   """One client of a cohort, as the engine hands it to the mapping."""
 
   info: ClientInfo
-  client: Tree
   key: Key
 
 
@@ -71,10 +70,15 @@ def init_state(
   @jax.jit
   def init(datasets, key):
     server_key, *fleet_keys = jax.random.split(key, 1 + len(datasets))
+    # One client after the other: what mapped initialisers draw is alive for
+    # all of them, and can exceed what they return.
     fleets = tuple(
-      jax.vmap(program.init)(
-        jax.random.split(fleet_key, data.num_clients),
-        _infos(data, _everyone(data)),
+      jax.lax.map(
+        lambda key_and_info, init=program.init: init(*key_and_info),
+        (
+          jax.random.split(fleet_key, data.num_clients),
+          _infos(data, _everyone(data)),
+        ),
       )
       for program, data, fleet_key in zip(
         algorithm.fleets, datasets, fleet_keys, strict=True
@@ -152,33 +156,37 @@ def _fleet_round(
   cohort = sampler(sample_key, data)
   members = _Member(
     info=_infos(data, cohort),
-    client=trees.take(clients, cohort.row),
     # By index and not by slot: who else was sampled changes nothing.
     key=jax.vmap(jax.random.fold_in, (None, 0))(client_key, cohort.row),
   )
-  sums, (rows, metrics) = map_clients(
-    mapping, aggregate, _work(program), (server, data), members
+  sums, clients, metrics = map_population(
+    mapping,
+    aggregate,
+    _work(program),
+    (server, data),
+    members,
+    cohort.row,
+    clients,
   )
-  return sums, trees.put(clients, cohort.row, rows), metrics, cohort
+  return sums, clients, metrics, cohort
 
 
 def _work(program: ClientProgram) -> Work:
   """The work of ONE client: what it receives, does, sends and keeps."""
 
-  def run(shared, member: _Member):
-    (server, data), (info, client, key) = shared, member
+  def run(shared, member: _Member, client):
+    (server, data), (info, key) = shared, member
     local_data = data.client(info.row)._replace(size=info.num_examples)
     view = program.view(server, info)
     message, trained, metrics = program.update(view, client, local_data, key)
     client = trees.where(info.present, trained, client)
     metrics = trees.where(info.present, metrics, trees.zeros_like(metrics))
-    return message, info, (client, metrics)
+    return message, info, client, metrics
 
-  def skip(shared, member: _Member):
-    message, _, (_, metrics) = trees.zeros_like(
-      jax.eval_shape(run, shared, member)
-    )
-    return message, member.info, (member.client, metrics)
+  def skip(shared, member: _Member, client):
+    message, _, _, metrics = jax.eval_shape(run, shared, member, client)
+    message, metrics = trees.zeros_like((message, metrics))
+    return message, member.info, client, metrics
 
   return Work(run, skip, lambda member: member.info.present, _absent)
 

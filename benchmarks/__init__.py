@@ -1,0 +1,1 @@
+"""Measurements of speed and memory; no test depends on them."""

@@ -1,0 +1,270 @@
+"""One round of FedHypeVAE with many clients: time and memory.
+
+python -m benchmarks.hyper_round --clients=1000 --out=hyper_round.json
+
+Networks have the sizes of the paper's predecessor: embeddings of 768 features,
+11 classes, three hidden layers of 256, 100 latents, codes of 32. A round is one
+minibatch of every client, its records' gradients clipped and noised. The
+embeddings are noise, which costs as much as others.
+
+With `--peers` the same work is done by a Python loop over clients, which calls
+one compiled step for each, as a script would. Both do the same to the bits of
+the random numbers; the runs alternate, and the ratio is that of their medians.
+"""
+
+import argparse
+import functools
+import json
+import os
+import pathlib
+import resource
+import statistics
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedjax_gen import trees
+from fedjax_gen.algorithms import fedhypevae
+from fedjax_gen.data import partition
+from fedjax_gen.data.federated import FederatedDataset, federated_dataset
+from fedjax_gen.federated import rounds
+from fedjax_gen.federated.algorithm import (
+  Algorithm,
+  ClientInfo,
+  FederatedState,
+)
+from fedjax_gen.federated.mapping import Mapping
+from fedjax_gen.models.hypernetwork import HyperVaeConfig, build_hyper_vae
+from fedjax_gen.models.vae import DataSpec
+from fedjax_gen.privacy import plan as plan_lib
+from fedjax_gen.running.compile_clock import CompileClock
+
+FEATURES, CLASSES = 768, 11
+_KEY = jax.random.key(1)
+
+
+def main(argv: list[str] | None = None) -> None:
+  """Measures, prints and writes a JSON object."""
+  flags = _flags(argv)
+  data = _noise(flags.clients, flags.records)
+  algorithm = _algorithm(data, flags.batch)
+  state = rounds.init_state(algorithm, [data], jax.random.key(0))
+  jax.block_until_ready(state)
+  result = {
+    'clients': flags.clients,
+    'records_per_client': flags.records,
+    'batch_size': flags.batch,
+    'block_size': flags.block_size,
+    'jax': jax.__version__,
+    'device': jax.devices()[0].device_kind,
+    'cpus': os.cpu_count(),
+    'load_average': os.getloadavg()[0],
+    **_bytes(algorithm, data, state),
+    'peak_rss_bytes_after_init': _peak_rss(),
+  }
+  run = rounds.round_runner(algorithm, mapping=Mapping(flags.block_size))
+  peer = None
+
+  def ours():
+    nonlocal state
+    state, _ = run(state, [data], _KEY, 1)
+    return state
+
+  with CompileClock() as clock:
+    _timed(ours)
+  result['compile_seconds'] = clock.seconds
+  result['peak_rss_bytes'] = _peak_rss()
+  if flags.peers:
+    # After the peak was read: the loop holds clients of its own.
+    peer = _Loop(algorithm, data)
+    with CompileClock() as clock:
+      _timed(peer.round)
+    result['loop_compile_seconds'] = clock.seconds
+    result['largest_difference'] = _difference(state, peer)
+  times: dict[str, list] = {'round': [], 'loop': []}
+  for _ in range(flags.repeats):
+    times['round'].append(_timed(ours))
+    if peer is not None:
+      times['loop'].append(_timed(peer.round))
+  for name, measured in times.items():
+    if not measured:
+      continue
+    wall, cpu = zip(*measured, strict=True)
+    result[name] = {
+      'seconds': wall,
+      'median_seconds': statistics.median(wall),
+      'cpu_seconds': cpu,
+      'median_cpu_seconds': statistics.median(cpu),
+    }
+  if peer is not None:
+    for kind in ('seconds', 'cpu_seconds'):
+      result[f'loop_over_round_{kind}'] = (
+        result['loop'][f'median_{kind}'] / result['round'][f'median_{kind}']
+      )
+  text = json.dumps(result, indent=2)
+  print(text)
+  if flags.out:
+    pathlib.Path(flags.out).write_text(text + '\n', encoding='utf-8')
+
+
+class _Loop:
+  """A Python loop over clients, each a call of one compiled step.
+
+  The step adds its message to the sum itself and is given the client's buffers
+  to reuse: a loop could hardly do with less.
+  """
+
+  def __init__(self, algorithm: Algorithm, data: FederatedDataset):
+    """Starts where `rounds.init_state` does."""
+    state = rounds.init_state(algorithm, [data], jax.random.key(0))
+    self.server, self.round_number = state.server, 0
+    self.clients = [
+      trees.take(state.fleets[0], i) for i in range(len(data.sizes))
+    ]
+    self._data = data
+    [program] = algorithm.fleets
+    aggregate = algorithm.server.aggregate
+
+    def work(server, client, data, row, key):
+      size = data.sizes[row]
+      info = ClientInfo(
+        row=row,
+        group=data.groups[row],
+        num_examples=size,
+        weight=size.astype(jnp.float32),
+        present=jnp.ones((), bool),
+      )
+      view = program.view(server, info)
+      message, client, metrics = program.update(
+        view, client, data.client(row), jax.random.fold_in(key, row)
+      )
+      one = jax.tree.map(lambda leaf: leaf[None], (message, info))
+      return aggregate.partial(*one), client, metrics
+
+    @functools.partial(jax.jit, donate_argnums=(1, 2))
+    def step(server, client, sums, data, row, key):
+      more, client, metrics = work(server, client, data, row, key)
+      return trees.add(sums, more), client, metrics
+
+    @jax.jit
+    def finish(server, sums, key):
+      return algorithm.server.update(server, aggregate.finish(sums), key)[0]
+
+    self._step, self._finish = step, finish
+    self._sums = jax.eval_shape(
+      work, self.server, self.clients[0], data, jnp.int32(0), _KEY
+    )[0]
+
+  def round(self):
+    """One round; keys are derived as `rounds.federated_round` does."""
+    server_key, fleet_key = jax.random.split(
+      jax.random.fold_in(_KEY, self.round_number)
+    )
+    _, key = jax.random.split(fleet_key)
+    sums, log = trees.zeros_like(self._sums), []
+    for row in range(len(self.clients)):
+      sums, self.clients[row], metrics = self._step(
+        self.server, self.clients[row], sums, self._data, np.int32(row), key
+      )
+      log.append(metrics)
+    self.server = self._finish(self.server, sums, server_key)
+    self.round_number += 1
+    return self.server, log
+
+
+def _flags(argv):
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument('--clients', type=int, default=1000)
+  parser.add_argument('--records', type=int, default=64, help='of a client')
+  parser.add_argument('--batch', type=int, default=32)
+  parser.add_argument(
+    '--block_size',
+    type=lambda text: int(text) if text.isdigit() else text,
+    default='auto',
+    help="clients computed at once, or 'auto' or 'all'",
+  )
+  parser.add_argument('--repeats', type=int, default=3)
+  parser.add_argument('--peers', action='store_true', help='run the loop too')
+  parser.add_argument('--out', help='JSON file to write')
+  return parser.parse_args(argv)
+
+
+def _noise(clients: int, records: int) -> FederatedDataset:
+  count = clients * records
+  rng = np.random.default_rng(0)
+  inputs = rng.standard_normal((count, FEATURES), np.float32)
+  labels = np.arange(count, dtype=np.int32) % CLASSES
+  return federated_dataset(
+    inputs, labels, partition.iid(count, clients, seed=0)
+  )
+
+
+def _algorithm(data: FederatedDataset, batch_size: int) -> Algorithm:
+  model = build_hyper_vae(
+    HyperVaeConfig(
+      latent_size=100,
+      hidden_sizes=(256, 256, 256),
+      code_size=32,
+      hyper_size=128,
+    ),
+    DataSpec((FEATURES,), CLASSES),
+  )
+  plan = plan_lib.record_plan(
+    plan_lib.PrivacyConfig(
+      privacy='record', noise_multiplier=1.0, accountant='rdp'
+    ),
+    np.asarray(data.sizes),
+    batch_size=batch_size,
+    epochs=0,
+    rounds=1,
+  )
+  config = fedhypevae.Config(batch_size=batch_size)
+  return fedhypevae.fedhypevae(config, model, 'record_joint', plan)
+
+
+def _bytes(
+  algorithm: Algorithm, data: FederatedDataset, state: FederatedState
+) -> dict:
+  """What a client keeps and moves, and what the server holds."""
+  [kept], [traffic] = state.fleets, rounds.traffic(algorithm, [data])
+  return {
+    'client_parameter_bytes': trees.num_bytes(kept.own) // data.num_clients,
+    'client_optimizer_bytes': (
+      trees.num_bytes(kept.own_state) // data.num_clients
+    ),
+    'population_bytes': trees.num_bytes(kept),
+    'server_parameter_bytes': trees.num_bytes(state.server.variables),
+    'bytes_down': traffic.bytes_down,
+    'bytes_up': traffic.bytes_up,
+  }
+
+
+def _timed(run) -> tuple[float, float]:
+  """Seconds on the clock, and of all threads together."""
+  wall, cpu = time.perf_counter(), time.process_time()
+  jax.block_until_ready(run())
+  return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def _peak_rss() -> int:
+  unit = 1 if sys.platform == 'darwin' else 1024
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _difference(state: FederatedState, peer: _Loop) -> float:
+  """Largest difference of any of the server's weights after a round."""
+  both = jax.tree.map(
+    lambda ours, theirs: jnp.max(jnp.abs(ours - theirs)),
+    state.server.variables,
+    peer.server.variables,
+  )
+  return float(max(jax.tree.leaves(both)))
+
+
+if __name__ == '__main__':
+  main()
