@@ -6,7 +6,7 @@ asks of each: how well does a linear classifier do for each client, if made of
 what is shared, of the client's own records, or of both?
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any, NamedTuple
 
@@ -72,8 +72,7 @@ class ComparisonConfig:
 
 EXPERIMENT = common.Experiment(
   name='fedhypevae',
-  sentence='Trains personal generators of embeddings under differential '
-  'privacy (FedHypeVAE).',
+  sentence='Trains personal generators of embeddings privately (FedHypeVAE).',
   examples=(
     ('', 'Gaussians of 5 classes in 5 domains, epsilon 8, beside 5 others.'),
     (
@@ -163,11 +162,19 @@ def main(
   clients = build_clients(source, federation, hyper.normalise, run.seed)
   source = clients.source
   names = hype_methods.ordered(comparison.methods)
-  if synthesis.codes == 'clients' and privacy.privacy == 'client':
-    raise InputError(
-      'Expected codes=meta or meta_by_class with privacy=client, got '
-      "codes='clients': there the codes are protected only as long as they "
-      'stay with the clients.'
+  notes = list(source.notes)
+  if 'clients' in synthesis.codes and privacy.privacy == 'client':
+    codes = tuple(kind for kind in synthesis.codes if kind != 'clients')
+    if not codes:
+      raise InputError(
+        'Expected codes=meta or meta_by_class with privacy=client, got '
+        'codes=clients: there codes are protected only as long as they stay '
+        'with the clients.'
+      )
+    synthesis = dataclasses.replace(synthesis, codes=codes)
+    notes.append(
+      'codes=clients is left out: with privacy=client codes are protected only '
+      'as long as they stay with the clients'
     )
   methods = hype_methods.build_methods(
     names,
@@ -193,8 +200,8 @@ def main(
         (clients.partition.order, clients.partition.sizes)
       ),
     )
-    for note in source.notes:
-      session.say(f'Data: {note}')
+    for note in notes:
+      session.say(f'Note: {note}')
     for text in hype_report.sentences(methods):
       session.say(text)
     results = {
@@ -208,21 +215,24 @@ def main(
     }
     session.say('Measuring against held-out embeddings.')
     local = heads.fit_local(clients.rows, head)
-    synthetic = {
-      name: hype_synthesis.synthesise(
-        name, methods[name], results[name].state, clients.data, meta,
-        synthesis, run.seed,
-      )
-      for name in names
-      if methods.get(name) and methods[name].model
-    }  # fmt: skip
-    metrics, evaluations = {}, {}
+    synthetic: dict[str, Synthetic] = {}
     for name in names:
-      measured = _measure(
+      if name in methods and methods[name].model:
+        synthetic |= hype_synthesis.synthesise(
+          name,
+          methods[name],
+          results[name].state,
+          clients.data,
+          meta,
+          synthesis,
+          run.seed,
+        )
+    metrics, evaluations = {}, {}
+    for name in _rows(names, synthetic):
+      metrics[name], evaluations[name] = _measure(
         name, shared, synthetic, clients, local, head, run.seed
       )
-      metrics[name], evaluations[name] = measured
-      method = methods['FedAvg' if name == 'FedLambda' else name]
+      method = methods[trained_as(name, synthetic)]
       if method.budget.protection is not None:
         metrics[name] |= hype_report.spent(method, privacy)
     metrics['local'] = _of_local(evaluations[names[0]])
@@ -243,12 +253,33 @@ def main(
       methods=methods,
       privacy=privacy,
     )  # fmt: skip
+    subject = methods[trained_as(names[0], synthetic)].budget.protection
+    if subject is not None and privacy.privacy != 'paper':
+      subject.write(workdir.path)
     hype_report.write(workdir.path, facts)
     hype_report.show(metrics)
     # Last: a summary marks the run as finished.
     workdir.write_summary(
       hype_report.summary(facts, leaves.params_digest(shared))
     )
+
+
+def trained_as(row: str, synthetic: Mapping[str, Synthetic]) -> str:
+  """The training that a row of the results is of."""
+  if row in synthetic:
+    return synthetic[row].method
+  return 'FedAvg' if row == 'FedLambda' else row
+
+
+def _rows(
+  names: Sequence[str], synthetic: Mapping[str, Synthetic]
+) -> list[str]:
+  """All rows, in the order of the table."""
+  by_method = {
+    name: [row for row, made in synthetic.items() if made.method == name]
+    for name in names
+  }
+  return [row for name in names for row in by_method[name] or [name]]
 
 
 def _train(
@@ -319,7 +350,7 @@ def _measure(
       clients.rows, local, made.inputs, made.labels, config
     )
   else:
-    head = shared['FedAvg' if name == 'FedLambda' else name]
+    head = shared[trained_as(name, synthetic)]
     found = heads.evaluate_head(
       clients.rows, local, Head(head['kernel'], head['bias'])
     )
@@ -372,7 +403,7 @@ def _save(
       saved.save_hyper(
         workdir.path,
         name,
-        methods[name].model.config,
+        methods[trained_as(name, synthetic)].model.config,
         source,
         made.hyper,
         made.codes,

@@ -176,7 +176,7 @@ def build_methods(
     model = build_hyper_vae(model_config, spec)
     allowed = budget(rounds, loss_config.epochs, with_moments=with_moments)
     mode = privacy.privacy
-    if mode == 'record_server_code' and model_config.head == 'row_scaled':
+    if mode == 'record_server_code' and with_moments:
       algorithm = fedhypevae.with_server_codes(
         loss_config, model, allowed.plan, data.num_clients,
         jax.random.key(seed),
@@ -206,7 +206,9 @@ def build_methods(
   def classifier(*, proximal):
     # Several steps on shares of noise would protect nothing.
     local = dataclasses.replace(privacy, noise_placement='local')
-    allowed = budget(linear.linear_rounds, linear.linear_epochs, protected=local)
+    allowed = budget(
+      linear.linear_rounds, linear.linear_epochs, protected=local
+    )
     plan = None
     if privacy.unit != 'none':
       plan = _client_plan(allowed) or allowed.plan

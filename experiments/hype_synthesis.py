@@ -15,6 +15,7 @@ import numpy as np
 from experiments.hype_methods import Method
 from fedjax_gen import validate
 from fedjax_gen.data.federated import FederatedDataset
+from fedjax_gen.errors import InputError
 from fedjax_gen.models import hypernetwork, meta_code
 from fedjax_gen.models.meta_code import ClassMoments, MetaConfig
 from fedjax_gen.privacy import class_moments
@@ -31,14 +32,14 @@ class SynthesisConfig:
     InputError: a value is out of range.
   """
 
-  codes: str = dataclasses.field(
-    default='meta',
+  codes: tuple[str, ...] = dataclasses.field(
+    default=('meta', 'clients'),
     metadata={
-      'choices': CODES,
-      'help': 'Whose decoders make FedHypeVAE’s synthetic data: that of one '
-      'neutral code, fitted to noised class moments (published), those of such '
-      'a code for each class, or those of the clients, each in proportion to '
-      'its noised number of the class, for which codes are published',
+      'help': 'Whose decoders make FedHypeVAE’s synthetic data, a row of the '
+      'results each: meta, that of one neutral code, fitted to noised class '
+      'moments (published); meta_by_class, those of such a code for each '
+      'class; clients, those of the clients, each in proportion to its noised '
+      'number of the class, for which codes are published'
     },
   )
   synthetic_per_class: int = dataclasses.field(
@@ -52,7 +53,12 @@ class SynthesisConfig:
   )
 
   def __post_init__(self):
-    validate.one_of(CODES, codes=self.codes)
+    for name in self.codes or ('',):
+      validate.one_of(CODES, codes=name)
+    if len(set(self.codes)) < len(self.codes):
+      raise InputError(
+        f'Expected each of codes once, got {",".join(self.codes)}.'
+      )
     validate.positive_int(synthetic_per_class=self.synthetic_per_class)
 
 
@@ -60,6 +66,7 @@ class Synthetic(NamedTuple):
   """What a generator shares.
 
   Attributes:
+    method: of the training it comes from.
     inputs: `[n, F]` float32.
     labels: `[n]` int32.
     hyper: the hypernetwork that made it; None of a GAN.
@@ -67,6 +74,7 @@ class Synthetic(NamedTuple):
     weights: `[C, K]` of the codes in each class, or None.
   """
 
+  method: str
   inputs: np.ndarray
   labels: np.ndarray
   hyper: Tree | None
@@ -82,8 +90,12 @@ def synthesise(
   meta: MetaConfig,
   config: SynthesisConfig,
   seed: int,
-) -> Synthetic:
-  """As many examples of each class as were asked for."""
+) -> dict[str, Synthetic]:
+  """As many examples of each class as were asked for, by name of the row.
+
+  A generator has one row, under its own name; FedHypeVAE one for each of
+  `config.codes`, of which the first has its name and the others add theirs.
+  """
   num_classes = method.model.spec.num_classes
   labels = np.tile(
     np.arange(num_classes, dtype=np.int32), config.synthetic_per_class
@@ -95,7 +107,7 @@ def synthesise(
     made = jax.jit(method.model.generate)(
       method.shared(state), jnp.asarray(labels), draw_key
     )
-    return Synthetic(np.asarray(made), labels, None, None, None)
+    return {name: Synthetic(name, np.asarray(made), labels, None, None, None)}
   hyper = hyper_of(method, state, seed)
   model = method.model
   if not model.config.uses_code:
@@ -103,19 +115,23 @@ def synthesise(
     made = hypernetwork.generate(
       model, hyper, personal, jnp.asarray(labels), draw_key, draw=config.draw
     )
-    return Synthetic(np.asarray(made), labels, hyper, None, None)
-  codes, weights = codes_of(method, state, hyper, data, meta, config, code_key)
-  made = meta_code.generate_mixture(
-    model,
-    hyper,
-    codes,
-    weights,
-    jnp.asarray(labels),
-    draw_key,
-    'samples',
-    draw=config.draw,
-  )
-  return Synthetic(np.asarray(made), labels, hyper, codes, weights)
+    return {name: Synthetic(name, np.asarray(made), labels, hyper, None, None)}
+  rows: dict[str, Synthetic] = {}
+  choices = codes_of(method, state, hyper, data, meta, config, code_key)
+  for kind, (codes, weights) in choices.items():
+    made = meta_code.generate_mixture(
+      model,
+      hyper,
+      codes,
+      weights,
+      jnp.asarray(labels),
+      draw_key,
+      'samples',
+      draw=config.draw,
+    )
+    row = f'{name}-{kind}' if rows else name
+    rows[row] = Synthetic(name, np.asarray(made), labels, hyper, codes, weights)
+  return rows
 
 
 def hyper_of(method: Method, state: Any, seed: int) -> Tree:
@@ -135,8 +151,8 @@ def codes_of(
   meta: MetaConfig,
   config: SynthesisConfig,
   key: Array,
-) -> tuple[Array, Array]:
-  """Codes `[K, V]` that synthetic data are made of, weights `[C, K]`.
+) -> dict[str, tuple[Array, Any]]:
+  """Codes `[K, V]` that synthetic data are made of, and weights `[C, K]`.
 
   All from one release of class moments, for which the budget has a share.
   """
@@ -147,38 +163,47 @@ def codes_of(
   noise_key, fit_key = jax.random.split(key)
   unit = 'client' if plan and plan.unit == 'client' else 'record'
   noise_multiplier = method.budget.moments_noise
-  if config.codes == 'clients':
-    sums = class_moments.class_sums_by_client(
+  held = None
+  if 'clients' in config.codes:
+    by_client = class_moments.class_sums_by_client(
       noise_key,
       data,
       num_classes,
       noise_multiplier=noise_multiplier,
       unit=unit,
     )
-    held = jnp.maximum(sums.counts, 0.0).T
+    sums = jax.tree.map(lambda leaf: leaf.sum(axis=0), by_client)
+    held = jnp.maximum(by_client.counts, 0.0).T
     # A class that noise has left to nobody is everybody's.
     nobody = held.sum(axis=1, keepdims=True) == 0
-    return client_codes(method, state), jnp.where(nobody, 1.0, held)
-  sums = class_moments.class_sums(
-    noise_key,
-    data,
-    num_classes,
-    noise_multiplier=noise_multiplier,
-    unit=unit,
-    share=plan.share if plan else 1.0,
-  )
+    held = jnp.where(nobody, 1.0, held)
+  else:
+    sums = class_moments.class_sums(
+      noise_key,
+      data,
+      num_classes,
+      noise_multiplier=noise_multiplier,
+      unit=unit,
+      share=plan.share if plan else 1.0,
+    )
   moments = ClassMoments(*sums.moments())
-  if config.codes == 'meta':
-    code, _ = meta_code.fit_code(model, hyper, moments, fit_key, meta)
-    return code[None], jnp.ones((num_classes, 1))
-  alone = jnp.diag(moments.counts)
-  codes = [
-    meta_code.fit_code(
+
+  def fitted(counts):
+    return meta_code.fit_code(
       model, hyper, moments._replace(counts=counts), fit_key, meta
     )[0]
-    for counts in alone
-  ]
-  return jnp.stack(codes), jnp.eye(num_classes)
+
+  made = {}
+  for kind in config.codes:
+    if kind == 'clients':
+      made[kind] = client_codes(method, state), held
+    elif kind == 'meta':
+      code = fitted(moments.counts)
+      made[kind] = code[None], jnp.ones((num_classes, 1))
+    else:
+      codes = [fitted(counts) for counts in jnp.diag(moments.counts)]
+      made[kind] = jnp.stack(codes), jnp.eye(num_classes)
+  return made
 
 
 def client_codes(method: Method, state: Any) -> Array:

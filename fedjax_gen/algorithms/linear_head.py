@@ -101,7 +101,7 @@ def linear_head(
 def _loss(variables, batch, key):
   """Mean cross-entropy, nats."""
   del key  # nothing is random
-  logits = batch.inputs @ variables['kernel'] + variables['bias']
+  logits = batch.inputs @ variables['kernel'] + variables['bias'][None]
   losses: Array = optax.softmax_cross_entropy_with_integer_labels(
     logits, batch.labels
   )

@@ -53,7 +53,11 @@ class ClassMoments(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class MetaConfig:
-  """How a code is fitted to class moments."""
+  """How a code is fitted to class moments.
+
+  Raises:
+    InputError: a value is out of range.
+  """
 
   meta_beta: float = dataclasses.field(
     default=0.1,
@@ -69,6 +73,13 @@ class MetaConfig:
   meta_learning_rate: float = dataclasses.field(
     default=1e-2, metadata={'help': 'of the Adam on the code'}
   )
+
+  def __post_init__(self):
+    validate.non_negative(meta_beta=self.meta_beta)
+    validate.positive_int(
+      meta_samples=self.meta_samples, meta_steps=self.meta_steps
+    )
+    validate.positive(meta_learning_rate=self.meta_learning_rate)
 
 
 def fit_code(
@@ -97,15 +108,9 @@ def fit_code(
     The code `[V]`, inside the ball, and the loss before each step, `[steps]`.
 
   Raises:
-    InputError: a number is out of range, the moments are not those of the
-      model's data, or nothing of the model depends on a code.
+    InputError: the moments are not those of the model's data, or nothing of the model depends on a code.
   """
   config = config or MetaConfig()
-  validate.non_negative(meta_beta=config.meta_beta)
-  validate.positive_int(
-    meta_samples=config.meta_samples, meta_steps=config.meta_steps
-  )
-  validate.positive(meta_learning_rate=config.meta_learning_rate)
   _expect_code(model)
   expected = (model.spec.num_classes, *model.spec.shape)
   for name in ('means', 'variances'):

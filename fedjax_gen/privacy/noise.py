@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fedjax_gen import trees, validate
 from fedjax_gen.errors import InputError
@@ -30,7 +31,8 @@ PLACEMENTS = ('server', 'distributed', 'local')
 def gaussian(key: Key, tree: Tree, stddev: float | Array) -> Tree:
   """Independent N(0, stddev^2) in the shapes of a tree, float32.
 
-  One key for each leaf, by the order of the leaves.
+  One draw, shared out to the leaves in their order: a draw for each leaf would
+  be compiled for each.
 
   Guarantees:
     Released: nothing; independent of the tree's values.
@@ -46,12 +48,13 @@ def gaussian(key: Key, tree: Tree, stddev: float | Array) -> Tree:
   if not isinstance(stddev, jax.Array):
     validate.non_negative(stddev=stddev)
   leaves, structure = jax.tree.flatten(tree)
-  keys = jax.random.split(key, max(len(leaves), 1))
-  drawn = [
-    stddev * jax.random.normal(keys[i], leaf.shape, jnp.float32)
-    for i, leaf in enumerate(leaves)
+  sizes = [math.prod(leaf.shape) for leaf in leaves]
+  drawn = stddev * jax.random.normal(key, (sum(sizes),), jnp.float32)
+  parts = jnp.split(drawn, np.cumsum(sizes)[:-1]) if leaves else []
+  shaped = [
+    part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)
   ]
-  return jax.tree.unflatten(structure, drawn)
+  return jax.tree.unflatten(structure, shaped)
 
 
 def noisy_sum(

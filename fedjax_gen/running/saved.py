@@ -37,7 +37,7 @@ from fedjax_gen.types import Array, Key, Tree, Variables
 FOLDER = 'models'
 """Where a work directory keeps its trained models."""
 
-PREFERRED = ('federated', 'L+D')
+PREFERRED = ('federated', 'L+D', 'FedHypeVAE')
 """The models that are loaded if none is named, the first that is there."""
 
 _NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9_.+=-]*')

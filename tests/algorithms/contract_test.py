@@ -2,17 +2,29 @@
 
 import dataclasses
 import functools
+import math
 
 from absl.testing import absltest, parameterized
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from fedjax_gen.algorithms import fedgan, fedvae, fissionvae
+from fedjax_gen.algorithms import (
+  dp_cgan,
+  fedgan,
+  fedhypevae,
+  fedvae,
+  fissionvae,
+  linear_head,
+)
 from fedjax_gen.federated import mapping, rounds, sampling
 from fedjax_gen.models.gan import GanConfig, build_gan
+from fedjax_gen.models.hypernetwork import HyperVaeConfig, build_hyper_vae
 from fedjax_gen.models.vae import DataSpec, VaeConfig, build_vae
+from fedjax_gen.privacy import plan as plans
 from tests.algorithms import digits
+from tests.federated import toys
 
 _CONFIG = fedvae.Config(local_epochs=2, batch_size=4, learning_rate=1e-2)
 _GAN = GanConfig(gan_latent_size=2, gan_channels=(4,))
@@ -39,12 +51,63 @@ def _fissionvae(*decoders, learnable=False, **fields):
   return fission.algorithm, fissionvae.fleet_datasets(fission, data)
 
 
+_EMBEDDINGS = DataSpec((3,), 2)
+_SIZES = (6, 6, 6)
+_CGAN = dp_cgan.CganConfig(gan_latent_size=2, gan_hidden_sizes=(4,))
+
+
+def _embeddings():
+  """Three clients of two steps a pass, and the plan that says so."""
+  plan = plans.record_plan(
+    plans.PrivacyConfig('record', math.inf),
+    np.array(_SIZES),
+    batch_size=3,
+    epochs=1.0,
+    rounds=2,
+  )
+  return [toys.dataset(_SIZES)], plan._replace(noise_multiplier=0.1)
+
+
+def _fedhypevae(*, codes_at_server):
+  """FedHypeVAE by passes of clients, or with its codes at the server."""
+  data, plan = _embeddings()
+  config = fedhypevae.Config(
+    local_mode='fedsgd' if codes_at_server else 'epochs',
+    mmd_weight=0.0,
+    learning_rate=1e-2,
+  )
+  model = build_hyper_vae(
+    HyperVaeConfig(1, (), code_size=2, hyper_size=2, prior='standard'),
+    _EMBEDDINGS,
+  )
+  if codes_at_server:
+    algorithm = fedhypevae.with_server_codes(config, model, plan, 3, _KEY)
+  else:
+    algorithm = fedhypevae.fedhypevae(config, model, 'none', plan)
+  return algorithm, data
+
+
+def _dp_cgan():
+  data, plan = _embeddings()
+  gan = dp_cgan.build_cgan(_CGAN, _EMBEDDINGS)
+  return dp_cgan.dp_cgan(_CGAN, gan, plan, is_private=False), data
+
+
+def _linear_head():
+  data, plan = _embeddings()
+  training = linear_head.LinearConfig().training(3, proximal=True)
+  return linear_head.linear_head(training, _EMBEDDINGS, plan), data
+
+
 # By name: the algorithm, and the clients of each of its fleets.
 ALGORITHMS = {
+  'dp_cgan': _dp_cgan,
   'fedgan': lambda: (
     fedgan.fedgan(_CONFIG, _GAN, build_gan(_GAN, DataSpec((8, 8, 1), 10))),
     [digits.clients(3)],
   ),
+  'fedhypevae': lambda: _fedhypevae(codes_at_server=False),
+  'fedhypevae_server_codes': lambda: _fedhypevae(codes_at_server=True),
   'fedvae': lambda: (
     fedvae.fedvae(_CONFIG, digits.small_vae()),
     [digits.clients(3)],
@@ -71,6 +134,7 @@ ALGORITHMS = {
     'mlp', 'mlp', learnable=True, hierarchy='z1_top'
   ),
   'fissionvae_two_decoders': lambda: _fissionvae('conv', 'mlp'),
+  'linear_head': _linear_head,
   'local_only': lambda: (
     fedvae.local_only(_CONFIG, digits.small_vae()),
     [digits.clients(3)],
