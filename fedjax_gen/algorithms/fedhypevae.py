@@ -234,7 +234,8 @@ def with_server_codes(
     together. Heads and codes are post-processing.
 
   Args:
-    config: with `local_mode='fedsgd'`.
+    config: with `local_mode='fedsgd'`; `neutral_share` is not used, since a
+      client has one decoder here.
     model: with `head='row_scaled'`: another has nothing to send but weights.
     plan: made by `plan.record_plan`.
     num_clients: N.
@@ -445,7 +446,8 @@ def _paper_step(config: Config, model: HyperVae, plan: Plan) -> StepFn:
   records' gradients of the hypernetwork alone are clipped. No MMD, which eq. 5
   does not hold.
   """
-  loss_fn = record_loss(dataclasses.replace(config, mmd_weight=0.0), model)
+  published = dataclasses.replace(config, mmd_weight=0.0, neutral_share=0.0)
+  loss_fn = record_loss(published, model)
   regulariser_fn = regulariser(config, model)
   optimizer = own_optimizer(config)
 

@@ -624,7 +624,9 @@ class TwoDomainsTest(absltest.TestCase):
       personal = model.personalise(
         hyper, own['code'][client] if 'code' in own else None
       )
-      made = hypernetwork.generate(model, hyper, personal, labels, _KEY)
+      made = hypernetwork.generate(
+        model, hyper, personal, jnp.asarray(labels), _KEY
+      )
       errors += [
         np.linalg.norm(made[labels == c].mean(0) - means[client, c])
         for c in range(_NUM_CLASSES)

@@ -145,10 +145,10 @@ class ClassSumsTest(parameterized.TestCase):
       # Three clients, the empty one included, each by itself.
       expected = 2.0 * share * np.sqrt(3)
       np.testing.assert_allclose(flat.std(), expected, rtol=0.2)
-    flat = [
+    joined = [
       np.concatenate([np.ravel(leaf) for leaf in error]) for error in errors
     ]
-    self.assertLess(abs(np.corrcoef(flat[0], flat[1])[0, 1]), 0.5)
+    self.assertLess(abs(np.corrcoef(joined[0], joined[1])[0, 1]), 0.5)
 
   def test_noise_leaves_no_impossible_moments(self):
     data = _dataset(*_records())

@@ -26,7 +26,9 @@ def _step(shared, own, own_state, data, key):
 def _program(shared_optimizer, num_steps=1, step=_step, **fields):
   return parts.client_program(
     step,
-    init=lambda key: Parts(shared=jnp.zeros(2), own=jax.random.normal(key, 2)),
+    init=lambda key: Parts(
+      shared=jnp.zeros(2), own=jax.random.normal(key, (2,))
+    ),
     own_optimizer=optax.GradientTransformation(
       lambda own: jnp.zeros((), jnp.int32), lambda *args: args
     ),
@@ -46,7 +48,7 @@ def _update(program, kept=None):
 class ClientProgramTest(parameterized.TestCase):
   def test_a_client_begins_with_its_own_part_alone(self):
     kept = _program(None).init(_KEY, None)
-    np.testing.assert_allclose(kept.own, jax.random.normal(_KEY, 2))
+    np.testing.assert_allclose(kept.own, jax.random.normal(_KEY, (2,)))
     self.assertEqual(kept.shared_state, ())
     self.assertEqual(_program(optax.adam(0.1)).init(_KEY, None)[2], ())
 
@@ -71,14 +73,14 @@ class ClientProgramTest(parameterized.TestCase):
   def test_every_step_has_a_key_of_its_own(self):
     def step(shared, own, own_state, data, key):
       del own, data
-      drawn = jax.random.normal(key, 2)
+      drawn = jax.random.normal(key, (2,))
       return StepResult(shared * 0, drawn, own_state, {})
 
     seen = [
       _update(_program(optax.sgd(0.1), count, step))[1].own for count in (1, 2)
     ]
     for i, own in enumerate(seen):
-      expected = jax.random.normal(jax.random.fold_in(_KEY, i), 2)
+      expected = jax.random.normal(jax.random.fold_in(_KEY, i), (2,))
       np.testing.assert_allclose(own, expected)
 
   @parameterized.parameters(True, False)
