@@ -376,9 +376,7 @@ def evaluate(
     InputError: embeddings, labels, heads or partitions that do not fit each
       other, values that are not finite, no test or no validation rows.
   """
-  checks.features(
-    1, synthetic_inputs=synthetic_inputs, inputs=clients.inputs
-  )
+  checks.features(1, synthetic_inputs=synthetic_inputs, inputs=clients.inputs)
   head = train_head(
     synthetic_inputs, synthetic_labels, clients.num_classes, config
   )

@@ -108,7 +108,8 @@ def fit_code(
     The code `[V]`, inside the ball, and the loss before each step, `[steps]`.
 
   Raises:
-    InputError: the moments are not those of the model's data, or nothing of the model depends on a code.
+    InputError: the moments are not those of the model's data, or nothing of
+      the model depends on a code.
   """
   config = config or MetaConfig()
   _expect_code(model)

@@ -112,6 +112,7 @@ def client_program(
     num_steps: of a round; 1 where gradients are sent.
     keep_shared_state: whether the copy's optimizer state is kept.
   """
+
   def init_client(key, info):
     del info
     parts = init(key)

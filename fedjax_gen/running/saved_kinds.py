@@ -128,7 +128,7 @@ def _hyper(description: dict[str, Any], spec: DataSpec) -> Built:
   model = build_hyper_vae(config, spec)
   mix, latent, draw = (description[name] for name in ('mix', 'latent', 'draw'))
   num_codes = description['num_codes']
-  weights = (num_codes,)
+  weights: tuple[int, ...] = (num_codes,)
   if description['weights_by_class']:
     weights = (spec.num_classes, num_codes)
   validate.one_of(meta_code.MIXES, mix=mix)
