@@ -179,7 +179,8 @@ def test_the_summary_keeps_the_contract(finished):
   assert summary['data'].endswith('embeddings.npz')
   assert len(summary['params_digest']) == 64
   assert summary['compile_seconds'] > 0
-  assert list(summary['methods']) == [*_METHODS, 'local']
+  rows = ['FedHypeVAE', 'FedHypeVAE-clients', *_METHODS[1:], 'local']
+  assert list(summary['methods']) == rows
   assert list(summary['bytes']) == list(_TRAINED)
   for method, metrics in summary['methods'].items():
     for name, value in metrics.items():
@@ -197,11 +198,12 @@ def test_every_method_is_measured_by_its_rule(finished):
   for method, found in metrics.items():
     assert scores <= set(found), method
     assert 'balanced_accuracy_worst' in found, method
+    is_generator = method.removesuffix('-clients') in _GENERATORS
     assert ('interpolation_lambda' in found) == (
-      method in (*_GENERATORS, 'FedLambda')
+      is_generator or method == 'FedLambda'
     )
     of_data = {'synthetic_accuracy', 'mmd', 'class_mmd', 'membership_auc'}
-    assert (of_data <= set(found)) == (method in _GENERATORS), method
+    assert (of_data <= set(found)) == is_generator, method
     assert not [n for n in found if n.startswith(('local_', 'interpolated_'))]
   # At a share of one or none the interpolated rule is one of its ends.
   for method in (*_GENERATORS, 'FedLambda'):
@@ -343,7 +345,8 @@ def test_stopped_and_resumed_a_method_ends_with_the_same_bits(
   assert resumed.records('FedHypeVAE') == finished.records('FedHypeVAE')
   measured = finished.summary()['methods']
   assert resumed.summary()['methods'] == {
-    name: measured[name] for name in ('FedHypeVAE', 'local')
+    name: measured[name]
+    for name in ('FedHypeVAE', 'FedHypeVAE-clients', 'local')
   }
 
 
@@ -397,8 +400,8 @@ def test_a_budget_that_ends_early_leaves_fewer_rounds(untrained):
     (['--epsilon=0.001', '--noise_multiplier=0.5'], 'epsilon=0.001'),
     (['--delta=1'], 'delta'),
     (
-      ['--noise_placement=distributed', '--methods=FedAvg'],
-      "noise_placement='local'",
+      ['--noise_placement=distributed', '--local_mode=epochs'],
+      'local_mode=fedsgd',
     ),
     (['--moments_share=0'], 'moments_share'),
     (['--moments_share=1'], 'moments_share'),
@@ -446,5 +449,5 @@ def test_help_fits_a_terminal_and_names_what_there_is(capsys):
   lines = out.splitlines()
   assert lines[0].startswith('Trains personal generators of embeddings')
   assert max(map(len, lines)) <= 80
-  for name in (*_METHODS, '--accept_no_guarantee', '--codes', '--epsilon'):
+  for name in (*_METHODS, 'accept_no_guarantee', '--codes', '--epsilon'):
     assert name in out
