@@ -415,7 +415,9 @@ def drawn(private, tmp_path):
     fleets=[SimpleNamespace(own={'code': codes})],
   )
   train = _source().train
-  made = Synthetic(train.inputs + 1, train.labels, hyper, codes[:1], None)
+  made = Synthetic(
+    'FedHypeVAE', train.inputs + 1, train.labels, hyper, codes[:1], None
+  )
 
   def draw(source, **changes):
     clients = _clients(source, _partition())
