@@ -44,6 +44,11 @@ _WAY_SAMPLES = 256
 _METHODS = {
   _OURS: 'FedHypeVAE: a shared hypernetwork turns each client’s code into a '
   'decoder and a class prior of its own.',
+  f'{_OURS}-meta': 'FedHypeVAE-meta: its synthetic data from one neutral code.',
+  f'{_OURS}-meta_by_class': 'FedHypeVAE-meta_by_class: from a neutral code for '
+  'each class.',
+  f'{_OURS}-clients': 'FedHypeVAE-clients: its synthetic data from the codes '
+  'of the clients, each for the classes it holds; codes are published for it.',
   'DP-CVAE': 'DP-CVAE: one conditional decoder for all.',
   'DP-CGAN': 'DP-CGAN: one conditional GAN for all.',
   'FedAvg': 'FedAvg: no data are shared but a linear classifier, averaged.',
