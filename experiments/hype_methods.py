@@ -166,6 +166,8 @@ def build_methods(
     InputError: a value is out of range or does not fit another.
   """
 
+  _check_shares(privacy, config, federation)
+
   def budget(num_rounds, epochs, *, with_moments=False, protected=privacy):
     return _budget(
       protected, federation, data, config.batch_size, epochs, num_rounds,

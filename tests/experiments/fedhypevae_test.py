@@ -403,6 +403,10 @@ def test_a_budget_that_ends_early_leaves_fewer_rounds(untrained):
       ['--noise_placement=distributed', '--local_mode=epochs'],
       'local_mode=fedsgd',
     ),
+    (
+      ['--noise_placement=distributed', '--sampling=poisson'],
+      'sampling=all',
+    ),
     (['--moments_share=0'], 'moments_share'),
     (['--moments_share=1'], 'moments_share'),
     (['--methods=FedHyperVAE'], 'FedHyperVAE'),
