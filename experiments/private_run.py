@@ -181,7 +181,9 @@ class Protection(NamedTuple):
           dataclasses.replace(e.event, steps=e.event.steps * len(protected))
           for e in max(self.ledger.histories, key=len)
         ],
-        self.ledger.delta,
+        # Each of them may lack room in a batch.
+        self.config.delta
+        - len(protected) * (self.config.delta - self.ledger.delta),
         accountant=self.config.accountant,
       )
       claim += (
