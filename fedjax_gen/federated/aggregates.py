@@ -90,6 +90,49 @@ def by_group(num_groups: int, *, keep_weight: bool = False) -> Aggregate:
   return Aggregate(partial, finish)
 
 
+class Named(NamedTuple):
+  """A message with its sender's name, for `by_client`.
+
+  Attributes:
+    client: int32 number of the client among those of all fleets.
+    value: what it sends.
+  """
+
+  client: Array
+  value: Tree
+
+
+def by_client(num_clients: int) -> Aggregate:
+  """Each client's message in a row of its own: leaves gain an `[N]` axis.
+
+  A sum in form alone: THE SERVER SEES EVERY MESSAGE AND WHOSE IT IS, and a
+  secure summation hides nothing. For servers that learn from what clients say
+  one by one, as from points with labels.
+
+  Args:
+    num_clients: N, of all fleets together.
+
+  Returns:
+    An aggregate of `Named` messages that gives `(values [N, ...], present
+    [N])`; rows of clients that were away are zero.
+
+  Raises:
+    InputError: `num_clients` is not a whole number above zero.
+  """
+  validate.positive_int(num_clients=num_clients)
+
+  def partial(messages, infos):
+    def scatter(leaf):
+      kept = trees.where(infos.present, leaf, jnp.zeros_like(leaf))
+      empty = jnp.zeros((num_clients, *leaf.shape[1:]), leaf.dtype)
+      return empty.at[messages.client].add(kept)
+
+    present = scatter(infos.present.astype(jnp.float32))
+    return jax.tree.map(scatter, messages.value), present
+
+  return Aggregate(partial, lambda sums: sums)
+
+
 def by_module(aggregates: Mapping[str, Aggregate]) -> Aggregate:
   """Another rule for each top-level module of the message.
 

@@ -1,5 +1,6 @@
 """Local training: passes of minibatch descent over one client's data."""
 
+from collections.abc import Callable
 import math
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ import numpy as np
 import optax
 
 from fedjax_gen import trees, validate
-from fedjax_gen.data.federated import ClientData
+from fedjax_gen.data.federated import Batch, ClientData
 from fedjax_gen.types import Array, Key, LossFn, Metrics, Tree
 
 
@@ -123,6 +124,29 @@ def train(
   variables, optimizer_state, sums, count = carry
   means = jax.tree.map(lambda total: total / jnp.maximum(count, 1), sums)
   return Trained(variables, optimizer_state, means)
+
+
+def total(
+  statistic: Callable[[Batch], Tree], data: ClientData, batch_size: int
+) -> Tree:
+  """Sum over one pass of what a function makes of each batch.
+
+  Args:
+    statistic: `batch -> tree`; must heed the batch's mask.
+    data: the client's examples, in the order in which they lie.
+    batch_size: B.
+  """
+  positions = jnp.arange(data.max_size)
+
+  def step(i, sums):
+    return trees.add(sums, statistic(data.batch(positions, i, batch_size)))
+
+  shapes = jax.eval_shape(
+    lambda: statistic(data.batch(positions, 0, batch_size))
+  )
+  return jax.lax.fori_loop(
+    0, data.steps_per_epoch(batch_size), step, trees.zeros_like(shapes)
+  )
 
 
 def proximal(loss_fn: LossFn, anchor: Tree, strength: float) -> LossFn:

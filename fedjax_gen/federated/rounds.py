@@ -77,7 +77,7 @@ def init_state(
         lambda key_and_info, init=program.init: init(*key_and_info),
         (
           jax.random.split(fleet_key, data.num_clients),
-          _infos(data, _everyone(data)),
+          everyones_infos(data),
         ),
       )
       for program, data, fleet_key in zip(
@@ -273,31 +273,45 @@ def traffic(
 
   Read from the shapes of view and message, so it costs no computation.
   """
+  return tuple(
+    Traffic(trees.num_bytes(view), trees.num_bytes(message))
+    for view, message in exchanged(algorithm, datasets)
+  )
+
+
+def exchanged(
+  algorithm: Algorithm, datasets: Sequence[FederatedDataset]
+) -> tuple[tuple[Tree, Tree], ...]:
+  """Shapes of one client's view and message, for each fleet."""
   _check_fleets(algorithm, datasets)
   state = jax.eval_shape(
     lambda key: init_state(algorithm, datasets, key), jax.random.key(0)
   )
 
   def exchange(program, server, clients, data, key):
-    info = jax.tree.map(lambda a: a[0], _infos(data, _everyone(data)))
+    info = jax.tree.map(lambda a: a[0], everyones_infos(data))
     view = program.view(server, info)
     client = jax.tree.map(lambda leaf: leaf[0], clients)
     message, _, _ = program.update(view, client, data.client(info.row), key)
     return view, message
 
-  meters = []
-  for program, clients, data in zip(
-    algorithm.fleets, state.fleets, datasets, strict=True
-  ):
-    view, message = jax.eval_shape(
+  return tuple(
+    jax.eval_shape(
       functools.partial(exchange, program),
       state.server,
       clients,
       data,
       jax.random.key(0),
     )
-    meters.append(Traffic(trees.num_bytes(view), trees.num_bytes(message)))
-  return tuple(meters)
+    for program, clients, data in zip(
+      algorithm.fleets, state.fleets, datasets, strict=True
+    )
+  )
+
+
+def everyones_infos(data: FederatedDataset) -> ClientInfo:
+  """The infos of a fleet's clients, all present, `[N]`."""
+  return _infos(data, _everyone(data))
 
 
 def _everyone(data: FederatedDataset) -> sampling.Cohort:

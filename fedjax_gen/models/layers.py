@@ -125,6 +125,61 @@ def conv_transpose(
   return _pad_or_cut(out, low, wanted)
 
 
+def depthwise_conv(
+  inputs: jax.Array, kernel: jax.Array, strides: Sequence[int] = (1, 1)
+) -> jax.Array:
+  """A filter for each channel, padding SAME, as a sum over shifted images.
+
+  Equal to `jax.lax.conv_general_dilated` with `feature_group_count=C`, whose
+  groups would be C times the number of mapped clients.
+
+  Args:
+    inputs: `[B, H, W, C]`.
+    kernel: `[h, w, C]`.
+    strides: step along height and width.
+
+  Returns:
+    `[B, ceil(H / stride), ceil(W / stride), C]`.
+  """
+  sizes, low = [], []
+  for size, window, stride in zip(
+    inputs.shape[1:3], kernel.shape[:2], strides, strict=True
+  ):
+    out = -(-size // stride)
+    low.append(max((out - 1) * stride + window - size, 0) // 2)
+    sizes.append(out)
+  reach = [
+    (out - 1) * stride + window
+    for out, stride, window in zip(sizes, strides, kernel.shape, strict=False)
+  ]
+  padded = _pad_or_cut(inputs, low, reach)
+  outputs = jnp.zeros((), inputs.dtype)
+  for i in range(kernel.shape[0]):
+    for j in range(kernel.shape[1]):
+      seen = padded[
+        :,
+        i : i + (sizes[0] - 1) * strides[0] + 1 : strides[0],
+        j : j + (sizes[1] - 1) * strides[1] + 1 : strides[1],
+      ]
+      outputs = outputs + seen * kernel[i, j][None, None, None]
+  return outputs
+
+
+def max_pool(inputs: jax.Array, factor: int = 2) -> jax.Array:
+  """The largest of each `factor` x `factor` cell of `[B, H, W, C]`.
+
+  Rows and columns beyond the last whole cell are dropped, as in PyTorch. A
+  maximum over an axis of its own: the gradient of a window reduction is slow
+  inside a loop on CPU.
+  """
+  batch, height, width, channels = inputs.shape
+  rows, columns = height // factor, width // factor
+  cells = inputs[:, : rows * factor, : columns * factor].reshape(
+    batch, rows, factor, columns, factor, channels
+  )
+  return cells.max(axis=(2, 4))
+
+
 def space_to_depth(inputs: jax.Array, factor: Sequence[int]) -> jax.Array:
   """`[B, H * h, W * w, C]` to `[B, H, W, h * w * C]` for `factor` (h, w)."""
   if tuple(factor) == (1, 1):
@@ -181,6 +236,31 @@ class Conv(nn.Module):
       bias = self.param('bias', nn.initializers.zeros_init(), (self.features,))
       outputs = outputs + bias[None, None, None]
     return outputs
+
+
+class DepthwiseConv(nn.Module):
+  """One filter a channel, without a bias; see `depthwise_conv`.
+
+  Attributes:
+    kernel_size: height and width of the window.
+    strides: step along height and width.
+  """
+
+  kernel_size: tuple[int, int] = (3, 3)
+  strides: tuple[int, int] = (1, 1)
+
+  @nn.compact
+  def __call__(self, inputs: jax.Array) -> jax.Array:
+    """Maps `[B, H, W, C]` to `[B, H', W', C]`."""
+    kernel = self.param(
+      'kernel',
+      # The fan-in of an output is its own window.
+      nn.initializers.variance_scaling(
+        1.0, 'fan_in', 'truncated_normal', batch_axis=(2,)
+      ),
+      (*self.kernel_size, inputs.shape[-1]),
+    )
+    return depthwise_conv(inputs, kernel, self.strides)
 
 
 class ConvTranspose(nn.Module):

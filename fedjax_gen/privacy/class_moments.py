@@ -6,46 +6,19 @@ together; see `contribution`.
 """
 
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from fedjax_gen import trees, validate
 from fedjax_gen.data.federated import FederatedDataset
+from fedjax_gen.federated.class_sums import ClassSums
 from fedjax_gen.privacy import noise
 from fedjax_gen.types import Array, Key
 
 # Squares of features with mean square 1 that are about Gaussian have a norm of
 # sqrt(3 F); few have one beyond this multiple of sqrt(F).
 _SQUARES_BOUND = 2.0
-
-
-class ClassSums(NamedTuple):
-  """Sums over the records of each class.
-
-  Attributes:
-    counts: `[C]`.
-    first: `[C, F]` sums of features.
-    second: `[C, F]` sums of their squares.
-  """
-
-  counts: Array
-  first: Array
-  second: Array
-
-  def moments(self, least_count: float = 1.0) -> tuple[Array, Array, Array]:
-    """`(counts [C], means [C, F], variances [C, F])`.
-
-    Counts below `least_count`, which with noise may be negative, become 0:
-    the class is unknown, its moments are 0. Variances are 0 at least.
-    """
-    known = self.counts >= least_count
-    counts = jnp.where(known, self.counts, 0.0)
-    scale = jnp.where(known, 1.0 / jnp.where(known, self.counts, 1.0), 0.0)
-    means = self.first * scale[:, None]
-    variances = jnp.maximum(self.second * scale[:, None] - means**2, 0.0)
-    return counts, means, variances
 
 
 def class_sums(

@@ -1,0 +1,428 @@
+"""Clients that keep models of their own, of any architecture.
+
+The common part of FedVTC and the methods it is compared with. A client trains
+a classifier that never leaves it, and sends something smaller: a head,
+statistics, a second model. An algorithm says what a client receives, which loss
+it descends and what it sends; and, since there is no model of the server to
+evaluate, how a client would predict with what it has.
+
+Fleets are architectures. All methods start a client from the same classifier
+and show it its examples in the same order, for the same keys.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from fedjax_gen import validate
+from fedjax_gen.data.federated import Batch, ClientData, FederatedDataset
+from fedjax_gen.federated import (
+  aggregates,
+  averaging,
+  class_sums,
+  local,
+  rounds,
+)
+from fedjax_gen.federated.algorithm import (
+  Algorithm,
+  ClientInfo,
+  ClientProgram,
+  FederatedState,
+  ServerProgram,
+)
+from fedjax_gen.federated.averaging import Trainer
+from fedjax_gen.federated.class_sums import ClassSums
+from fedjax_gen.types import Array, Key, LossFn, Tree, Variables
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """How clients train their classifiers.
+
+  Raises:
+    InputError: a value is out of range.
+  """
+
+  local_epochs: float = dataclasses.field(
+    default=1.0, metadata={'help': 'E, passes of a client a round'}
+  )
+  batch_size: int = dataclasses.field(
+    default=32, metadata={'help': 'B, examples of a local step'}
+  )
+  optimizer: str = dataclasses.field(
+    default='sgd',
+    metadata={'choices': ('sgd', 'adam'), 'help': 'of the clients'},
+  )
+  learning_rate: float = dataclasses.field(
+    default=0.01, metadata={'help': 'of the clients'}
+  )
+  momentum: float = dataclasses.field(
+    default=0.9, metadata={'help': 'of sgd; kept between rounds'}
+  )
+  max_gradient_norm: float = dataclasses.field(
+    default=10.0,
+    metadata={'help': 'longer gradients are shortened (HtFLlib); 0 for none'},
+  )
+
+  def __post_init__(self):
+    validate.one_of(('sgd', 'adam'), optimizer=self.optimizer)
+    validate.positive(
+      local_epochs=self.local_epochs, learning_rate=self.learning_rate
+    )
+    validate.positive_int(batch_size=self.batch_size)
+    validate.fraction(momentum=self.momentum)
+    validate.non_negative(max_gradient_norm=self.max_gradient_norm)
+
+  def descent(
+    self, learning_rate: float | None = None
+  ) -> optax.GradientTransformation:
+    """The clients' optimizer, or the same with another learning rate."""
+    rate = self.learning_rate if learning_rate is None else learning_rate
+    step = (
+      optax.adam(rate)
+      if self.optimizer == 'adam'
+      else optax.sgd(rate, momentum=self.momentum or None)
+    )
+    if not self.max_gradient_norm:
+      return step
+    return optax.chain(optax.clip_by_global_norm(self.max_gradient_norm), step)
+
+  def trainer(self) -> Trainer:
+    """Passes over a client's data; the optimizer's state is kept."""
+    return averaging.trainer(
+      averaging.Config(
+        local_epochs=self.local_epochs,
+        batch_size=self.batch_size,
+        keep_optimizer_state=True,
+      ),
+      self.descent(),
+    )
+
+
+class Personal(NamedTuple):
+  """What a client keeps.
+
+  Attributes:
+    variables: what it trains, `{'classifier': ...}` and what the algorithm
+      adds.
+    optimizer_state: of its optimizer.
+    number: int32, the client's among those of all fleets.
+  """
+
+  variables: Variables
+  optimizer_state: Tree
+  number: Array
+
+
+class Deployment(NamedTuple):
+  """How clients of one fleet predict.
+
+  Attributes:
+    deploy: `(view, client, data, key) -> deployed`, what a client predicts with
+      if it stops now. The client goes on from what it had.
+    rules: by name `(deployed, inputs) -> scores [B, C]`, the highest wins; the
+      first is the method's own.
+  """
+
+  deploy: Callable[[Tree, Tree, ClientData, Key], Tree]
+  rules: Mapping[str, Callable[[Tree, Array], Array]]
+
+
+class Method(NamedTuple):
+  """A federated method of clients with their own models.
+
+  Attributes:
+    algorithm: what runs.
+    deployments: one for each fleet.
+  """
+
+  algorithm: Algorithm
+  deployments: tuple[Deployment, ...]
+
+
+class Model(NamedTuple):
+  """What the engine needs of a classifier; `models.classifiers` has them.
+
+  Attributes:
+    init: `key -> {'extractor': ..., 'head': ...}`.
+    features: `(variables, inputs) -> [B, F]`.
+    logits: `(variables['head'], features) -> [B, C]`.
+    feature_size: F.
+    num_classes: C.
+  """
+
+  init: Callable[[Key], Variables]
+  features: Callable[[Variables, Array], Array]
+  logits: Callable[[Variables, Array], Array]
+  feature_size: int
+  num_classes: int
+
+
+def client_program(
+  training: Trainer,
+  init: Callable[[Key], Variables],
+  first_number: int,
+  *,
+  view: Callable[[Tree, ClientInfo], Tree],
+  loss: Callable[[Tree], LossFn],
+  send: Callable[[Tree, Personal, ClientData, Key], Tree],
+  receive: Callable[[Tree, Variables], Variables] = lambda _, own: own,
+) -> ClientProgram:
+  """A client that receives, trains, and sends something of what it has.
+
+  Args:
+    training: how it trains.
+    init: `key -> variables`, what it trains, by name; see `init_classifier`.
+    first_number: the number of the fleet's first client; see `first_numbers`.
+    view: what goes down.
+    loss: `view -> loss_fn` of the variables.
+    send: `(view, client, data, key) -> message`, after training.
+    receive: `(view, variables) -> variables`, what it trains from.
+  """
+
+  def init_client(key, info):
+    variables = init(key)
+    number = (first_number + info.row).astype(jnp.int32)
+    return Personal(variables, training.init(variables), number)
+
+  def update(view, client, data, key):
+    train_key, send_key = jax.random.split(key)
+    variables, kept, metrics = training.run(
+      loss(view),
+      receive(view, client.variables),
+      client.optimizer_state,
+      data,
+      train_key,
+    )
+    client = Personal(variables, kept, client.number)
+    return send(view, client, data, send_key), client, metrics
+
+  return ClientProgram(init_client, view, update)
+
+
+def init_classifier(model: Model) -> Callable[[Key], Variables]:
+  """`key -> {'classifier': ...}`, the same for every method."""
+  return lambda key: {'classifier': model.init(jax.random.split(key)[0])}
+
+
+def extra_key(key: Key) -> Key:
+  """The key of what a client has beside what `init_classifier` makes."""
+  return jax.random.split(key)[1]
+
+
+def first_numbers(num_clients: Sequence[int]) -> list[int]:
+  """The number of each fleet's first client, those of all counted through.
+
+  Example:
+    >>> first_numbers([3, 2, 2])
+    [0, 3, 5]
+  """
+  return (np.cumsum(num_clients) - np.asarray(num_clients)).tolist()
+
+
+def masked_mean(values: Array, mask: Array) -> Array:
+  """Mean of `[B]` values over the examples that count; 0 if none does."""
+  return jnp.sum(jnp.where(mask, values, 0.0)) / jnp.maximum(mask.sum(), 1)
+
+
+def classification(
+  model: Model,
+  extra: Callable[[Variables, Array, Array, Batch, Key], Array] | None = None,
+) -> LossFn:
+  """Cross-entropy in nats, and a method's own term.
+
+  Args:
+    model: the classifier, in `variables['classifier']`.
+    extra: `(variables, features [B, F], logits [B, C], batch, key) -> [B]`, a
+      term for each example; None for none.
+  """
+
+  def loss_fn(variables, batch, key):
+    own = variables['classifier']
+    features = model.features(own, batch.inputs)
+    logits = model.logits(own['head'], features)
+    values = cross_entropy(logits, batch.labels)
+    loss = masked_mean(values, batch.mask)
+    right = (logits.argmax(axis=-1) == batch.labels).astype(jnp.float32)
+    metrics = {
+      'cross_entropy': loss,
+      'train_accuracy': masked_mean(right, batch.mask),
+    }
+    if extra is not None:
+      term = masked_mean(
+        extra(variables, features, logits, batch, key), batch.mask
+      )
+      loss, metrics = loss + term, {**metrics, 'term': term}
+    return loss, (variables, metrics)
+
+  return loss_fn
+
+
+def cross_entropy(logits: Array, labels: Array) -> Array:
+  """`[B]` nats."""
+  return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def feature_sums(
+  model: Model, classifier: Variables, data: ClientData, batch_size: int
+) -> ClassSums:
+  """Sums of a client's features by class, in one pass."""
+
+  def of_batch(batch):
+    features = model.features(classifier, batch.inputs)
+    return class_sums.of_batch(
+      features, batch.labels, batch.mask, model.num_classes
+    )
+
+  return local.total(of_batch, data, batch_size)
+
+
+def with_head(view: Tree, variables: Variables) -> Variables:
+  """`receive` of methods that share a head: the view is the head."""
+  classifier = {**variables['classifier'], 'head': view}
+  return {**variables, 'classifier': classifier}
+
+
+def head_deployment(
+  model: Model,
+  classifier: Callable[
+    [Tree, Personal, ClientData, Key], Variables
+  ] = lambda view, client, data, key: client.variables['classifier'],
+) -> Deployment:
+  """Prediction by extractor and head of the classifier that is given."""
+
+  def logits(deployed, inputs):
+    return model.logits(deployed['head'], model.features(deployed, inputs))
+
+  return Deployment(classifier, {'head': logits})
+
+
+def nothing_server() -> ServerProgram:
+  """A server that receives nothing and sends nothing."""
+  return ServerProgram(
+    init=lambda key: (),
+    aggregate=aggregates.total(),
+    update=lambda server, aggregated, key: (server, {}),
+  )
+
+
+def local_only(config: Config, models: Sequence[Model]) -> Method:
+  """Every client alone, by cross-entropy; one fleet for each model.
+
+  Raises:
+    InputError: a field of the configuration is out of range.
+  """
+  training = config.trainer()
+  fleets = tuple(
+    client_program(
+      training,
+      init_classifier(model),
+      0,
+      view=lambda server, info: (),
+      loss=functools.partial(_plain_loss, model),
+      send=lambda view, client, data, key: (),
+    )
+    for model in models
+  )
+  return Method(
+    Algorithm(nothing_server(), fleets),
+    tuple(head_deployment(model) for model in models),
+  )
+
+
+def _plain_loss(model, view):
+  del view  # nothing is received
+  return classification(model)
+
+
+def deployer(
+  method: Method,
+) -> Callable[[FederatedState, Sequence[FederatedDataset], Key], tuple]:
+  """Compiles what all clients would predict with.
+
+  Returns:
+    `run(state, datasets, key) -> deployed`, one tree a fleet, leaves
+    `[N, ...]`. Clients are computed one after the other.
+  """
+
+  @jax.jit
+  def run(state, datasets, key):
+    def of_fleet(program, deployment, clients, data, key):
+      infos = rounds.everyones_infos(data)
+
+      def of_client(info_and_client):
+        info, client = info_and_client
+        return deployment.deploy(
+          program.view(state.server, info),
+          client,
+          data.client(info.row),
+          jax.random.fold_in(key, info.row),
+        )
+
+      return jax.lax.map(of_client, (infos, clients))
+
+    keys = jax.random.split(key, len(datasets))
+    return tuple(
+      of_fleet(*arguments)
+      for arguments in zip(
+        method.algorithm.fleets,
+        method.deployments,
+        state.fleets,
+        datasets,
+        keys,
+        strict=True,
+      )
+    )
+
+  return lambda state, datasets, key: run(state, tuple(datasets), key)
+
+
+def scorer(
+  rule: Callable[[Tree, Array], Array], num_classes: int, batch_size: int = 500
+) -> Callable[[Tree, Array, Array, Array], Array]:
+  """Compiles how often clients are right, by class.
+
+  Args:
+    rule: of a `Deployment`.
+    num_classes: C.
+    batch_size: examples at a time.
+
+  Returns:
+    `run(deployed, inputs, labels, rows) -> [N, C]` numbers of right answers.
+    `deployed` has leaves `[N, ...]`; `rows` is `[N, m]`, the examples that each
+    client is asked, -1 for none; or `[1, m]`, the same for all.
+  """
+
+  @jax.jit
+  def run(deployed, inputs, labels, rows):
+    num = rows.shape[1]
+    steps = -(-num // batch_size)
+    padded = jnp.pad(
+      rows, ((0, 0), (0, steps * batch_size - num)), constant_values=-1
+    ).reshape(len(rows), steps, batch_size)
+
+    def of_client(client_and_rows):
+      client, asked = client_and_rows
+
+      def of_batch(batch_rows):
+        there = batch_rows >= 0
+        at = jnp.maximum(batch_rows, 0)
+        right = rule(client, inputs[at]).argmax(axis=-1) == labels[at]
+        member = jax.nn.one_hot(labels[at], num_classes)
+        return jnp.sum(member * (right & there)[:, None], axis=0)
+
+      return jax.lax.map(of_batch, asked).sum(axis=0)
+
+    if len(rows) == 1:
+      return jax.lax.map(
+        lambda client: of_client((client, padded[0])), deployed
+      )
+    return jax.lax.map(of_client, (deployed, padded))
+
+  return run
