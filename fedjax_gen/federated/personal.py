@@ -22,6 +22,7 @@ import optax
 
 from fedjax_gen import validate
 from fedjax_gen.data.federated import Batch, ClientData, FederatedDataset
+from fedjax_gen.errors import InputError
 from fedjax_gen.federated import (
   aggregates,
   averaging,
@@ -214,6 +215,20 @@ def init_classifier(model: Model) -> Callable[[Key], Variables]:
 def extra_key(key: Key) -> Key:
   """The key of what a client has beside what `init_classifier` makes."""
   return jax.random.split(key)[1]
+
+
+def equal_heads(models: Sequence[Model]) -> None:
+  """Checks that features and classes of all models are as many.
+
+  Raises:
+    InputError: they are not.
+  """
+  sizes = {(model.feature_size, model.num_classes) for model in models}
+  if len(sizes) != 1:
+    raise InputError(
+      'Expected models of one feature_size and num_classes, got '
+      f'{sorted(sizes)}.'
+    )
 
 
 def first_numbers(num_clients: Sequence[int]) -> list[int]:
