@@ -1,8 +1,9 @@
 """A communication round, and many of them as one compiled program."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+import dataclasses
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -191,12 +192,60 @@ def _work(program: ClientProgram) -> Work:
   return Work(run, skip, lambda member: member.info.present, _absent)
 
 
+@dataclasses.dataclass(frozen=True)
+class Runner:
+  """Rounds as one compiled program; `round_runner` makes it.
+
+  Attributes:
+    algorithm: what runs.
+    mapping: how clients are laid over time and devices.
+    compiled: `(state, datasets, key, num_rounds) -> (state, metrics)`, jitted.
+  """
+
+  algorithm: Algorithm
+  mapping: Mapping
+  compiled: Any
+
+  def __call__(
+    self,
+    state: FederatedState,
+    datasets: Sequence[FederatedDataset],
+    key: Key,
+    num_rounds: int,
+  ) -> tuple[FederatedState, RoundMetrics]:
+    """Runs rounds; the state given is donated."""
+    return self.compiled(
+      *self._placed(state, datasets, key, num_rounds), num_rounds
+    )
+
+  def temporary_bytes(
+    self,
+    state: FederatedState,
+    datasets: Sequence[FederatedDataset],
+    key: Key,
+    num_rounds: int,
+  ) -> int:
+    """Memory that the program needs beside its arguments and results.
+
+    By the compiler's own analysis, of one device. It compiles, or finds the
+    program in the compilation cache, and runs nothing.
+    """
+    arguments = self._placed(state, datasets, key, num_rounds)
+    program = self.compiled.lower(*arguments, num_rounds).compile()
+    return int(program.memory_analysis().temp_size_in_bytes)
+
+  def _placed(self, state, datasets, key, num_rounds):
+    _check_fleets(self.algorithm, datasets)
+    validate.positive_int(num_rounds=num_rounds)
+    return place((state, tuple(datasets), key), self.mapping)
+
+
 def round_runner(
   algorithm: Algorithm,
   *,
   samplers: Sequence[sampling.Sampler] | None = None,
   mapping: Mapping = Mapping(),
-) -> Callable[..., tuple[FederatedState, RoundMetrics]]:
+) -> Runner:
   """Compiles many rounds into one program.
 
   Args:
@@ -229,17 +278,7 @@ def round_runner(
 
     return jax.lax.scan(body, state, length=num_rounds)
 
-  def run(
-    state: FederatedState,
-    datasets: Sequence[FederatedDataset],
-    key: Key,
-    num_rounds: int,
-  ) -> tuple[FederatedState, RoundMetrics]:
-    _check_fleets(algorithm, datasets)
-    validate.positive_int(num_rounds=num_rounds)
-    return compiled(*place((state, tuple(datasets), key), mapping), num_rounds)
-
-  return run
+  return Runner(algorithm, mapping, compiled)
 
 
 def place(tree: Tree, mapping: Mapping) -> Tree:
