@@ -44,7 +44,7 @@ class ComparisonConfig:
   """
 
   baselines: tuple[str, ...] = dataclasses.field(
-    default=('local', 'FedProto'),
+    default=('local',),
     metadata={
       'help': f'all, none, or any of {", ".join(vtc_methods.BASELINES)}.'
     },
@@ -163,13 +163,12 @@ def main(
     for note in source.notes:
       session.say(f'Data: {note}')
     judge = Judge(clients, run.seed)
-    results, trained = {}, {}
+    results = {}
     for name, method in methods.items():
       results[name] = _train(
         name, method, clients, federation, run, session, workdir,
         traffic[name], judge,
       )  # fmt: skip
-      trained[name] = leaves.params_digest(_trained(results[name].state))
     session.say('Measuring on data that no client trained on.')
     judged = {
       name: judge.everything(method, results[name].state)
@@ -196,6 +195,7 @@ def main(
     vtc_report.write(workdir.path, facts)
     vtc_report.show(metrics)
     # Last: a summary marks the run as finished.
+    trained = {name: _trained(r.state) for name, r in results.items()}
     workdir.write_summary(
       vtc_report.summary(facts, leaves.params_digest(trained))
     )
@@ -266,10 +266,10 @@ def _metrics(
   source, num_classes = clients.source, clients.source.num_classes
   labels = source.train.labels
   own, *others = judged.correct.items()
-  metrics = generalisation.metrics(
-    correct=own[1],
-    asked=np.bincount(source.test.labels, minlength=num_classes),
-    counts=clients.split.train.counts(labels, num_classes),
+  metrics: dict[str, float] = generalisation.generalisation_metrics(
+    own[1],
+    np.bincount(source.test.labels, minlength=num_classes),
+    clients.split.train.counts(labels, num_classes),
     correct_local=judged.correct_local,
     asked_local=clients.split.test.counts(labels, num_classes),
     architectures=clients.architecture_of_client,
@@ -289,7 +289,7 @@ def _metrics(
       'accuracy'
     ]
   reached = target and generalisation.bytes_to_target(
-    [record['round'] for record in measured],
+    [round(record['round']) for record in measured],
     [record['accuracy'] for record in measured],
     float(up + down),
     target,

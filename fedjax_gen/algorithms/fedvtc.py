@@ -32,9 +32,10 @@ import optax
 
 from fedjax_gen import trees, validate
 from fedjax_gen.data.federated import Batch, ClientData
+from fedjax_gen.errors import InputError
 from fedjax_gen.federated import (
   aggregates,
-  class_sums,
+  class_gaussians,
   local,
   personal,
   servers,
@@ -44,14 +45,19 @@ from fedjax_gen.federated.algorithm import (
   ClientProgram,
   ServerProgram,
 )
-from fedjax_gen.federated.class_sums import ByClass, ClassMeans, ClassSums
-from fedjax_gen.federated.personal import Deployment, Method, Model, Personal
-from fedjax_gen.losses import gaussian
-from fedjax_gen.models import vtc as vtc_lib
+from fedjax_gen.federated.class_gaussians import ClassGaussians, Rules
+from fedjax_gen.federated.class_sums import ClassSums
+from fedjax_gen.federated.personal import Deployment, Method, Personal
+from fedjax_gen.models import vtc_losses
+from fedjax_gen.models.classifiers import Classifier
 from fedjax_gen.models.vtc import Vtc
+from fedjax_gen.models.vtc_losses import GeneratorLosses
+from fedjax_gen.privacy import class_moments, noise, private_gaussians
+from fedjax_gen.privacy.plan import Plan
 from fedjax_gen.types import Array, Key, LossFn, Tree, Variables
 
-_FLOOR = 1e-4  # of a variance [3p]
+DEFAULT_RULES = Rules()
+DEFAULT_LOSSES = GeneratorLosses()
 
 
 def _option(default, help_text, *choices):
@@ -80,12 +86,6 @@ class Config:
     'With vtc_scope=federated: every client alike [3p], or by its examples',
     'uniform', 'count',
   )  # fmt: skip
-  vtc_latent: str = _option(
-    'feature',
-    'What a reconstruction starts from: the example’s feature [3p], or the '
-    'mean of its class, of which only class means can be learned [note]',
-    'feature', 'prototype',
-  )  # fmt: skip
   vtc_epochs: float = _option(1.0, 'Passes of the generator a round [3p]')
   vtc_learning_rate: float = _option(1e-3, 'Of the generator’s Adam [3p]')
   prototype_weight: float = _option(
@@ -93,50 +93,6 @@ class Config:
     'lambda: pull of features to the mean of their class, a mean over features '
     'of squared distances in units of sigma; 0 for none [3p]',
   )
-  reconstruction_weight: float = _option(
-    1.0, 'Of L_rc, squared error summed over pixels [note]'
-  )
-  kl_weight: float = _option(
-    1.0,
-    'Of D_KL from the example’s Gaussian to that of its class, summed over '
-    'features. It moves the client’s own sigma, not the generator [note]',
-  )
-  dm_weight: float = _option(1.0, 'Of L_DM, distribution matching [note]')
-  dm_mode: str = _option(
-    'mean',
-    'L_DM: mean feature of generated images against the class mean [ours], '
-    'each in units of sigma [3p], or against its own latent [ours]',
-    'mean', 'sample', 'cycle',
-  )  # fmt: skip
-  dm_cross_entropy: float = _option(
-    0.0, 'Weight of the classifier’s loss on generated images [ours]'
-  )
-  tv_weight: float = _option(
-    0.0, 'Of total variation, against grain in generated images [3p]'
-  )
-  local_stddev: str = _option(
-    'learned',
-    'sigma_k: trained with the generator, from what the features have, or '
-    'left at that [3p has both]',
-    'learned', 'estimated',
-  )  # fmt: skip
-  prototype_rule: str = _option(
-    'count',
-    'How class means of clients are averaged: by examples, or every holder '
-    'alike',
-    'count', 'uniform',
-  )  # fmt: skip
-  sigma_rule: str = _option(
-    'pooled',
-    'sigma of all: exactly that of all features about their class means '
-    '[ours]; without what means differ between clients [ours]; or that of a '
-    'weighted sum of Gaussians [3p]',
-    'pooled', 'within', 'gauss_sum',
-  )  # fmt: skip
-  sigma_shape: str = _option(
-    'shared', 'One sigma for all classes [note], or one each [3p]',
-    'shared', 'class',
-  )  # fmt: skip
   finetune: str = _option(
     'every_round',
     'When synthetic images are trained on: in every round [note], or after '
@@ -161,6 +117,11 @@ class Config:
   finetune_learning_rate: float = _option(
     0.0, 'Of fine-tuning; 0 for that of the clients [3p]'
   )
+  feature_scale: float = _option(
+    1.0,
+    'With privacy: root mean square of features, a constant that is not made '
+    'of the data; features are clipped at sqrt(F) times it [ours]',
+  )
   synthetic_per_class: int = _option(
     200, 'Size of the synthetic set; 0 for no fine-tuning [3p]'
   )
@@ -173,18 +134,10 @@ class Config:
         )
       elif field.name == 'synthetic_per_class':
         validate.non_negative_int(synthetic_per_class=self.synthetic_per_class)
-      elif field.name in ('vtc_epochs', 'vtc_learning_rate'):
+      elif field.name in ('vtc_epochs', 'vtc_learning_rate', 'feature_scale'):
         validate.positive(**{field.name: getattr(self, field.name)})
       else:
         validate.non_negative(**{field.name: getattr(self, field.name)})
-
-  @property
-  def trains_generator(self) -> bool:
-    """Whether any term of L_e is there."""
-    return any((
-      self.reconstruction_weight, self.kl_weight, self.dm_weight,
-      self.dm_cross_entropy, self.tv_weight,
-    ))  # fmt: skip
 
   @property
   def passes(self) -> float:
@@ -201,47 +154,6 @@ class Config:
   @property
   def _in_rounds(self) -> bool:
     return self.finetune == 'every_round'
-
-
-class ClassGaussians(NamedTuple):
-  """What all clients' features of each class are like: c^y and sigma.
-
-  Attributes:
-    known: `[C]` bool, classes that some client has reported.
-    means: `[C, F]`, zero where unknown.
-    stddev: `[1, F]`, shared, or `[C, F]`.
-  """
-
-  known: Array
-  means: Array
-  stddev: Array
-
-  def of(self, labels: Array) -> tuple[Array, Array]:
-    """Means and standard deviations `[B, F]` of labels `[B]`."""
-    shared = self.stddev.shape[0] == 1
-    stddev = jnp.broadcast_to(self.stddev, self.means.shape) if shared else (
-      self.stddev
-    )  # fmt: skip
-    return self.means[labels], stddev[labels]
-
-  def sample(self, labels: Array, key: Key) -> Array:
-    """Latents v ~ N(c^y, diag sigma^2), `[B, F]`."""
-    means, stddev = self.of(labels)
-    return means + stddev * jax.random.normal(key, means.shape)
-
-
-class Statistics(NamedTuple):
-  """What a client sends of its features; sums, which add up over clients.
-
-  Attributes:
-    means: `ByClass` of `ClassMeans`.
-    spread: `[1, F]`, or `ByClass` of `[C, F]`: sums of squares or variances.
-    weight: `[1, 1]`, or `ByClass` of `[C, 1]`, what to divide them by.
-  """
-
-  means: ByClass
-  spread: Array | ByClass
-  weight: Array | ByClass
 
 
 class VtcServer(NamedTuple):
@@ -273,11 +185,25 @@ class VtcClient(NamedTuple):
 def fedvtc(
   config: Config,
   training: personal.Config,
-  models: Sequence[Model],
+  models: Sequence[Classifier],
   vtc: Vtc,
   num_clients: Sequence[int],
+  *,
+  rules: Rules = DEFAULT_RULES,
+  losses: GeneratorLosses = DEFAULT_LOSSES,
+  plan: Plan | None = None,
 ) -> Method:
   """FedVTC over fleets of clients, one for each classifier.
+
+  Guarantees:
+    With a plan, those of `noise.private_server`, over all that a client sends
+      in a round: statistics of features that are clipped one by one and
+      averaged over its examples, and the change of the generator if it is
+      federated. Neighbouring: one client added or removed, with all its data.
+      What a client makes of it at home is post-processing, and of its own
+      data.
+    Not of records: every example has trained the extractor, and so moves the
+      features of all others. Clipping one feature bounds nothing then.
 
   Args:
     config: of the method.
@@ -285,22 +211,35 @@ def fedvtc(
     models: the classifier of each fleet.
     vtc: the generator, from features of their size.
     num_clients: clients of each fleet.
+    rules: how statistics are joined.
+    losses: what the generator descends.
+    plan: of differential privacy of clients, made by `plan.client_plan`.
 
   Raises:
-    InputError: a field is out of range, or features or classes of the models
-      differ in number.
+    InputError: a field is out of range, features or classes of the models
+      differ in number, or the plan is one of records.
   """
   personal.equal_heads(models)
+  if plan is not None and plan.unit != 'client':
+    raise InputError(
+      "Expected privacy='client' with FedVTC, got a plan for each "
+      f'{plan.unit}: every record has trained the extractor, and so moves '
+      'the features of all others, which no clipping of its own bounds.'
+    )
   clients = [
-    _Client(config, training, model, vtc, first)
+    _Client(
+      config, rules, losses, training, model, vtc, first, plan is not None
+    )
     for model, first in zip(
       models, personal.first_numbers(num_clients), strict=True
     )
   ]
   algorithm = Algorithm(
-    _server(config, models[0], vtc),
+    _server(config, rules, models[0], vtc, plan),
     tuple(client.program() for client in clients),
   )
+  if plan is not None:
+    algorithm = noise.with_private_server(algorithm, plan)
   return Method(algorithm, tuple(client.deployment() for client in clients))
 
 
@@ -308,10 +247,13 @@ class _Client(NamedTuple):
   """The phases of one client's round; they follow each other in `update`."""
 
   config: Config
+  rules: Rules
+  losses: GeneratorLosses
   training: personal.Config
-  model: Model
+  model: Classifier
   vtc: Vtc
   first_number: int
+  is_private: bool
 
   def program(self) -> ClientProgram:
     """The client as the engine takes it."""
@@ -348,13 +290,17 @@ class _Client(NamedTuple):
       received: Tree = generator_of(view, client)
       generator: Tree = received
       generator_state = client.generator_state
-      if self.config.trains_generator:
+      if self.losses.is_any:
         generator, generator_state, more = self._train_generator(
           view, variables['classifier'], generator, generator_state, sums,
           data, generator_key,
         )  # fmt: skip
         metrics = metrics | more
-      message = {'statistics': statistics(sums, self.config)}
+      message: dict[str, Any] = {
+        'statistics': self._mean_contribution(variables['classifier'], data)
+        if self.is_private
+        else class_gaussians.statistics(sums, self.rules)
+      }
       if self.config.vtc_scope == 'federated':
         message['generator'] = trees.subtract(received, generator)
         generator = ()
@@ -429,6 +375,22 @@ class _Client(NamedTuple):
     trained, _ = jax.lax.fori_loop(0, number, step, carry)
     return {**variables, 'classifier': {**classifier, **trained}}
 
+  def _mean_contribution(
+    self, classifier: Variables, data: ClientData
+  ) -> ClassSums:
+    """Of the client's examples; of norm 1 at most, whatever they are."""
+    scale = self.config.feature_scale
+
+    def of_batch(batch):
+      features = self.model.features(classifier, batch.inputs) / scale
+      parts = jax.vmap(class_moments.contribution, (0, 0, None))(
+        features, batch.labels, self.model.num_classes
+      )
+      return trees.weighted_sum(parts, batch.mask.astype(jnp.float32))
+
+    sums = local.total(of_batch, data, self.training.batch_size)
+    return jax.tree.map(lambda leaf: leaf / jnp.maximum(data.size, 1), sums)
+
   def _classifier_loss(self, gaussians: ClassGaussians) -> LossFn:
     """L_f: cross-entropy, and the part of D_KL that moves features."""
     weight = self.config.prototype_weight
@@ -448,7 +410,7 @@ class _Client(NamedTuple):
   ):
     """Passes of L_e over the client's images; the classifier is frozen."""
     config = self.config
-    own = _moments_of_client(sums)
+    own = class_gaussians.of_client(sums)
     trained = local.train(
       self._generator_loss(view['gaussians'], own, classifier),
       self._generator_optimizer(),
@@ -466,88 +428,47 @@ class _Client(NamedTuple):
     self, gaussians: ClassGaussians, own: ClassGaussians, classifier: Variables
   ) -> LossFn:
     """L_e = L_rc + w_KL D_KL + w_DM L_DM."""
-    config, model = self.config, self.model
+    losses, model, vtc = self.losses, self.model, self.vtc
     classifier = jax.lax.stop_gradient(classifier)
 
     def loss_fn(variables, batch, key):
       noise_key, dm_key = jax.random.split(key)
-      logvar = 2 * variables['log_stddev'][None]
-      if config.local_stddev == 'estimated':
-        logvar = jax.lax.stop_gradient(logvar)
-      features = model.features(classifier, batch.inputs)
+      generator, log_stddev = variables['generator'], variables['log_stddev']
+      if losses.local_stddev == 'estimated':
+        log_stddev = jax.lax.stop_gradient(log_stddev)
+      known = gaussians.known[batch.labels]
       means, stddev = gaussians.of(batch.labels)
-      if config.vtc_latent == 'prototype':
-        known = gaussians.known[batch.labels][:, None]
-        features = jnp.where(known, means, own.means[batch.labels])
-      posterior = gaussian.Gaussian(
-        features, jnp.broadcast_to(logvar, features.shape)
+      if losses.vtc_latent == 'prototype':
+        features = jnp.where(known[:, None], means, own.means[batch.labels])
+      else:
+        features = model.features(classifier, batch.inputs)
+      latent = vtc_losses.Latent(features, log_stddev)
+      squared = vtc_losses.reconstruction(
+        vtc, generator, latent, batch.inputs, noise_key
       )
-      images = self.vtc.decode(
-        variables['generator'], gaussian.sample(noise_key, posterior)
-      )
-      data = _signed(batch.inputs)
-      squared = jnp.sum((images - data) ** 2, axis=(1, 2, 3))
-      prior = gaussian.Gaussian(means, 2 * jnp.log(stddev))
-      divergence = gaussians.known[batch.labels] * gaussian.kl(posterior, prior)
+      divergence = known * vtc_losses.divergence(latent, means, stddev)
       metrics = {
         'reconstruction': personal.masked_mean(squared, batch.mask),
         'kl': personal.masked_mean(divergence, batch.mask),
       }
       loss = (
-        config.reconstruction_weight * metrics['reconstruction']
-        + config.kl_weight * metrics['kl']
+        losses.reconstruction_weight * metrics['reconstruction']
+        + losses.kl_weight * metrics['kl']
       )
-      if config.dm_weight or config.dm_cross_entropy or config.tv_weight:
-        terms = self._matching(
-          gaussians, classifier, variables['generator'], len(batch.labels),
-          dm_key,
+      if losses.matches:
+        terms = vtc_losses.matching(
+          losses, vtc, model, generator, classifier, gaussians,
+          len(batch.labels), dm_key,
         )  # fmt: skip
         loss += (
-          config.dm_weight * terms['matching']
-          + config.dm_cross_entropy * terms['generated_cross_entropy']
-          + config.tv_weight * terms['total_variation']
+          losses.dm_weight * terms['matching']
+          + losses.dm_cross_entropy * terms['generated_cross_entropy']
+          + losses.tv_weight * terms['total_variation']
         )
         metrics |= terms
       return loss, (variables, metrics)
 
     return loss_fn
-
-  def _matching(self, gaussians, classifier, generator, batch_size, key):
-    """L_DM and its kin, on latents of classes that anyone holds."""
-    model = self.model
-    class_key, latent_key = jax.random.split(key)
-    # As many classes as leave two latents each, known ones first.
-    num = min(model.num_classes, max(batch_size // 2, 1))
-    each = -(-batch_size // num)
-    draws = jax.random.uniform(class_key, (model.num_classes,))
-    classes = jnp.argsort(draws + ~gaussians.known)[:num]
-    labels = jnp.repeat(classes, each)
-    known = gaussians.known[labels]
-    latents = gaussians.sample(labels, latent_key)
-    images = self.vtc.decode(generator, latents)
-    features = model.features(classifier, images)
-    means, stddev = gaussians.of(labels)
-    if self.config.dm_mode == 'mean':
-      gap = (features - means).reshape(num, each, -1).mean(axis=1)
-      squared = gaussians.known[classes] * jnp.sum(gap**2, axis=-1)
-      # A sum over all classes, of which these are a sample.
-      matching = squared.sum() * (model.num_classes / num)
-    elif self.config.dm_mode == 'sample':
-      squared = jnp.mean(((features - means) / stddev) ** 2, axis=-1)
-      matching = personal.masked_mean(squared, known)
-    else:
-      squared = jnp.sum((features - latents) ** 2, axis=-1)
-      matching = personal.masked_mean(squared, known)
-    logits = model.logits(classifier['head'], features)
-    return {
-      'matching': matching,
-      'generated_cross_entropy': personal.masked_mean(
-        personal.cross_entropy(logits, labels), known
-      ),
-      'total_variation': personal.masked_mean(
-        vtc_lib.total_variation(images), known
-      ),
-    }
 
   def _with_stddev(self, generator, stddev=None):
     """What the generator's optimizer trains."""
@@ -564,65 +485,15 @@ def generator_of(view: Tree, client: VtcClient) -> Variables:
   return view.get('generator', client.generator)
 
 
-def statistics(sums: ClassSums, config: Config) -> Statistics:
-  """What a client sends of the sums of its features."""
-  means = class_sums.means_to_send(sums, config.prototype_rule)
-  weights = means.rows.weights[:, None]
-  counts, own_means, variances = sums.moments()
-  seen = counts[:, None] > 0
-  if config.sigma_rule == 'pooled':
-    spread = weights * jnp.where(seen, variances + own_means**2, 0.0)
-    weight = weights
-  elif config.sigma_rule == 'within':
-    spread, weight = weights * variances, weights
-  else:
-    spread, weight = weights**2 * variances, weights**2
-  if config.sigma_shape == 'class':
-    return Statistics(means, ByClass(spread), ByClass(weight))
-  if config.sigma_rule == 'gauss_sum':
-    # One sigma_k of all classes, at the square of the client's weight.
-    total = weights.sum()
-    within = (weights * variances).sum(axis=0) / jnp.maximum(total, 1.0)
-    return Statistics(means, (total**2 * within)[None], total[None, None] ** 2)
-  return Statistics(means, spread.sum(axis=0)[None], weight.sum(axis=0)[None])
-
-
-def joined(
-  before: ClassGaussians, sent: Statistics, config: Config
-) -> ClassGaussians:
-  """The Gaussians of all clients, from the sum of their statistics.
-
-  With `sigma_rule='pooled'` the variance is exactly that of all features about
-  the means of their classes: the law of total variance, by sums. A class that
-  nobody holds keeps what it had.
-  """
-  class_means: ClassMeans = sent.means.rows
-  means = class_means.or_else(before.means)
-  spread, weight = (
-    part.rows if isinstance(part, ByClass) else part
-    for part in (sent.spread, sent.weight)
-  )
-  if config.sigma_shape == 'class':
-    explained = class_means.weights[:, None] * means**2
-  else:
-    explained = jnp.sum(
-      class_means.weights[:, None] * means**2, axis=0, keepdims=True
-    )
-  if config.sigma_rule == 'pooled':
-    spread = spread - explained
-  held = weight > 0
-  variance = spread / jnp.where(held, weight, 1.0)
-  stddev = jnp.sqrt(jnp.maximum(variance, _FLOOR))
-  return ClassGaussians(
-    before.known | (class_means.weights > 0),
-    means,
-    jnp.where(held, stddev, before.stddev),
-  )
-
-
-def _server(config: Config, model: Model, vtc: Vtc) -> ServerProgram:
+def _server(
+  config: Config,
+  rules: Rules,
+  model: Classifier,
+  vtc: Vtc,
+  plan: Plan | None,
+) -> ServerProgram:
   """Joins statistics; averages generators if they are sent."""
-  rules = {'statistics': aggregates.total()}
+  parts = {'statistics': aggregates.total()}
   average = servers.learned_server(
     vtc.init,
     aggregates.uniform_mean()
@@ -632,19 +503,26 @@ def _server(config: Config, model: Model, vtc: Vtc) -> ServerProgram:
   )
   is_federated = config.vtc_scope == 'federated'
   if is_federated:
-    rules['generator'] = average.aggregate
-  rows = 1 if config.sigma_shape == 'shared' else model.num_classes
+    parts['generator'] = average.aggregate
 
   def init(key):
-    unknown = ClassGaussians(
-      jnp.zeros(model.num_classes, bool),
-      jnp.zeros((model.num_classes, model.feature_size)),
-      jnp.ones((rows, model.feature_size)),
+    unknown = class_gaussians.unknown(
+      model.num_classes, model.feature_size, rules
     )
     return VtcServer(unknown, average.init(key) if is_federated else ())
 
   def update(server, aggregated, key):
-    gaussians = joined(server.gaussians, aggregated['statistics'], config)
+    before, sent = server.gaussians, aggregated['statistics']
+    if plan is None:
+      gaussians = class_gaussians.joined(before, sent, rules)
+    else:
+      gaussians = private_gaussians.joined(
+        before,
+        sent,
+        rules,
+        feature_scale=config.feature_scale,
+        stddev=plan.noise_multiplier * plan.max_norm / plan.expected_cohort,
+      )
     metrics = {
       'known_classes': gaussians.known.sum().astype(jnp.float32),
       'mean_stddev': gaussians.stddev.mean(),
@@ -655,7 +533,7 @@ def _server(config: Config, model: Model, vtc: Vtc) -> ServerProgram:
       metrics |= more
     return VtcServer(gaussians, generator), metrics
 
-  return ServerProgram(init, aggregates.by_module(rules), update)
+  return ServerProgram(init, aggregates.by_module(parts), update)
 
 
 def _view(server: VtcServer) -> dict[str, Tree]:
@@ -665,22 +543,8 @@ def _view(server: VtcServer) -> dict[str, Tree]:
   return view
 
 
-def _moments_of_client(sums: ClassSums) -> ClassGaussians:
-  """A client's own class means, and the stddev about them of its features."""
-  counts, means, variances = sums.moments()
-  total = jnp.maximum(counts.sum(), 1.0)
-  variance = jnp.sum(counts[:, None] * variances, axis=0) / total
-  stddev = jnp.sqrt(jnp.maximum(variance, _FLOOR))
-  return ClassGaussians(counts > 0, means, stddev[None])
-
-
 def _labels(known: Array, num: int, key: Key) -> Array:
   """`[num]` labels, every known class alike."""
   return jax.random.categorical(
     key, jnp.where(known, 0.0, -jnp.inf), shape=(num,)
   )
-
-
-def _signed(inputs: Array) -> Array:
-  """Images in [-1, 1], as the generator makes them."""
-  return inputs.astype(jnp.float32) / 127.5 - 1.0

@@ -13,7 +13,7 @@ and show it its examples in the same order, for the same keys.
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -147,22 +147,28 @@ class Method(NamedTuple):
   deployments: tuple[Deployment, ...]
 
 
-class Model(NamedTuple):
-  """What the engine needs of a classifier; `models.classifiers` has them.
+class Model(Protocol):
+  """What the engine needs of a classifier; `models.classifiers` has them."""
 
-  Attributes:
-    init: `key -> {'extractor': ..., 'head': ...}`.
-    features: `(variables, inputs) -> [B, F]`.
-    logits: `(variables['head'], features) -> [B, C]`.
-    feature_size: F.
-    num_classes: C.
-  """
+  @property
+  def init(self) -> Callable[[Key], Variables]:
+    """`key -> {'extractor': ..., 'head': ...}`."""
 
-  init: Callable[[Key], Variables]
-  features: Callable[[Variables, Array], Array]
-  logits: Callable[[Variables, Array], Array]
-  feature_size: int
-  num_classes: int
+  @property
+  def features(self) -> Callable[[Variables, Array], Array]:
+    """`(variables, inputs) -> [B, F]`."""
+
+  @property
+  def logits(self) -> Callable[[Variables, Array], Array]:
+    """`(variables['head'], features) -> [B, C]`."""
+
+  @property
+  def feature_size(self) -> int:
+    """F."""
+
+  @property
+  def num_classes(self) -> int:
+    """C."""
 
 
 def client_program(

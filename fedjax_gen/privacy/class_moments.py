@@ -6,6 +6,7 @@ together; see `contribution`.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -117,6 +118,20 @@ def contribution(features: Array, label: Array, num_classes: int) -> ClassSums:
   )
 
 
+def restored(sums: ClassSums) -> ClassSums:
+  """Sums of contributions in units of counts and features, noise or not."""
+  return jax.tree.map(
+    lambda leaf, scale: leaf * scale * jnp.sqrt(3.0),
+    sums,
+    _scales(sums.first.shape[-1]),
+  )
+
+
+def count_stddev(stddev: float) -> float:
+  """Of the noise on restored counts, if `stddev` is that on contributions."""
+  return stddev * math.sqrt(3.0)
+
+
 def _check(num_classes: int, noise_multiplier: float, unit: str) -> None:
   validate.positive_int(num_classes=num_classes)
   validate.non_negative(noise_multiplier=noise_multiplier)
@@ -134,11 +149,7 @@ def _of_client(row, key, data, num_classes, unit, stddev):
     size = jnp.maximum(records.mask.sum(), 1)
     sums = jax.tree.map(lambda leaf: leaf / size, sums)
   drawn = noise.gaussian(jax.random.fold_in(key, row), sums, stddev)
-  return jax.tree.map(
-    lambda leaf, scale: leaf * scale * jnp.sqrt(3.0),
-    trees.add(sums, drawn),
-    _scales(sums.first.shape[-1]),
-  )
+  return restored(trees.add(sums, drawn))
 
 
 @functools.partial(jax.jit, static_argnames=('num_classes', 'unit'))

@@ -1,0 +1,214 @@
+"""L_e, what FedVTC's generator is trained by (its eqs. are not public).
+
+L_e = L_rc + w_KL D_KL + w_DM L_DM: images are made again from their features,
+a client's Gaussian of a feature lies near that of all clients, and images drawn
+from the Gaussians of all have features like them. [note], [3p], [ours] as in
+`algorithms.fedvtc`.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fedjax_gen import validate
+from fedjax_gen.losses import gaussian
+from fedjax_gen.models.classifiers import Classifier, to_signed
+from fedjax_gen.models.vtc import Vtc, total_variation
+from fedjax_gen.types import Array, Key, Variables
+
+
+def _option(default, help_text, *choices):
+  metadata: dict[str, Any] = {'help': help_text}
+  if choices:
+    metadata['choices'] = choices
+  return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class GeneratorLosses:
+  """What the generator descends.
+
+  Raises:
+    InputError: a value is out of range.
+  """
+
+  vtc_latent: str = _option(
+    'feature',
+    'What a reconstruction starts from: the example’s feature [3p], or the '
+    'mean of its class, of which only class means can be learned [note]',
+    'feature', 'prototype',
+  )  # fmt: skip
+  local_stddev: str = _option(
+    'learned',
+    'sigma_k, of the noise on it: trained with the generator, from what the '
+    'features have, or left at that [3p has both]',
+    'learned', 'estimated',
+  )  # fmt: skip
+  reconstruction_weight: float = _option(
+    1.0, 'Of L_rc, squared error summed over pixels [note]'
+  )
+  kl_weight: float = _option(
+    1.0,
+    'Of D_KL from the example’s Gaussian to that of its class, summed over '
+    'features. It moves sigma_k, not the generator [note]',
+  )
+  dm_weight: float = _option(1.0, 'Of L_DM, distribution matching [note]')
+  dm_mode: str = _option(
+    'mean',
+    'L_DM: mean feature of generated images against the class mean, summed '
+    'over classes [ours]; each in units of sigma [3p]; or against its own '
+    'latent [ours]',
+    'mean', 'sample', 'cycle',
+  )  # fmt: skip
+  dm_cross_entropy: float = _option(
+    0.0, 'Weight of the classifier’s loss on generated images [ours]'
+  )
+  tv_weight: float = _option(
+    0.0, 'Of total variation, against grain in generated images [3p]'
+  )
+
+  def __post_init__(self):
+    for field in dataclasses.fields(self):
+      value = {field.name: getattr(self, field.name)}
+      if 'choices' in field.metadata:
+        validate.one_of(field.metadata['choices'], **value)
+      else:
+        validate.non_negative(**value)
+
+  @property
+  def is_any(self) -> bool:
+    """Whether there is anything to descend."""
+    return bool(self.reconstruction_weight or self.kl_weight) or self.matches
+
+  @property
+  def matches(self) -> bool:
+    """Whether images are drawn from the Gaussians of all clients."""
+    return bool(self.dm_weight or self.dm_cross_entropy or self.tv_weight)
+
+
+class Gaussians(Protocol):
+  """Features by class, `[C]` known, as `federated.class_gaussians` has them."""
+
+  @property
+  def known(self) -> Array:
+    """`[C]` bool."""
+
+  def of(self, labels: Array) -> tuple[Array, Array]:
+    """Means and standard deviations `[B, F]`."""
+
+  def sample(self, labels: Array, key: Key) -> Array:
+    """Latents `[B, F]`."""
+
+
+class Latent(NamedTuple):
+  """Where reconstructions start from.
+
+  Attributes:
+    features: `[B, F]`, of the examples or of their classes.
+    log_stddev: `[F]`, of the noise on them.
+  """
+
+  features: Array
+  log_stddev: Array
+
+
+def reconstruction(
+  vtc: Vtc, generator: Variables, latent: Latent, inputs: Array, key: Key
+) -> Array:
+  """L_rc = |psi(z + sigma_k eps) - x|^2 for each example, `[B]`.
+
+  Args:
+    vtc: the generator's functions.
+    generator: its variables.
+    latent: z and sigma_k.
+    inputs: `[B, H, W, C]` images, uint8 or in [-1, 1].
+    key: consumed.
+  """
+  drawn = gaussian.sample(key, _posterior(latent))
+  images = vtc.decode(generator, drawn)
+  return jnp.sum((images - to_signed(inputs)) ** 2, axis=(1, 2, 3))
+
+
+def divergence(latent: Latent, means: Array, stddev: Array) -> Array:
+  """D_KL(N(z, sigma_k^2) || N(c^y, sigma^2)) in nats, `[B]`.
+
+  Args:
+    latent: z and sigma_k.
+    means: `[B, F]`, c^y.
+    stddev: `[B, F]`, sigma.
+  """
+  prior = gaussian.Gaussian(means, 2 * jnp.log(stddev))
+  return gaussian.kl(_posterior(latent), prior)
+
+
+def matching(
+  losses: GeneratorLosses,
+  vtc: Vtc,
+  model: Classifier,
+  generator: Variables,
+  classifier: Variables,
+  gaussians: Gaussians,
+  num: int,
+  key: Key,
+) -> dict[str, Array]:
+  """L_DM and its kin, on latents of classes that anyone holds.
+
+  Args:
+    losses: of which `dm_mode` is used.
+    vtc: the generator's functions.
+    model: the client's classifier.
+    generator: variables of the generator.
+    classifier: variables of the classifier, not to be descended.
+    gaussians: of all clients.
+    num: latents, about; of as many classes as leave each two.
+    key: consumed.
+
+  Returns:
+    Scalars `matching`, `generated_cross_entropy` and `total_variation`; zero
+    as long as no class is known.
+  """
+  class_key, latent_key = jax.random.split(key)
+  num_classes = min(model.num_classes, max(num // 2, 1))
+  each = -(-num // num_classes)
+  draws = jax.random.uniform(class_key, (model.num_classes,))
+  # Known ones first.
+  classes = jnp.argsort(draws + ~gaussians.known)[:num_classes]
+  labels = jnp.repeat(classes, each)
+  known = gaussians.known[labels]
+  latents = gaussians.sample(labels, latent_key)
+  images = vtc.decode(generator, latents)
+  features = model.features(classifier, images)
+  means, stddev = gaussians.of(labels)
+  if losses.dm_mode == 'mean':
+    gap = (features - means).reshape(num_classes, each, -1).mean(axis=1)
+    squared = gaussians.known[classes] * jnp.sum(gap**2, axis=-1)
+    # A sum over all classes, of which these are a sample.
+    distance = squared.sum() * (model.num_classes / num_classes)
+  elif losses.dm_mode == 'sample':
+    distance = _mean_of_known(
+      jnp.mean(((features - means) / stddev) ** 2, axis=-1), known
+    )
+  else:
+    distance = _mean_of_known(
+      jnp.sum((features - latents) ** 2, axis=-1), known
+    )
+  cross_entropy = optax.softmax_cross_entropy_with_integer_labels(
+    model.logits(classifier['head'], features), labels
+  )
+  return {
+    'matching': distance,
+    'generated_cross_entropy': _mean_of_known(cross_entropy, known),
+    'total_variation': _mean_of_known(total_variation(images), known),
+  }
+
+
+def _posterior(latent: Latent) -> gaussian.Gaussian:
+  logvar = jnp.broadcast_to(2 * latent.log_stddev[None], latent.features.shape)
+  return gaussian.Gaussian(latent.features, logvar)
+
+
+def _mean_of_known(values: Array, known: Array) -> Array:
+  return jnp.sum(values * known) / jnp.maximum(known.sum(), 1)
