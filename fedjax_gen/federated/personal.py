@@ -94,15 +94,26 @@ class Config:
       return step
     return optax.chain(optax.clip_by_global_norm(self.max_gradient_norm), step)
 
-  def trainer(self) -> Trainer:
-    """Passes over a client's data; the optimizer's state is kept."""
+  def trainer(self, rates: Mapping[str, float] | None = None) -> Trainer:
+    """Passes over a client's data; the optimizer's state is kept.
+
+    Args:
+      rates: learning rates of the variables' parts by name, each of which then
+        has its own optimizer and its own gradient norm; None for one of all.
+    """
+    optimizer = self.descent()
+    if rates is not None:
+      optimizer = optax.partition(
+        {part: self.descent(rate) for part, rate in rates.items()},
+        {part: part for part in rates},
+      )
     return averaging.trainer(
       averaging.Config(
         local_epochs=self.local_epochs,
         batch_size=self.batch_size,
         keep_optimizer_state=True,
       ),
-      self.descent(),
+      optimizer,
     )
 
 
@@ -237,6 +248,19 @@ def equal_heads(models: Sequence[Model]) -> None:
     )
 
 
+def equal_classes(models: Sequence[Model]) -> None:
+  """Checks that classes of all models are as many, whatever their features.
+
+  Raises:
+    InputError: they are not.
+  """
+  numbers = {model.num_classes for model in models}
+  if len(numbers) != 1:
+    raise InputError(
+      f'Expected models of one num_classes, got {sorted(numbers)}.'
+    )
+
+
 def first_numbers(num_clients: Sequence[int]) -> list[int]:
   """The number of each fleet's first client, those of all counted through.
 
@@ -290,6 +314,18 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
   return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 
+def distillation(teacher: Array, student: Array) -> Array:
+  """KL(teacher || student) of logits `[B, C]`, `[B]` nats; no teacher learns.
+
+  Summed over classes. PyTorch's `KLDivLoss` averages over them by default,
+  which in some public code makes it C times smaller.
+  """
+  return optax.losses.kl_divergence_with_log_targets(
+    jax.nn.log_softmax(student),
+    jax.nn.log_softmax(jax.lax.stop_gradient(teacher)),
+  )
+
+
 def feature_sums(
   model: Model, classifier: Variables, data: ClientData, batch_size: int
 ) -> ClassSums:
@@ -322,6 +358,16 @@ def head_deployment(
     return model.logits(deployed['head'], model.features(deployed, inputs))
 
   return Deployment(classifier, {'head': logits})
+
+
+def part_rule(part: str, model: Model) -> Callable[[Tree, Array], Array]:
+  """A `Deployment`'s rule: the classifier in that part of what is deployed."""
+
+  def logits(deployed, inputs):
+    classifier = deployed[part]
+    return model.logits(classifier['head'], model.features(classifier, inputs))
+
+  return logits
 
 
 def nothing_server() -> ServerProgram:

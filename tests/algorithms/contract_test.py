@@ -16,6 +16,7 @@ from fedjax_gen.algorithms import (
   fedhypevae,
   fedvae,
   fissionvae,
+  lg_fedavg,
   linear_head,
 )
 from fedjax_gen.federated import mapping, rounds, sampling
@@ -23,7 +24,7 @@ from fedjax_gen.models.gan import GanConfig, build_gan
 from fedjax_gen.models.hypernetwork import HyperVaeConfig, build_hyper_vae
 from fedjax_gen.models.vae import DataSpec, VaeConfig, build_vae
 from fedjax_gen.privacy import plan as plans
-from tests.algorithms import digits
+from tests.algorithms import digits, zoo
 from tests.federated import toys
 
 _CONFIG = fedvae.Config(local_epochs=2, batch_size=4, learning_rate=1e-2)
@@ -99,6 +100,12 @@ def _linear_head():
   return linear_head.linear_head(training, _EMBEDDINGS, plan), data
 
 
+def _personal(build, *arguments):
+  """A method of clients with classifiers of their own, in two fleets."""
+  method = build(zoo.TRAINING, zoo.models(), zoo.NUM_CLIENTS, *arguments)
+  return method.algorithm, list(zoo.fleets())
+
+
 # By name: the algorithm, and the clients of each of its fleets.
 ALGORITHMS = {
   'dp_cgan': _dp_cgan,
@@ -134,6 +141,9 @@ ALGORITHMS = {
     'mlp', 'mlp', learnable=True, hierarchy='z1_top'
   ),
   'fissionvae_two_decoders': lambda: _fissionvae('conv', 'mlp'),
+  'lg_fedavg': lambda: _personal(
+    functools.partial(lg_fedavg.lg_fedavg, lg_fedavg.Config())
+  ),
   'linear_head': _linear_head,
   'local_only': lambda: (
     fedvae.local_only(_CONFIG, digits.small_vae()),

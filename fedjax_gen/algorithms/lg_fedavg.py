@@ -1,0 +1,112 @@
+"""LG-FedAvg: extractors stay with clients, one head is averaged.
+
+Paul Pu Liang, Terrance Liu, Liu Ziyin, Nicholas B. Allen, Randy P. Auerbach,
+David Brent, Ruslan Salakhutdinov, Louis-Philippe Morency, "Think locally, act
+globally: federated learning with local and global representations", NeurIPS
+2019 workshop; arXiv 2001.01523 (2020).
+
+Published (Algorithm 1): a client trains its local layers and a copy of the
+global ones together; the server averages the global ones, weighted by the
+clients' numbers of examples. Here the global part is the head, which is how
+the method serves clients of different architectures (HtFLlib). The authors'
+code starts from a FedAvg checkpoint and averages every client alike; ours
+starts from nothing, and weights as the paper does unless told otherwise.
+
+The head that was received replaces the client's before it trains, and before
+it predicts.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import functools
+
+import optax
+
+from fedjax_gen import trees, validate
+from fedjax_gen.federated import aggregates, personal, servers
+from fedjax_gen.federated.algorithm import Algorithm
+from fedjax_gen.federated.personal import Method, Model
+
+_AVERAGES = {
+  'count': aggregates.weighted_mean,
+  'uniform': aggregates.uniform_mean,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """What LG-FedAvg adds.
+
+  Raises:
+    InputError: a value is out of range.
+  """
+
+  lg_average: str = dataclasses.field(
+    default='count',
+    metadata={
+      'choices': tuple(_AVERAGES),
+      'help': 'how heads are averaged: by the clients’ examples (paper), or '
+      'every client alike (the authors’ code)',
+    },
+  )
+
+  def __post_init__(self):
+    validate.one_of(_AVERAGES, lg_average=self.lg_average)
+
+
+def lg_fedavg(
+  config: Config,
+  training: personal.Config,
+  models: Sequence[Model],
+  num_clients: Sequence[int],
+) -> Method:
+  """Own extractors, one head.
+
+  Args:
+    config: of the method.
+    training: how clients train.
+    models: the classifier of each fleet.
+    num_clients: clients of each fleet.
+
+  Raises:
+    InputError: features or classes of the models differ in number.
+  """
+  personal.equal_heads(models)
+
+  def send(view, client, data, key):
+    del data, key
+    return trees.subtract(view, client.variables['classifier']['head'])
+
+  def deploy(view, client, data, key):
+    del data, key
+    return personal.with_head(view, client.variables)['classifier']
+
+  trainer = training.trainer()
+  fleets = tuple(
+    personal.client_program(
+      trainer,
+      personal.init_classifier(model),
+      first,
+      view=lambda server, info: server.variables,
+      loss=functools.partial(_loss, model),
+      send=send,
+      receive=personal.with_head,
+    )
+    for model, first in zip(
+      models, personal.first_numbers(num_clients), strict=True
+    )
+  )
+  server = servers.learned_server(
+    lambda key: models[0].init(key)['head'],
+    _AVERAGES[config.lg_average](),
+    optax.sgd(1.0),
+  )
+  return Method(
+    Algorithm(server, fleets),
+    tuple(personal.head_deployment(model, deploy) for model in models),
+  )
+
+
+def _loss(model, view):
+  del view  # what is received is trained
+  return personal.classification(model)
