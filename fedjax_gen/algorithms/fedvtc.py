@@ -76,9 +76,10 @@ class Config:
   """
 
   vtc_scope: str = _option(
-    'local',
-    'Whose the generator is: each client’s own, nothing of it sent [note], or '
-    'averaged by the server [reviews, 3p]',
+    'federated',
+    'Whose the generator is: averaged by the server [reviews, 3p], or each '
+    'client’s own, nothing of it sent [note]; that one has never seen what '
+    'its client lacks',
     'local', 'federated',
   )  # fmt: skip
   vtc_average: str = _option(
@@ -89,9 +90,9 @@ class Config:
   vtc_epochs: float = _option(1.0, 'Passes of the generator a round [3p]')
   vtc_learning_rate: float = _option(1e-3, 'Of the generator’s Adam [3p]')
   prototype_weight: float = _option(
-    0.1,
+    0.3,
     'lambda: pull of features to the mean of their class, a mean over features '
-    'of squared distances in units of sigma; 0 for none [3p]',
+    'of squared distances in units of sigma; 0 for none [3p: 0.1]',
   )
   finetune: str = _option(
     'every_round',

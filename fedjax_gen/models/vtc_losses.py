@@ -36,9 +36,10 @@ class GeneratorLosses:
   """
 
   vtc_latent: str = _option(
-    'feature',
-    'What a reconstruction starts from: the example’s feature [3p], or the '
-    'mean of its class, of which only class means can be learned [note]',
+    'prototype',
+    'What a reconstruction starts from: the mean of the example’s class, the '
+    'same for all clients [note], or the example’s own feature [3p], which '
+    'another client’s extractor would put elsewhere',
     'feature', 'prototype',
   )  # fmt: skip
   local_stddev: str = _option(
@@ -55,7 +56,7 @@ class GeneratorLosses:
     'Of D_KL from the example’s Gaussian to that of its class, summed over '
     'features. It moves sigma_k, not the generator [note]',
   )
-  dm_weight: float = _option(1.0, 'Of L_DM, distribution matching [note]')
+  dm_weight: float = _option(0.1, 'Of L_DM, distribution matching [note: 1]')
   dm_mode: str = _option(
     'mean',
     'L_DM: mean feature of generated images against the class mean, summed '
