@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import os
 
+from fedjax_gen import validate
 from fedjax_gen.data import (
   cifar,
   folder,
@@ -15,6 +16,7 @@ from fedjax_gen.data import (
   images,
   named,
   npz,
+  subset,
   tfds,
   tiny_imagenet,
 )
@@ -34,6 +36,8 @@ def load(
   data_dir: str | None = None,
   image_size: int | None = None,
   test_fraction: float = 0.2,
+  num_examples: int = 0,
+  num_test_examples: int = 0,
   seed: int = 0,
 ) -> DataSource:
   """Reads a data set into memory.
@@ -68,7 +72,10 @@ def load(
       centre square and resizing. None keeps the size of the source; pictures
       of several sizes come to 32 x 32.
     test_fraction: Share held out if the source has no test split, in (0, 1).
-    seed: Seed of that split.
+    num_examples: Training examples to keep, drawn so that every class keeps
+      its share (`subset.keep`); 0 keeps all.
+    num_test_examples: Test examples to keep, likewise.
+    seed: Seed of that split and of these draws.
 
   Returns:
     The data, in the order of the source, and notes on what reading did.
@@ -88,7 +95,13 @@ def load(
 ..., tfds:NAME or an existing path, got 'digit'; did you mean digits?
   """
   options = Options(data_dir, image_size, test_fraction, seed)
-  source = _read(spec, options)
+  # Before reading, which may take minutes.
+  validate.non_negative_int(
+    num_examples=num_examples, num_test_examples=num_test_examples
+  )
+  source = subset.keep(
+    _read(spec, options), train=num_examples, test=num_test_examples, seed=seed
+  )
   if image_size is None:
     return source
   if not source.is_image:
