@@ -141,7 +141,15 @@ def main(data: options.DataConfig, embed: EmbedConfig) -> None:
     about = 'a network in a file'
   else:
     public = options.load_source(
-      dataclasses.replace(data, data=config.encoder, image_size=0), seed=0
+      # How many are asked for is said of the data, not of the encoder's.
+      dataclasses.replace(
+        data,
+        data=config.encoder,
+        image_size=0,
+        num_examples=0,
+        num_test_examples=0,
+      ),
+      seed=0,
     )
     _check_images('encoder', config.encoder, public)
     source = _fitted(source, public.input_shape)

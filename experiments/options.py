@@ -14,8 +14,8 @@ class DataConfig:
     metadata={
       'help': 'A name ('
       + ', '.join(sources.NAMES)
-      + ', tfds:NAME) or a path: npz file, folder of idx files, folder of '
-      'images, clients:PATH, groups:PATH.',
+      + ', tfds:NAME) or a path: npz file, folder of idx files, of CIFAR or '
+      'of images, clients:PATH, groups:PATH.',
       'placeholder': 'NAME_OR_PATH',
     },
   )
@@ -34,6 +34,16 @@ class DataConfig:
     default=0.2,
     metadata={'help': 'Held out if the data have no test split.'},
   )
+  num_examples: int = dataclasses.field(
+    default=0,
+    metadata={
+      'help': 'Keep this many training examples, drawn so that every class '
+      'keeps its share; 0 keeps all.'
+    },
+  )
+  num_test_examples: int = dataclasses.field(
+    default=0, metadata={'help': 'Keep this many test examples likewise.'}
+  )
 
 
 def load_source(config: DataConfig, *, seed: int) -> sources.DataSource:
@@ -47,5 +57,7 @@ def load_source(config: DataConfig, *, seed: int) -> sources.DataSource:
     data_dir=config.data_dir or None,
     image_size=config.image_size or None,
     test_fraction=config.test_fraction,
+    num_examples=config.num_examples,
+    num_test_examples=config.num_test_examples,
     seed=seed,
   )

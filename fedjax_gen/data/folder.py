@@ -29,14 +29,15 @@ def read(
   *,
   owner_kind: str | None = None,
   name: str | None = None,
+  channels: int | None = None,
 ) -> DataSource:
   """Reads a folder of pictures.
 
   The tree is `CLASS/*`, or with `owner_kind` `OWNER/*` or `OWNER/CLASS/*`;
   any of them may stand under `train` and `test` (or `val`), else a test split
-  is made. Pictures in folders below CLASS count for it. Tiny ImageNet's own
-  tree (`val/val_annotations.txt`) is understood; its unlabelled `test` is not
-  used.
+  is made. Pictures in folders below CLASS count for it. A tree like Tiny
+  ImageNet's (`val/val_annotations.txt`) is understood; its unlabelled `test` is
+  not used.
 
   Classes of one name are one class, whatever client or group they lie in.
   Pictures right in a group's folder are of a class named like the group;
@@ -44,7 +45,7 @@ def read(
 
   Files that are no pictures, are broken or lie outside these folders are
   skipped and noted. The others come in sorted order, brought to one size and,
-  if any has colour, to RGB.
+  if any has colour or `channels` is 3, to RGB.
 
   Args:
     path: The root.
@@ -52,6 +53,7 @@ def read(
     owner_kind: What first-level folders are: None for classes, 'users' for
       clients, 'groups' for kinds of images.
     name: Name of the source, the path if None.
+    channels: 1 for grey, 3 for RGB; None for RGB if any picture has colour.
 
   Raises:
     InputError: The folder cannot be read or holds no picture; some clients
@@ -67,8 +69,9 @@ def read(
   size, size_note = images.common_size(
     [picture.size for picture in pictures], options.image_size
   )
-  channels = max(picture.channels for picture in pictures)
-  if min(picture.channels for picture in pictures) != channels:
+  depths = {picture.channels for picture in pictures}
+  channels = channels or max(depths)
+  if len(depths) > 1 and channels == 3:
     notes.append('grey images among RGB ones: all brought to RGB')
   decoded = [_decode(split, size, channels, skipped) for split in found]
   if not all(len(entries) for entries, _ in decoded):

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fedjax_gen.data import (
+  cifar,
   examples,
   gaussians,
   idx,
@@ -16,6 +17,7 @@ from fedjax_gen.data import (
   npz,
   shapes,
   tfds,
+  tiny_imagenet as tiny_imagenet_lib,
 )
 from fedjax_gen.data.assemble import Column, Table, assemble
 from fedjax_gen.data.examples import DataSource, Examples, Options
@@ -83,13 +85,30 @@ def emnist(options: Options) -> DataSource:
 
 
 def cifar10(options: Options) -> DataSource:
-  """Returns CIFAR-10, 32 x 32 RGB (Krizhevsky, 2009), from TFDS."""
-  return tfds.read('cifar10', options, name='cifar10')
+  """Returns CIFAR-10, 32 x 32 RGB (Krizhevsky, 2009).
+
+  Where there is neither an archive nor TFDS, but the file of the JPEG subset,
+  it is that subset: under the subset's name, and with a note.
+  """
+  try:
+    return _archive_or_tfds('cifar10', options)
+  except tfds.AbsentError as error:
+    if _path_of(_CIFAR_SUBSET_FILE, options) is None:
+      raise
+    source = cifar10_jpeg_subset(options)
+    note = f'in place of cifar10, which was not found: {error}'
+    return dataclasses.replace(source, notes=(*source.notes, note))
 
 
 def cifar100(options: Options) -> DataSource:
-  """Returns CIFAR-100, 32 x 32 RGB (Krizhevsky, 2009), from TFDS."""
-  return tfds.read('cifar100', options, name='cifar100')
+  """Returns CIFAR-100, 32 x 32 RGB, fine labels (Krizhevsky, 2009)."""
+  return _archive_or_tfds('cifar100', options)
+
+
+def tiny_imagenet(options: Options) -> DataSource:
+  """Returns Tiny ImageNet, 200 classes, 64 x 64 RGB (Le and Yang, 2015)."""
+  path = tiny_imagenet_lib.find(options)
+  return tiny_imagenet_lib.read(path, options, name='tiny_imagenet')
 
 
 def cifar10_jpeg_subset(options: Options) -> DataSource:
@@ -198,6 +217,7 @@ READERS: Mapping[str, Callable[[Options], DataSource]] = {
     cifar10,
     cifar10_jpeg_subset,
     cifar100,
+    tiny_imagenet,
     charm_proxy,
   )
 }
@@ -256,12 +276,25 @@ def _idx_or_tfds(name: str, options: Options) -> DataSource:
   )
 
 
-def _find_file(file: str, options: Options) -> str:
+def _archive_or_tfds(name: str, options: Options) -> DataSource:
+  """Reads an archive of CIFAR from a data folder if there is one, else TFDS."""
+  path = cifar.find(name, options)
+  if path is not None:
+    return cifar.read(str(path), options, name=name)
+  return tfds.read(name, options, name=name)
+
+
+def _path_of(file: str, options: Options) -> str | None:
   """Returns the path of `file` in the first data folder that has it."""
-  for folder in options.data_dirs:
-    path = os.path.join(folder, file)
-    if os.path.isfile(path):
-      return path
+  paths = [os.path.join(folder, file) for folder in options.data_dirs]
+  return next(filter(os.path.isfile, paths), None)
+
+
+def _find_file(file: str, options: Options) -> str:
+  """Returns the path of `file`, or says where it was looked for."""
+  path = _path_of(file, options)
+  if path is not None:
+    return path
   places = ' or '.join(options.data_dirs) or 'no folder'
   raise InputError(
     f'Expected {file} in data_dir or the folder that '

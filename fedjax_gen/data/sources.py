@@ -8,7 +8,18 @@ import dataclasses
 import difflib
 import os
 
-from fedjax_gen.data import folder, idx, images, named, npz, tfds
+from fedjax_gen import validate
+from fedjax_gen.data import (
+  cifar,
+  folder,
+  idx,
+  images,
+  named,
+  npz,
+  subset,
+  tfds,
+  tiny_imagenet,
+)
 from fedjax_gen.data.examples import DataSource, Examples, Options
 from fedjax_gen.errors import InputError
 
@@ -25,6 +36,8 @@ def load(
   data_dir: str | None = None,
   image_size: int | None = None,
   test_fraction: float = 0.2,
+  num_examples: int = 0,
+  num_test_examples: int = 0,
   seed: int = 0,
 ) -> DataSource:
   """Reads a data set into memory.
@@ -33,14 +46,18 @@ def load(
 
   * a name in `NAMES`. `digits` comes with scikit-learn. `mnist`,
     `fashion_mnist` and `emnist` are read from their original idx files in
-    `data_dir/NAME` or `data_dir`, else through TensorFlow Datasets like
-    `cifar10` and `cifar100`. `mixed_mnist`, `charm_proxy` and
-    `digits_and_shapes`, which needs no files, have groups. Two are features
-    and need no files: `digits_features`, and `gaussian_domains`, drawn from
-    known Gaussians, which has groups and users;
+    `data_dir/NAME` or `data_dir`, `cifar10` and `cifar100` (fine labels) from
+    their original archives, unpacked there (`cifar`), else all through
+    TensorFlow Datasets; `tiny_imagenet` from its archive only
+    (`tiny_imagenet.read`). `cifar10_jpeg_subset` is a tenth of CIFAR-10 as JPEG
+    copies, and what `cifar10` gives, saying so, where only that file is found.
+    `mixed_mnist`, `charm_proxy` and `digits_and_shapes`, which needs no files,
+    have groups. Two are features and need no files: `digits_features`, and
+    `gaussian_domains`, drawn from known Gaussians, which has groups and users;
   * `tfds:NAME`, any image-classification set of TensorFlow Datasets;
   * a path: an npz file (`npz.read` lists the array names), a folder of idx
-    files, or a folder of pictures, one folder per class (`folder.read`);
+    files, an archive of CIFAR or Tiny ImageNet, unpacked, or a folder of
+    pictures, one folder per class (`folder.read`);
   * `clients:PATH` or `groups:PATH`, a folder of pictures whose first level is
     one folder per client, or per kind of images.
 
@@ -55,7 +72,10 @@ def load(
       centre square and resizing. None keeps the size of the source; pictures
       of several sizes come to 32 x 32.
     test_fraction: Share held out if the source has no test split, in (0, 1).
-    seed: Seed of that split.
+    num_examples: Training examples to keep, drawn so that every class keeps
+      its share (`subset.keep`); 0 keeps all.
+    num_test_examples: Test examples to keep, likewise.
+    seed: Seed of that split and of these draws.
 
   Returns:
     The data, in the order of the source, and notes on what reading did.
@@ -75,7 +95,13 @@ def load(
 ..., tfds:NAME or an existing path, got 'digit'; did you mean digits?
   """
   options = Options(data_dir, image_size, test_fraction, seed)
-  source = _read(spec, options)
+  # Before reading, which may take minutes.
+  validate.non_negative_int(
+    num_examples=num_examples, num_test_examples=num_test_examples
+  )
+  source = subset.keep(
+    _read(spec, options), train=num_examples, test=num_test_examples, seed=seed
+  )
   if image_size is None:
     return source
   if not source.is_image:
@@ -99,6 +125,10 @@ def _read(spec: str, options: Options) -> DataSource:
     return folder.read(path, options, owner_kind=owner_kind, name=spec)
   if idx.is_idx_folder(path):
     return idx.read(path, options, name=spec)
+  if cifar.is_folder(path) and not owner_kind:
+    return cifar.read(path, options, name=spec)
+  if tiny_imagenet.is_folder(path) and not owner_kind:
+    return tiny_imagenet.read(path, options, name=spec)
   if os.path.isdir(path):
     return folder.read(path, options, name=spec)
   if os.path.isfile(path) and not owner_kind:

@@ -23,7 +23,20 @@ from fedjax_gen.errors import InputError
 
 _PROBE_URL = 'https://storage.googleapis.com'  # serves TFDS's own metadata
 _PROBE_SECONDS = 5
+# What takes the place of TFDS, for sets with a reader of their own.
+_LOCAL_FILES = {
+  'mnist': 'put the original idx files in data_dir/mnist',
+  'fashion_mnist': 'put the original idx files in data_dir/fashion_mnist',
+  'cifar10': 'put the original archive, unpacked, in data_dir '
+  '(cifar-10-batches-bin or cifar-10-batches-py)',
+  'cifar100': 'put the original archive, unpacked, in data_dir '
+  '(cifar-100-binary or cifar-100-python)',
+}
 _MAX_RETRIES = 2  # about a second; TFDS's own 10 take over three minutes
+
+
+class AbsentError(InputError):
+  """The data set is not there: TFDS is not installed, or cannot fetch it."""
 
 
 def read(
@@ -47,8 +60,9 @@ def read(
     transposed: Whether stored images are transposed (EMNIST's are).
 
   Raises:
-    InputError: An extra is not installed, the name is unknown, the data set
-      cannot be prepared (no network, for instance), holds no images, or is
+    AbsentError: An extra is not installed, or the data set is not prepared and
+      cannot be (no network, for instance).
+    InputError: The name is unknown, or the data set holds no images or is
       prepared in a format other than array_record.
   """
   tfds = _import_tfds(dataset)
@@ -109,7 +123,7 @@ def _import_tfds(dataset: str) -> ModuleType:
     import array_record  # noqa: F401, PLC0415
     import tensorflow_datasets  # noqa: PLC0415
   except ImportError as error:
-    raise InputError(
+    raise AbsentError(
       f"Expected tensorflow-datasets and array_record, to read '{dataset}': "
       f'{error}. Install the extra with: pip install "fedjax_gen[tfds]"'
       f'{_local_files(dataset)}.'
@@ -174,7 +188,7 @@ def _prepare(builder: Any, dataset: str) -> None:
     # Anything from a lost connection to a full disk or a manual download.
     except Exception as error:
       problems.append(f'preparing failed: {_first_line(error)}')
-  raise InputError(
+  raise AbsentError(
     f"'{dataset}' is not prepared in {builder.data_dir}, and "
     f'{" and ".join(problems)}: give a data_dir in which TensorFlow Datasets '
     f'prepared it elsewhere{_local_files(dataset)}.'
@@ -246,9 +260,10 @@ def _quiet() -> Iterator[None]:
 
 def _local_files(dataset: str) -> str:
   """Names the way round TFDS."""
-  if dataset in ('mnist', 'fashion_mnist'):
-    return f', or put the original idx files in data_dir/{dataset}'
-  return ', or give the path of local files (idx, npz or a folder of images)'
+  way = _LOCAL_FILES.get(
+    dataset, 'give the path of local files (idx, npz or a folder of images)'
+  )
+  return f', or {way}'
 
 
 def _first_line(error: Exception) -> str:

@@ -10,6 +10,7 @@ from fedjax_gen.errors import InputError
 _TRAIN_FOLDERS = ('train', 'training')
 _TEST_FOLDERS = ('test', 'testing', 'val', 'valid', 'validation')
 _ANNOTATIONS = 'val_annotations.txt'  # Tiny ImageNet: file name, class, box
+_BOXES = '_boxes.txt'  # of Tiny ImageNet too, one in each class folder
 _JUNK = ('__MACOSX', 'Thumbs.db', 'desktop.ini')
 
 
@@ -57,8 +58,11 @@ def splits(
       f'{train.name} and {test.name} are the splits; not used: '
       f'{", ".join(map(printable, unused))}'
     )
-  held_out = _annotated(test) if annotated else _entries(test, owner_kind)
-  return [list(_entries(train, owner_kind)), list(held_out)], notes
+  entries = list(_entries(train, owner_kind))
+  if not annotated:
+    return [entries, list(_entries(test, owner_kind))], notes
+  entries = [e for e in entries if not e.path.name.endswith(_BOXES)]
+  return [entries, list(_annotated(test))], notes
 
 
 def printable(name: str) -> str:

@@ -120,6 +120,23 @@ def test_a_number_is_drawn_from_both_splits(scans, execute):
   )
 
 
+def test_fewer_examples_are_kept_of_the_data_and_all_of_the_encoder_s(
+  scans, execute
+):
+  status, out, err = execute(
+    f'--data={scans}',
+    '--encoder=digits',
+    '--num_examples=30',
+    '--num_test_examples=15',
+  )
+  assert (status, err) == (0, '')
+  assert '30 + 15 embeddings of' in out
+  assert 'on the 358 test images of digits' in out
+  source = sources.load('embeddings.npz')
+  np.testing.assert_array_equal(np.bincount(source.train.labels), [6] * 5)
+  np.testing.assert_array_equal(np.bincount(source.test.labels), [3] * 5)
+
+
 def test_a_network_in_a_file_takes_the_place_of_the_encoder(
   scans, execute, tmp_path
 ):

@@ -198,6 +198,8 @@ def _snapshot(folder):
     (['--image_size=-1'], 'image_size=-1'),
     (['--image_size=99999999'], 'image_size <= 4096'),
     (['--test_fraction=nan'], 'test_fraction=nan'),
+    (['--num_examples=1440'], 'num_examples <= 1439'),
+    (['--num_test_examples=-1'], 'num_test_examples=-1'),
     (['--num_clients=99999'], 'num_clients=99999'),
     (['--partition=dirichlet', '--alpha=0'], 'alpha=0.0'),
     (['--alpha=nan'], 'alpha=nan'),

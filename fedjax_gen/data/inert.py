@@ -1,0 +1,172 @@
+"""Reads pickles without running what is in them.
+
+A pickle is a program, which may call any function: reading a foreign one with
+`pickle.load` runs foreign code. Here it may name only what describes a NumPy
+array, and even that is not called: records stand in its place, from which the
+array is made after its type, shape and length were checked. All else is built
+of text, bytes, numbers, None, lists, tuples, sets and dictionaries.
+"""
+
+import io
+import math
+import operator
+import os
+import pickle
+from typing import Any
+
+import numpy as np
+
+from fedjax_gen.errors import InputError
+
+
+def load(path: str | os.PathLike) -> dict[str, Any]:
+  """Reads one pickled dictionary, of Python 2 or 3.
+
+  Args:
+    path: The file.
+
+  Returns:
+    The values by name. Strings of Python 2 come as bytes; arrays come as
+    records, which `byte_array` makes arrays.
+
+  Raises:
+    InputError: The file cannot be read, is no pickle of a dictionary with
+      names for keys, or asks for anything beside arrays of NumPy.
+  """
+  try:
+    with open(path, 'rb') as file:
+      value = _Unpickler(io.BytesIO(file.read()), encoding='bytes').load()
+  except OSError as error:
+    raise InputError(f'{path}: cannot be read: {error.strerror}.') from error
+  except _Refused as error:
+    raise InputError(
+      f'{path}: expected a pickle of arrays, lists and text, got one that asks '
+      f'for {error}, which may run code; it was not run.'
+    ) from error
+  # Broken pickles raise nearly anything, from EOFError to MemoryError.
+  except Exception as error:
+    raise InputError(
+      f'{path}: cannot be read as a pickle: {type(error).__name__}: {error}.'
+    ) from error
+  if not isinstance(value, dict):
+    raise InputError(
+      f'{path}: expected a pickled dictionary, got {type(value).__name__}.'
+    )
+  return {text(key, f'{path}: a key'): item for key, item in value.items()}
+
+
+def byte_array(value: Any, what: str) -> np.ndarray:
+  """Makes the array that a record of `load` describes.
+
+  Args:
+    value: The record.
+    what: Its name in messages.
+
+  Returns:
+    The uint8 array, which cannot be written to.
+
+  Raises:
+    InputError: No record, of another type than uint8, or with fewer or more
+      bytes than its shape needs.
+  """
+  if not isinstance(value, _Array):
+    raise InputError(f'{what}: expected an array, got {_kind(value)}.')
+  try:
+    _, shape, dtype, is_fortran, data = value.state
+    kind = text(dtype.args[0], what)
+    shape = [operator.index(extent) for extent in shape]
+    found = len(data) if isinstance(data, bytes) else _kind(data)
+  except (AttributeError, IndexError, TypeError, ValueError) as error:
+    raise InputError(f'{what}: expected a whole array: {error}.') from error
+  if kind not in ('u1', '|u1', 'uint8'):
+    raise InputError(f'{what}: expected unsigned bytes (u1), got {kind!r}.')
+  if min(shape, default=0) < 0 or found != math.prod(shape):
+    raise InputError(
+      f'{what}: expected {math.prod(shape)} bytes for shape {shape}, got '
+      f'{found}.'
+    )
+  return np.frombuffer(data, np.uint8).reshape(
+    shape, order='F' if is_fortran else 'C'
+  )
+
+
+def whole_numbers(value: Any, what: str) -> np.ndarray:
+  """`[n]` int64 from a list of `load`.
+
+  Raises:
+    InputError: No list, or one of other things than numbers of 32 bits.
+  """
+  if not isinstance(value, list):
+    raise InputError(f'{what}: expected a list, got {_kind(value)}.')
+  for item in value:
+    if type(item) is not int or abs(item) >= 2**31:
+      raise InputError(
+        f'{what}: expected whole numbers of 32 bits, got {_kind(item)} among '
+        'them.'
+      )
+  return np.array(value, np.int64)
+
+
+def text(value: Any, what: str) -> str:
+  """A string from what `load` gives for one of Python 2 or 3.
+
+  Raises:
+    InputError: Neither bytes nor text.
+  """
+  if isinstance(value, bytes):
+    return value.decode('utf-8', 'replace')
+  if not isinstance(value, str):
+    raise InputError(f'{what}: expected text, got {_kind(value)}.')
+  return value
+
+
+class _Refused(pickle.UnpicklingError):
+  """A pickle asks for what is not on the list; the message is its name."""
+
+
+class _Record:
+  """Stands for an object of NumPy: keeps what it would be made of."""
+
+  __slots__ = ('args', 'state')
+
+  def __init__(self, *args: Any):
+    self.args = args
+
+  def __setstate__(self, state: Any) -> None:
+    self.state = state
+
+
+class _Array(_Record):
+  """Stands for an array: its state is (version, shape, type, order, bytes)."""
+
+  __slots__ = ()
+
+
+class _Type(_Record):
+  """Stands for a type of numbers: its first argument is the type's name."""
+
+  __slots__ = ()
+
+
+# Arrays as NumPy 1 and 2 pickle them, up to protocol 4.
+_STAND_INS = {
+  ('numpy.core.multiarray', '_reconstruct'): _Array,
+  ('numpy._core.multiarray', '_reconstruct'): _Array,
+  ('numpy', 'ndarray'): _Record,
+  ('numpy', 'dtype'): _Type,
+}
+
+
+class _Unpickler(pickle.Unpickler):
+  """Knows the stand-ins and nothing else."""
+
+  def find_class(self, module: str, name: str) -> type[_Record]:
+    """Is where every pickle gets every function and class from."""
+    if (module, name) not in _STAND_INS:
+      raise _Refused(f'{module}.{name}')
+    return _STAND_INS[module, name]
+
+
+def _kind(value: Any) -> str:
+  """Names a type, and not a value that may be long or hostile."""
+  return 'an array' if isinstance(value, _Array) else type(value).__name__
