@@ -158,18 +158,48 @@ def _all_but_the_last(key, data):
 
 
 @functools.cache
-def _run(name, chosen=mapping.Mapping(), steps=(2,)):
-  """State and metrics after calls of such calls, the last client failing."""
+def _start(name):
+  """The algorithm, its clients and the state they start from."""
   algorithm, data = ALGORITHMS[name]()
-  state = rounds.init_state(algorithm, data, jax.random.key(0))
-  samplers = [_all_but_the_last] * len(data)
-  run = rounds.round_runner(algorithm, samplers=samplers, mapping=chosen)
-  parts = []
-  for num_rounds in steps:
-    state, metrics = run(state, data, _KEY, num_rounds)
-    parts.append(metrics)
-  joined = jax.tree.map(lambda *a: jnp.concatenate(a), *parts)
-  return jax.device_get((state, joined))
+  return algorithm, data, rounds.init_state(algorithm, data, jax.random.key(0))
+
+
+def _runner(algorithm, chosen=mapping.Mapping()):
+  """The runner of an algorithm whose last clients fail in every round."""
+  samplers = [_all_but_the_last] * len(algorithm.fleets)
+  return rounds.round_runner(algorithm, samplers=samplers, mapping=chosen)
+
+
+@functools.cache
+def _run(name, chosen=mapping.Mapping()):
+  """State and metrics after two rounds of one call."""
+  algorithm, data, state = _start(name)
+  state = jax.tree.map(jnp.copy, state)  # the runner consumes it
+  return jax.device_get(_runner(algorithm, chosen)(state, data, _KEY, 2))
+
+
+@functools.cache
+def _single_rounds(name):
+  """State and metrics after each of three calls, and the last state's types.
+
+  Raises:
+    AssertionError: an update was traced again after the first call.
+  """
+  algorithm, data, state = _start(name)
+  state = jax.tree.map(jnp.copy, state)
+  chex.clear_trace_counter()  # it counts by name
+  fleets = tuple(
+    # For the shapes of the message and of the sums, and to compile; never
+    # again.
+    fleet._replace(update=chex.assert_max_traces(fleet.update, n=4))
+    for fleet in algorithm.fleets
+  )
+  run = _runner(algorithm._replace(fleets=fleets))
+  results = []
+  for _ in range(3):
+    state, metrics = run(state, data, _KEY, 1)
+    results.append(jax.device_get((state, metrics)))
+  return results, jax.tree.map(jax.typeof, state)
 
 
 class ContractTest(parameterized.TestCase):
@@ -205,37 +235,22 @@ class ContractTest(parameterized.TestCase):
 
   @parameterized.parameters(*ALGORITHMS)
   def test_two_calls_of_a_round_are_one_of_two(self, name):
-    chex.assert_trees_all_equal(
-      _run(name, steps=(2,)), _run(name, steps=(1, 1))
-    )
+    ((_, first), (state, second), _), _ = _single_rounds(name)
+    metrics = jax.tree.map(lambda *a: np.concatenate(a), first, second)
+    chex.assert_trees_all_equal(_run(name), (state, metrics))
 
   @parameterized.parameters(*ALGORITHMS)
   def test_state_keeps_its_structure_and_one_program_serves(self, name):
-    algorithm, data = ALGORITHMS[name]()
-    chex.clear_trace_counter()  # it counts by name
-    fleets = tuple(
-      # For the shapes of the message and of the sums, and to compile; never
-      # again.
-      fleet._replace(update=chex.assert_max_traces(fleet.update, n=4))
-      for fleet in algorithm.fleets
-    )
-    algorithm = algorithm._replace(fleets=fleets)
-    state = rounds.init_state(algorithm, data, jax.random.key(0))
-    before = jax.tree.map(jax.typeof, state)
-    run = rounds.round_runner(algorithm)
-    for _ in range(3):
-      state, metrics = run(state, data, _KEY, 1)
-    self.assertEqual(before, jax.tree.map(jax.typeof, state))
+    *_, before = _start(name)
+    (*_, (state, metrics)), after = _single_rounds(name)
+    self.assertEqual(jax.tree.map(jax.typeof, before), after)
     chex.assert_tree_all_finite((jax.tree.leaves(state.server), metrics))
 
   @parameterized.parameters(*ALGORITHMS)
   def test_a_client_that_is_absent_keeps_its_state(self, name):
-    algorithm, data = ALGORITHMS[name]()
-    before = jax.device_get(
-      rounds.init_state(algorithm, data, jax.random.key(0)).fleets
-    )
+    before = jax.device_get(_start(name)[-1])
     after, _ = _run(name)
-    for fleet, trained in zip(before, after.fleets, strict=True):
+    for fleet, trained in zip(before.fleets, after.fleets, strict=True):
       chex.assert_trees_all_equal(
         *(jax.tree.map(lambda a: a[-1], tree) for tree in (fleet, trained))
       )

@@ -31,10 +31,20 @@ _SIZES = [3, 0, 5, 1, 4, 2, 6]
 
 
 @functools.cache
-def _run(chosen, aggregate='weighted_mean', num_rounds=3):
+def _start(aggregate):
   data = toys.dataset(_SIZES)
   algorithm = toys.mean_estimation(aggregate=_AGGREGATES[aggregate]())
-  state = rounds.init_state(algorithm, [data], jax.random.key(0))
+  return (
+    algorithm,
+    data,
+    rounds.init_state(algorithm, [data], jax.random.key(0)),
+  )
+
+
+@functools.cache
+def _run(chosen, aggregate='weighted_mean', num_rounds=3):
+  algorithm, data, state = _start(aggregate)
+  state = jax.tree.map(jnp.copy, state)  # the runner consumes it
   run = rounds.round_runner(
     algorithm,
     samplers=[sampling.with_dropout(sampling.everyone(), 0.2)],
