@@ -12,10 +12,12 @@ import numpy as np
 
 from fedjax_gen.algorithms import (
   dp_cgan,
+  fedavg_classifiers,
   fedgan,
   fedhypevae,
   fedvae,
   fissionvae,
+  fml,
   lg_fedavg,
   linear_head,
 )
@@ -109,6 +111,9 @@ def _personal(build, *arguments):
 # By name: the algorithm, and the clients of each of its fleets.
 ALGORITHMS = {
   'dp_cgan': _dp_cgan,
+  'fedavg_by_architecture': lambda: _personal(
+    fedavg_classifiers.fedavg_by_architecture
+  ),
   'fedgan': lambda: (
     fedgan.fedgan(_CONFIG, _GAN, build_gan(_GAN, DataSpec((8, 8, 1), 10))),
     [digits.clients(3)],
@@ -141,6 +146,9 @@ ALGORITHMS = {
     'mlp', 'mlp', learnable=True, hierarchy='z1_top'
   ),
   'fissionvae_two_decoders': lambda: _fissionvae('conv', 'mlp'),
+  'fml': lambda: _personal(
+    functools.partial(fml.fml, fml.Config()), *zoo.models('mlp')
+  ),
   'lg_fedavg': lambda: _personal(
     functools.partial(lg_fedavg.lg_fedavg, lg_fedavg.Config())
   ),
