@@ -15,6 +15,7 @@ from fedjax_gen.algorithms import (
   fedavg_classifiers,
   fedgan,
   fedhypevae,
+  fedkd,
   fedvae,
   fissionvae,
   fml,
@@ -120,6 +121,9 @@ ALGORITHMS = {
   ),
   'fedhypevae': lambda: _fedhypevae(codes_at_server=False),
   'fedhypevae_server_codes': lambda: _fedhypevae(codes_at_server=True),
+  'fedkd': lambda: _personal(
+    functools.partial(fedkd.fedkd, fedkd.Config()), *zoo.models('mlp'), 2
+  ),
   'fedvae': lambda: (
     fedvae.fedvae(_CONFIG, digits.small_vae()),
     [digits.clients(3)],

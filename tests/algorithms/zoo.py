@@ -52,8 +52,19 @@ def _runner(algorithm):
 
 
 @functools.cache
-def _trained(algorithm, num_rounds):
+def _start(algorithm):
   state = rounds.init_state(algorithm, fleets(), jax.random.key(0))
+  return jax.device_get(state)
+
+
+def start(method):
+  """The state before the first round."""
+  return _start(method.algorithm)
+
+
+@functools.cache
+def _trained(algorithm, num_rounds):
+  state = jax.tree.map(jnp.array, _start(algorithm))
   return jax.device_get(_runner(algorithm)(state, fleets(), KEY, num_rounds))
 
 
