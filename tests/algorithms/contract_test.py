@@ -14,6 +14,7 @@ from fedjax_gen.algorithms import (
   dp_cgan,
   fedavg_classifiers,
   fedgan,
+  fedgen,
   fedhypevae,
   fedkd,
   fedvae,
@@ -118,6 +119,12 @@ ALGORITHMS = {
   'fedgan': lambda: (
     fedgan.fedgan(_CONFIG, _GAN, build_gan(_GAN, DataSpec((8, 8, 1), 10))),
     [digits.clients(3)],
+  ),
+  'fedgen': lambda: _personal(
+    functools.partial(
+      fedgen.fedgen,
+      fedgen.Config(fedgen_hidden_size=4, fedgen_server_steps=2),
+    )
   ),
   'fedhypevae': lambda: _fedhypevae(codes_at_server=False),
   'fedhypevae_server_codes': lambda: _fedhypevae(codes_at_server=True),
