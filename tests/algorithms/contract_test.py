@@ -12,10 +12,14 @@ import numpy as np
 
 from fedjax_gen.algorithms import (
   dp_cgan,
+  fedavg_classifiers,
   fedgan,
+  fedgen,
   fedhypevae,
+  fedkd,
   fedvae,
   fissionvae,
+  fml,
   lg_fedavg,
   linear_head,
 )
@@ -109,12 +113,24 @@ def _personal(build, *arguments):
 # By name: the algorithm, and the clients of each of its fleets.
 ALGORITHMS = {
   'dp_cgan': _dp_cgan,
+  'fedavg_by_architecture': lambda: _personal(
+    fedavg_classifiers.fedavg_by_architecture
+  ),
   'fedgan': lambda: (
     fedgan.fedgan(_CONFIG, _GAN, build_gan(_GAN, DataSpec((8, 8, 1), 10))),
     [digits.clients(3)],
   ),
+  'fedgen': lambda: _personal(
+    functools.partial(
+      fedgen.fedgen,
+      fedgen.Config(fedgen_hidden_size=4, fedgen_server_steps=2),
+    )
+  ),
   'fedhypevae': lambda: _fedhypevae(codes_at_server=False),
   'fedhypevae_server_codes': lambda: _fedhypevae(codes_at_server=True),
+  'fedkd': lambda: _personal(
+    functools.partial(fedkd.fedkd, fedkd.Config()), *zoo.models('mlp'), 2
+  ),
   'fedvae': lambda: (
     fedvae.fedvae(_CONFIG, digits.small_vae()),
     [digits.clients(3)],
@@ -141,6 +157,9 @@ ALGORITHMS = {
     'mlp', 'mlp', learnable=True, hierarchy='z1_top'
   ),
   'fissionvae_two_decoders': lambda: _fissionvae('conv', 'mlp'),
+  'fml': lambda: _personal(
+    functools.partial(fml.fml, fml.Config()), *zoo.models('mlp')
+  ),
   'lg_fedavg': lambda: _personal(
     functools.partial(lg_fedavg.lg_fedavg, lg_fedavg.Config())
   ),

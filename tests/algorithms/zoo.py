@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedjax_gen.data.federated import Batch
 from fedjax_gen.federated import personal, rounds
 from fedjax_gen.models.classifiers import ClassifierConfig, build_classifiers
 from fedjax_gen.models.vae import DataSpec
@@ -51,8 +52,19 @@ def _runner(algorithm):
 
 
 @functools.cache
-def _trained(algorithm, num_rounds):
+def _start(algorithm):
   state = rounds.init_state(algorithm, fleets(), jax.random.key(0))
+  return jax.device_get(state)
+
+
+def start(method):
+  """The state before the first round."""
+  return _start(method.algorithm)
+
+
+@functools.cache
+def _trained(algorithm, num_rounds):
+  state = jax.tree.map(jnp.array, _start(algorithm))
   return jax.device_get(_runner(algorithm)(state, fleets(), KEY, num_rounds))
 
 
@@ -90,4 +102,30 @@ def weighted(tree, weights):
   """Means of leaves over their first axis."""
   return jax.tree.map(
     functools.partial(np.average, axis=0, weights=np.ravel(weights)), tree
+  )
+
+
+def linear_model():
+  """A classifier whose features are its inputs, of size 3, in two classes."""
+  return personal.Model(
+    init=lambda key: linear(0),
+    features=lambda variables, inputs: inputs,
+    logits=lambda head, features: features @ head,
+    feature_size=3,
+    num_classes=2,
+  )
+
+
+def linear(seed):
+  """Variables of `linear_model`."""
+  return {'head': jax.random.normal(jax.random.key(seed), (3, 2))}
+
+
+def batch(labels, padding=0):
+  """A batch of `linear_model`; rows of padding hold large numbers."""
+  draws = jax.random.normal(jax.random.key(7), (len(labels), 3))
+  return Batch(
+    jnp.concatenate([draws, jnp.full((padding, 3), 1e3)]),
+    jnp.array([*labels, *[0] * padding]),
+    jnp.arange(len(labels) + padding) < len(labels),
   )
