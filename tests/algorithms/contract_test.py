@@ -14,6 +14,7 @@ from fedjax_gen.algorithms import (
   dp_cgan,
   fedgan,
   fedhypevae,
+  fedproto,
   fedvae,
   fissionvae,
   lg_fedavg,
@@ -115,6 +116,9 @@ ALGORITHMS = {
   ),
   'fedhypevae': lambda: _fedhypevae(codes_at_server=False),
   'fedhypevae_server_codes': lambda: _fedhypevae(codes_at_server=True),
+  'fedproto': lambda: _personal(
+    functools.partial(fedproto.fedproto, fedproto.Config())
+  ),
   'fedvae': lambda: (
     fedvae.fedvae(_CONFIG, digits.small_vae()),
     [digits.clients(3)],
