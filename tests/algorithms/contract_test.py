@@ -12,6 +12,7 @@ import numpy as np
 
 from fedjax_gen.algorithms import (
   dp_cgan,
+  feddistill,
   fedgan,
   fedhypevae,
   fedproto,
@@ -110,6 +111,9 @@ def _personal(build, *arguments):
 # By name: the algorithm, and the clients of each of its fleets.
 ALGORITHMS = {
   'dp_cgan': _dp_cgan,
+  'feddistill': lambda: _personal(
+    functools.partial(feddistill.feddistill, feddistill.Config())
+  ),
   'fedgan': lambda: (
     fedgan.fedgan(_CONFIG, _GAN, build_gan(_GAN, DataSpec((8, 8, 1), 10))),
     [digits.clients(3)],
