@@ -13,10 +13,12 @@ import numpy as np
 from fedjax_gen.algorithms import (
   dp_cgan,
   fedavg_classifiers,
+  feddistill,
   fedgan,
   fedgen,
   fedhypevae,
   fedkd,
+  fedproto,
   fedvae,
   fissionvae,
   fml,
@@ -115,6 +117,8 @@ ALGORITHMS = {
   'dp_cgan': _dp_cgan,
   'fedavg_by_architecture': lambda: _personal(
     fedavg_classifiers.fedavg_by_architecture
+  'feddistill': lambda: _personal(
+    functools.partial(feddistill.feddistill, feddistill.Config())
   ),
   'fedgan': lambda: (
     fedgan.fedgan(_CONFIG, _GAN, build_gan(_GAN, DataSpec((8, 8, 1), 10))),
@@ -130,6 +134,8 @@ ALGORITHMS = {
   'fedhypevae_server_codes': lambda: _fedhypevae(codes_at_server=True),
   'fedkd': lambda: _personal(
     functools.partial(fedkd.fedkd, fedkd.Config()), *zoo.models('mlp'), 2
+  'fedproto': lambda: _personal(
+    functools.partial(fedproto.fedproto, fedproto.Config())
   ),
   'fedvae': lambda: (
     fedvae.fedvae(_CONFIG, digits.small_vae()),
