@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 import os
 
 import matplotlib
-from matplotlib import figure, patheffects, ticker
+from matplotlib import figure, lines, patheffects, ticker
 import numpy as np
+from sklearn import isotonic
 
 from fedjax_gen import files
 from fedjax_gen.errors import InputError
@@ -68,8 +69,8 @@ def scatter(
     _legend_beside(axes)
   else:
     for label in present:
-      _write_among(axes, points[classes == label], names[label])
-  _save(chart, path)
+      write_among(axes, points[classes == label], names[label])
+  save(chart, path)
 
 
 @matplotlib.rc_context(theme.CHART_STYLE)
@@ -126,7 +127,7 @@ def line_curves(
       label=name,
     )
   _legend_beside(axes, ends)
-  _save(chart, path)
+  save(chart, path)
 
 
 @matplotlib.rc_context(theme.CHART_STYLE)
@@ -172,7 +173,7 @@ def bar_chart(
   axes.margins(x=0.18)
   axes.tick_params(axis='y', length=0)
   axes.set_xlabel(x_label)
-  _save(chart, path)
+  save(chart, path)
 
 
 @matplotlib.rc_context(theme.CHART_STYLE)
@@ -219,7 +220,96 @@ def histogram(
   axes.set_xlabel(x_label)
   axes.set_ylabel('density')
   axes.legend()
-  _save(chart, path)
+  save(chart, path)
+
+
+def name_at_right(
+  axes, named: Mapping[str, lines.Line2D], *, bold: str = ''
+) -> None:
+  """Writes names right of the axes, led by a line from where each ends.
+
+  Each name has the marker of its line before it, and stands as near to the
+  height of the line's end as it can without touching another.
+
+  Args:
+    axes: with limits that are set, of a figure whose size is.
+    named: what was drawn, by name.
+    bold: the name to stress.
+  """
+  ends = {
+    name: np.asarray(line.get_xydata())[-1] for name, line in named.items()
+  }
+  names = sorted(ends, key=lambda name: tuple(ends[name][::-1]))
+  low, high = axes.get_ylim()
+  height = 72 * axes.figure.get_figheight() * axes.get_position().height
+  wanted = np.array([(ends[name][1] - low) / (high - low) for name in names])
+  # Least squares with a gap from one to the next is a monotone regression.
+  steps = (
+    1.25 * matplotlib.rcParams['font.size'] / height * np.arange(len(ends))
+  )
+  at = steps + isotonic.isotonic_regression(
+    wanted - steps, y_min=0.0, y_max=max(1 - steps[-1], 0.0)
+  )
+  for name, place in zip(names, at, strict=True):
+    axes.annotate(
+      '',
+      ends[name],
+      (1.05, place),
+      textcoords='axes fraction',
+      annotation_clip=False,
+      arrowprops={
+        'arrowstyle': '-',
+        'color': theme.MUTED,
+        'alpha': 0.6,
+        'linewidth': 0.7,
+        'shrinkA': 0,
+        'shrinkB': 3,
+      },
+    )
+    axes.plot(
+      [1.07],
+      [place],
+      transform=axes.transAxes,
+      clip_on=False,
+      color=named[name].get_color(),
+      marker=named[name].get_marker(),
+      markersize=5,
+    )
+    axes.text(
+      1.1,
+      place,
+      name,
+      transform=axes.transAxes,
+      va='center_baseline',
+      fontweight='bold' if name == bold else 'normal',
+    )
+
+
+def write_among(axes, members: np.ndarray, name: str) -> None:
+  """Writes a class name onto the member nearest to the median."""
+  distances = np.sum((members - np.median(members, axis=0)) ** 2, axis=1)
+  axes.annotate(
+    name,
+    members[np.argmin(distances)],
+    ha='center',
+    va='center',
+    fontsize=13,
+    fontweight='bold',
+    path_effects=[patheffects.withStroke(linewidth=3, foreground=theme.PAPER)],
+  )
+
+
+def save(chart: figure.Figure, path: str | os.PathLike) -> None:
+  """Writes the figure, cut to what is drawn, without a date or version."""
+  with files.replacing(path) as temporary:
+    chart.savefig(
+      temporary,
+      format='png',
+      dpi=_DPI,
+      bbox_inches='tight',
+      pad_inches=0.12,
+      metadata={'Software': None},
+    )
 
 
 def _chart(title: str, width: float = 6.4, height: float = 3.6):
@@ -244,34 +334,7 @@ def _legend_beside(axes, ends: Sequence[float] = ()) -> None:
   )
 
 
-def _write_among(axes, members: np.ndarray, name: str) -> None:
-  """Writes a class name onto the member nearest to the median."""
-  distances = np.sum((members - np.median(members, axis=0)) ** 2, axis=1)
-  axes.annotate(
-    name,
-    members[np.argmin(distances)],
-    ha='center',
-    va='center',
-    fontsize=13,
-    fontweight='bold',
-    path_effects=[patheffects.withStroke(linewidth=3, foreground=theme.PAPER)],
-  )
-
-
 def _check_not_empty(**values: Mapping) -> None:
   for name, value in values.items():
     if not value:
       raise InputError(f'Expected {name} to hold something, got none.')
-
-
-def _save(chart: figure.Figure, path: str | os.PathLike) -> None:
-  """Writes the figure, cut to what is drawn, without a date or version."""
-  with files.replacing(path) as temporary:
-    chart.savefig(
-      temporary,
-      format='png',
-      dpi=_DPI,
-      bbox_inches='tight',
-      pad_inches=0.12,
-      metadata={'Software': None},
-    )

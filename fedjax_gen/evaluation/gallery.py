@@ -29,11 +29,14 @@ class Drawn(NamedTuple):
     path: of the PNG.
     caption: what to see in it.
     section: 'samples', 'reconstructions', 'memory' or 'maps'.
+    alt: what a picture of numbers says, for somebody who cannot see it; the
+      caption does if it is empty.
   """
 
   path: pathlib.Path
   caption: str
   section: str
+  alt: str = ''
 
 
 def draw_samples(

@@ -60,6 +60,7 @@ def group_rows(
   path: str | os.PathLike,
   *,
   columns: int = 4,
+  groups: Sequence[str] = (),
   title: str = '',
 ) -> None:
   """Writes a small grid of samples for each method (row) and group (column).
@@ -72,14 +73,19 @@ def group_rows(
       differ, and a cell whose group a method lacks stays empty.
     path: PNG file to write, atomically.
     columns: images beside each other in a cell; 16 images make 4 x 4.
+    groups: all there are, in the order of their columns; that in which they
+      occur if empty.
     title: line above all.
 
   Raises:
     InputError: no method or no group, or images of different shapes.
   """
-  groups = list(dict.fromkeys(group for row in rows.values() for group in row))
-  if not groups:
+  found = list(dict.fromkeys(group for row in rows.values() for group in row))
+  if not found:
     raise InputError('Expected rows with images of at least one group.')
+  groups = groups or found
+  if unknown := [group for group in found if group not in groups]:
+    raise InputError(f'Expected groups to name {unknown}, got {list(groups)}.')
   validate.positive_int(columns=columns)
   images = {
     f'{method}/{group}': inputs

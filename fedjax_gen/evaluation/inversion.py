@@ -1,0 +1,223 @@
+"""Attacks that draw images from means and deviations of their features.
+
+An attacker who holds a client's mean features of a class tries to draw the
+images that they are means of: by decoding the mean; by searching for a latent
+whose image has that mean as its features; or by searching among all images.
+The searches need the client's extractor, which FedVTC does not send: they are
+the worst case. `inversion_audit` measures what was found.
+
+That features can be inverted is of Mahendran and Vedaldi, 2015
+(https://arxiv.org/abs/1412.0035), from which the search among images with total
+variation as its prior is taken; searching the latents of a generator is of
+Creswell and Bharath, 2016 (https://arxiv.org/abs/1611.05644).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fedjax_gen import validate
+from fedjax_gen.models.classifiers import to_pixels
+from fedjax_gen.types import Array, Key, Tree
+
+
+class Inverted(NamedTuple):
+  """What a search found for each mean.
+
+  Attributes:
+    images: uint8 `[M, H, W, C]`.
+    mismatches: `[M]` squared distance of their features to the mean, as a share
+      of the mean's own square.
+  """
+
+  images: Array
+  mismatches: Array
+
+
+def decode_statistics(
+  decode: Callable[[Tree, Array], Array],
+  generator: Tree,
+  means: Array,
+  stddevs: Array,
+  key: Key,
+  *,
+  num_images: int = 4,
+) -> Array:
+  """Decodes means, and draws about them: an attack that searches nothing.
+
+  Args:
+    decode: `(generator, latents [B, F]) -> images [B, H, W, C]` in [-1, 1].
+    generator: its variables.
+    means: `[M, F]`.
+    stddevs: `[M, F]`, or `[1, F]` for all alike.
+    key: of the draws.
+    num_images: R, of each mean; the first is that of the mean itself.
+
+  Returns:
+    uint8 `[M, R, H, W, C]`.
+
+  Raises:
+    InputError: no image is asked for.
+  """
+  validate.positive_int(num_images=num_images)
+  offsets = _offsets(key, means, num_images)
+  images = decode(generator, _latents(means, stddevs, offsets))
+  return to_pixels(_by_mean(images, num_images))
+
+
+def latent_search(
+  features: Callable[[Tree, Array], Array],
+  decode: Callable[[Tree, Array], Array],
+  *,
+  num_steps: int = 300,
+  num_starts: int = 4,
+  learning_rate: float = 0.1,
+) -> Callable[[Tree, Tree, Array, Array, Key], Inverted]:
+  """Compiles a search for the latent whose image has a mean as its features.
+
+  Adam descends the mismatch from the mean itself and from draws about it; of
+  the ends the best one counts.
+
+  Args:
+    features: `(classifier, images in [-1, 1]) -> [B, F]`, of the client.
+    decode: as for `decode_statistics`.
+    num_steps: of Adam.
+    num_starts: of each mean, the mean itself included.
+    learning_rate: at first, in standard deviations a step; it falls to 0.
+
+  Returns:
+    `run(classifier, generator, means [M, F], stddevs, key)`; `stddevs` is
+    `[M, F]`, or `[1, F]` for all alike, and a feature whose standard deviation
+    is 0 stays where the mean has it.
+
+  Raises:
+    InputError: a number is out of range.
+  """
+  _check_search(num_steps, num_starts, learning_rate)
+
+  @jax.jit
+  def run(classifier, generator, means, stddevs, key):
+    def images_of(offsets):
+      return decode(generator, _latents(means, stddevs, offsets))
+
+    def mismatch(offsets):
+      return _mismatch(features(classifier, images_of(offsets)), means)
+
+    starts = _offsets(key, means, num_starts)
+    offsets = _descend(mismatch, starts, num_steps, learning_rate)
+    fits = mismatch(offsets)
+    return _chosen(_by_mean(images_of(offsets), num_starts), fits, fits)
+
+  return run
+
+
+def pixel_search(
+  features: Callable[[Tree, Array], Array],
+  image_shape: Sequence[int],
+  *,
+  num_steps: int = 300,
+  num_starts: int = 4,
+  learning_rate: float = 0.1,
+  smoothness: float = 0.01,
+) -> Callable[[Tree, Array, Key], Inverted]:
+  """Compiles a search for the image that has a mean as its features.
+
+  Args:
+    features: as for `latent_search`.
+    image_shape: (H, W, C).
+    num_steps: of Adam, each followed by a projection to [-1, 1].
+    num_starts: of each mean, all grey but for a little noise.
+    learning_rate: at first; it falls to 0.
+    smoothness: weight of the total variation, the mean absolute difference of
+      neighbouring pixels, beside the mismatch as `Inverted` has it.
+
+  Returns:
+    `run(classifier, means [M, F], key)`.
+
+  Raises:
+    InputError: a number is out of range.
+  """
+  _check_search(num_steps, num_starts, learning_rate)
+  validate.non_negative(smoothness=smoothness)
+
+  @jax.jit
+  def run(classifier, means, key):
+    def mismatch(images):
+      flat = images.reshape(-1, *image_shape)
+      return _mismatch(features(classifier, flat), means)
+
+    def loss(images):
+      return mismatch(images) + smoothness * _total_variation(images)
+
+    shape = (len(means), num_starts, *image_shape)
+    starts = 0.1 * jax.random.normal(key, shape)
+    images = _descend(loss, starts, num_steps, learning_rate, _into_range)
+    return _chosen(images, loss(images), mismatch(images))
+
+  return run
+
+
+def _check_search(num_steps, num_starts, learning_rate) -> None:
+  validate.positive_int(num_steps=num_steps, num_starts=num_starts)
+  validate.positive(learning_rate=learning_rate)
+
+
+def _offsets(key: Key, means: Array, num: int) -> Array:
+  """`[M, num, F]` draws from N(0, I), of each mean the first 0."""
+  num_means, size = means.shape
+  return jax.random.normal(key, (num_means, num, size)).at[:, 0].set(0.0)
+
+
+def _latents(means: Array, stddevs: Array, offsets: Array) -> Array:
+  """`[M S, F]` latents, `[M, S, F]` offsets in standard deviations away."""
+  latents = means[:, None] + stddevs[:, None] * offsets
+  return latents.reshape(-1, means.shape[1])
+
+
+def _by_mean(images: Array, num: int) -> Array:
+  return images.reshape(-1, num, *images.shape[1:])
+
+
+def _mismatch(features: Array, means: Array) -> Array:
+  """`[M, S]` squared distances of `[M S, F]` to means, relative to theirs."""
+  features = features.reshape(len(means), -1, means.shape[1])
+  distances = jnp.sum((features - means[:, None]) ** 2, axis=-1)
+  squares = jnp.maximum(jnp.sum(means**2, axis=-1), 1e-12)
+  return distances / squares[:, None]
+
+
+def _total_variation(images: Array) -> Array:
+  """`[M, S]` mean absolute differences of neighbours of `[M, S, H, W, C]`."""
+  down, right = (
+    jnp.abs(jnp.diff(images, axis=axis)).mean(axis=(-3, -2, -1))
+    for axis in (-3, -2)
+  )
+  return down + right
+
+
+def _into_range(images: Array) -> Array:
+  return optax.projections.projection_box(images, -1.0, 1.0)
+
+
+def _descend(loss, start, num_steps, learning_rate, project=lambda x: x):
+  """Adam on each of `[M, S, ...]` by itself: Adam's steps are elementwise."""
+  optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps))
+
+  def step(carry, _):
+    values, state = carry
+    gradient = jax.grad(lambda v: jnp.sum(loss(v)))(values)
+    updates, state = optimizer.update(gradient, state)
+    return (project(optax.apply_updates(values, updates)), state), None
+
+  carry = start, optimizer.init(start)
+  (values, _), _ = jax.lax.scan(step, carry, length=num_steps)
+  return values
+
+
+def _chosen(images: Array, losses: Array, mismatches: Array) -> Inverted:
+  """Of `[M, S, ...]` the start of least loss for each mean."""
+  best = (jnp.arange(len(losses)), losses.argmin(axis=1))
+  return Inverted(to_pixels(images[best]), mismatches[best])
