@@ -68,11 +68,7 @@ class ComparisonConfig:
   )
 
   def __post_init__(self):
-    hype_methods.ordered(self.methods)
-    if len(set(self.methods)) < len(self.methods):
-      raise InputError(
-        f'Expected each of methods once, got {",".join(self.methods)}.'
-      )
+    options.each_once(hype_methods.METHODS, methods=self.methods)
 
 
 EXPERIMENT = common.Experiment(
