@@ -15,12 +15,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import (
+  audits,
   common,
   hype_methods,
+  hype_pictures,
+  hype_privacy,
   hype_report,
   hype_synthesis,
+  hype_tables,
   options,
 )
+from experiments.audits import AuditConfig
 from experiments.hype_methods import HypePrivacyConfig, Method
 from experiments.hype_synthesis import SynthesisConfig, Synthetic
 from fedjax_gen.algorithms import fedhypevae as fedhypevae_lib
@@ -63,11 +68,7 @@ class ComparisonConfig:
   )
 
   def __post_init__(self):
-    hype_methods.ordered(self.methods)
-    if len(set(self.methods)) < len(self.methods):
-      raise InputError(
-        f'Expected each of methods once, got {",".join(self.methods)}.'
-      )
+    options.each_once(hype_methods.METHODS, methods=self.methods)
 
 
 EXPERIMENT = common.Experiment(
@@ -93,6 +94,7 @@ EXPERIMENT = common.Experiment(
     'hyper': HyperVaeConfig(),
     'fedhypevae': fedhypevae_lib.Config(),
     'privacy': HypePrivacyConfig(),
+    'audit': AuditConfig(),
     'meta': MetaConfig(),
     'linear': LinearConfig(),
     'cgan': CganConfig(),
@@ -150,6 +152,7 @@ def main(
   hyper,
   fedhypevae,
   privacy,
+  audit,
   meta,
   linear,
   cgan,
@@ -189,6 +192,12 @@ def main(
     rounds=run.rounds,
     seed=run.seed,
   )
+  to_audit = {
+    name: target
+    for name, method in methods.items()
+    if (target := method.audited)
+  }
+  audits.check(audit, [p for _, p in to_audit.values()], clients.data)
   traffic = {
     name: federated_step.dry_run(name, method.algorithm, [clients.data])
     for name, method in methods.items()
@@ -202,7 +211,7 @@ def main(
     )
     for note in notes:
       session.say(f'Note: {note}')
-    for text in hype_report.sentences(methods):
+    for text in hype_privacy.sentences(methods):
       session.say(text)
     results = {
       name: _train(name, method, clients, federation, run, session, workdir,
@@ -213,6 +222,13 @@ def main(
       name: method.shared(results[name].state)
       for name, method in methods.items()
     }
+    audited = {
+      name: audits.audit(
+        name, *target, clients.data, source.num_classes, audit,
+        run=run, federation=federation, session=session, workdir=workdir,
+      )
+      for name, target in to_audit.items() if audit.audit_canaries
+    }  # fmt: skip
     session.say('Measuring against held-out embeddings.')
     local = heads.fit_local(clients.rows, head)
     synthetic: dict[str, Synthetic] = {}
@@ -234,7 +250,8 @@ def main(
       )
       method = methods[trained_as(name, synthetic)]
       if method.budget.protection is not None:
-        metrics[name] |= hype_report.spent(method, privacy)
+        metrics[name] |= hype_privacy.spent(method, privacy)
+      metrics[name] |= audited.get(trained_as(name, synthetic), {})
     metrics['local'] = _of_local(evaluations[names[0]])
     _save(workdir, methods, synthetic, synthesis.draw, source)
     session.say('Drawing.')
@@ -246,18 +263,19 @@ def main(
       results=results,
       config=session.config,
       traffic={name: fleets[0] for name, fleets in traffic.items()},
-      drawn=hype_report.draw(
-        workdir.path / 'samples', clients, synthetic, evaluations, shared,
-        methods, results, seed=run.seed,
+      drawn=hype_pictures.draw(
+        workdir.path / 'samples', clients, synthetic, evaluations, methods,
+        results, seed=run.seed,
       ),
       methods=methods,
       privacy=privacy,
+      confidence=audit.audit_confidence,
     )  # fmt: skip
     subject = methods[trained_as(names[0], synthetic)].budget.protection
     if subject is not None and privacy.privacy != 'paper':
       subject.write(workdir.path)
     hype_report.write(workdir.path, facts)
-    hype_report.show(metrics)
+    hype_tables.show(metrics)
     # Last: a summary marks the run as finished.
     workdir.write_summary(
       hype_report.summary(facts, leaves.params_digest(shared))

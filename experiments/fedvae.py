@@ -18,7 +18,6 @@ from fedjax_gen import trees, validate
 from fedjax_gen.algorithms import fedvae as fedvae_lib
 from fedjax_gen.data.federated import FederatedDataset
 from fedjax_gen.data.sources import DataSource
-from fedjax_gen.errors import InputError
 from fedjax_gen.evaluation import gallery, samples, vaes
 from fedjax_gen.federated import rounds, sampling
 from fedjax_gen.federated.algorithm import Algorithm, FederatedState
@@ -61,12 +60,7 @@ class ComparisonConfig:
 
   def __post_init__(self):
     validate.non_negative(central_epochs=self.central_epochs)
-    for method in self.methods or ('',):
-      validate.one_of(METHODS, methods=method)
-    if len(set(self.methods)) < len(self.methods):
-      raise InputError(
-        f'Expected each of methods once, got {",".join(self.methods)}.'
-      )
+    options.each_once(METHODS, methods=self.methods)
 
 
 EXPERIMENT = common.Experiment(

@@ -18,6 +18,7 @@ from experiments import (
   fission_discovery,
   fission_methods,
   fission_report,
+  fission_tables,
   options,
   private_run,
 )
@@ -84,13 +85,7 @@ class ComparisonConfig:
     validate.non_negative(central_epochs=self.central_epochs)
     for family in self.families or ('',):
       validate.one_of(decoders.DECODERS, families=family)
-    names = [
-      fission_methods.canonical(method) for method in self.methods or ('',)
-    ]
-    if len(set(names)) < len(names):
-      raise InputError(
-        f'Expected each of methods once, got {",".join(self.methods)}.'
-      )
+    options.each_once(fission_methods.canonical, methods=self.methods)
 
 
 EXPERIMENT = common.Experiment(
@@ -269,7 +264,7 @@ def main(
         ),
       )  # fmt: skip
     session.say('Drawing.')
-    facts = fission_report.Facts(
+    facts = fission_tables.Facts(
       experiment='fissionvae',
       source=source,
       partition=built.partition,
@@ -284,7 +279,7 @@ def main(
       protected=protected,
     )
     fission_report.write(workdir.path, facts)
-    fission_report.show(facts)
+    fission_tables.show(facts)
     # Last: a summary marks the run as finished.
     workdir.write_summary(
       fission_report.summary(facts, leaves.params_digest(trained))

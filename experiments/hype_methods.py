@@ -120,6 +120,8 @@ class Method(NamedTuple):
     budget: what it may release.
     model: the networks, for the generators; None for classifiers.
     shared: from the final state to what the server holds.
+    algorithm_of: from a plan of records to the algorithm; None where an audit
+      would see nothing, for a record's gradient is not what is sent.
   """
 
   algorithm: Algorithm
@@ -127,6 +129,19 @@ class Method(NamedTuple):
   budget: Budget
   model: Any
   shared: Callable[[FederatedState], Tree]
+  algorithm_of: Callable[[Plan], Algorithm] | None = None
+
+  @property
+  def audited(
+    self,
+  ) -> tuple[Callable[[Plan], Algorithm], private_run.Protection] | None:
+    """What an audit would train and test; None where it would see nothing."""
+    protection = self.budget.protection
+    if self.algorithm_of is None or protection is None:
+      return None
+    if protection.plan.unit != 'record':
+      return None
+    return self.algorithm_of, protection
 
 
 def ordered(names: Sequence[str]) -> tuple[str, ...]:
@@ -178,19 +193,25 @@ def build_methods(
     model = build_hyper_vae(model_config, spec)
     allowed = budget(rounds, loss_config.epochs, with_moments=with_moments)
     mode = privacy.privacy
-    if mode == 'record_server_code' and with_moments:
-      algorithm = fedhypevae.with_server_codes(
-        loss_config, model, allowed.plan, data.num_clients,
-        jax.random.key(seed),
-      )  # fmt: skip
-    else:
-      if mode in ('record_server_code', 'paper') and not with_moments:
-        mode = 'record_joint'  # what is compared is protected as it should be
-      algorithm = fedhypevae.fedhypevae(
-        loss_config, model, mode, allowed.plan, _client_plan(allowed)
+    if mode in ('record_server_code', 'paper') and not with_moments:
+      mode = 'record_joint'  # what is compared is protected as it should be
+
+    def algorithm_of(plan):
+      if mode == 'record_server_code':
+        return fedhypevae.with_server_codes(
+          loss_config, model, plan, data.num_clients, jax.random.key(seed)
+        )
+      return fedhypevae.fedhypevae(
+        loss_config, model, mode, plan, _client_plan(allowed)
       )
+
     return Method(
-      algorithm, _rounds(allowed, rounds), allowed, model, _variables
+      algorithm_of(allowed.plan),
+      _rounds(allowed, rounds),
+      allowed,
+      model,
+      _variables,
+      None if mode == 'paper' else algorithm_of,
     )
 
   def gan():
@@ -214,15 +235,19 @@ def build_methods(
     plan = None
     if privacy.unit != 'none':
       plan = _client_plan(allowed) or allowed.plan
-    algorithm = linear_head.linear_head(
-      linear.training(config.batch_size, proximal=proximal), spec, plan
-    )
+
+    def algorithm_of(plan):
+      return linear_head.linear_head(
+        linear.training(config.batch_size, proximal=proximal), spec, plan
+      )
+
     return Method(
-      algorithm,
+      algorithm_of(plan),
       _rounds(allowed, linear.linear_rounds),
       allowed,
       None,
       _variables,
+      algorithm_of,
     )
 
   cvae = dataclasses.replace(hyper, head='constant', prior='standard')

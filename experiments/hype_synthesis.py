@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import options
 from experiments.hype_methods import Method
 from fedjax_gen import validate
 from fedjax_gen.data.federated import FederatedDataset
-from fedjax_gen.errors import InputError
 from fedjax_gen.models import hypernetwork, meta_code
 from fedjax_gen.models.meta_code import ClassMoments, MetaConfig
 from fedjax_gen.privacy import class_moments
@@ -53,12 +53,7 @@ class SynthesisConfig:
   )
 
   def __post_init__(self):
-    for name in self.codes or ('',):
-      validate.one_of(CODES, codes=name)
-    if len(set(self.codes)) < len(self.codes):
-      raise InputError(
-        f'Expected each of codes once, got {",".join(self.codes)}.'
-      )
+    options.each_once(CODES, codes=self.codes)
     validate.positive_int(synthetic_per_class=self.synthetic_per_class)
 
 

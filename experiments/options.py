@@ -1,8 +1,11 @@
 """Flags that several programs share, beyond those of the run itself."""
 
+from collections.abc import Callable, Collection, Sequence
 import dataclasses
 
+from fedjax_gen import validate
 from fedjax_gen.data import sources
+from fedjax_gen.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,3 +64,28 @@ def load_source(config: DataConfig, *, seed: int) -> sources.DataSource:
     num_test_examples=config.num_test_examples,
     seed=seed,
   )
+
+
+def each_once(
+  known: Collection[str] | Callable[[str], str], **choices: Sequence[str]
+) -> None:
+  """Checks a flag that lists names, as `each_once(METHODS, methods=given)`.
+
+  Args:
+    known: the names there are, or a function that refuses those that there are
+      not and writes the others in one way.
+    **choices: by the flag's name what was given.
+
+  Raises:
+    InputError: there is no name, one that is unknown, or one twice.
+  """
+  for flag, given in choices.items():
+    names = []
+    for name in given or ('',):
+      if callable(known):
+        name = known(name)
+      else:
+        validate.one_of(known, **{flag: name})
+      names.append(name)
+    if len(set(names)) < len(names):
+      raise InputError(f'Expected each of {flag} once, got {",".join(given)}.')

@@ -134,8 +134,8 @@ def build_methods(
       config,
       setting.training,
       setting.models,
-      setting.vtc,
       setting.num_clients,
+      setting.vtc,
     )
 
   methods = {SUBJECT: of_fedvtc(config)}

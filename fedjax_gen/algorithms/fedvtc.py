@@ -187,8 +187,8 @@ def fedvtc(
   config: Config,
   training: personal.Config,
   models: Sequence[Classifier],
-  vtc: Vtc,
   num_clients: Sequence[int],
+  vtc: Vtc,
   *,
   rules: Rules = DEFAULT_RULES,
   losses: GeneratorLosses = DEFAULT_LOSSES,
@@ -210,8 +210,8 @@ def fedvtc(
     config: of the method.
     training: how clients train their classifiers.
     models: the classifier of each fleet.
-    vtc: the generator, from features of their size.
     num_clients: clients of each fleet.
+    vtc: the generator, from features of their size.
     rules: how statistics are joined.
     losses: what the generator descends.
     plan: of differential privacy of clients, made by `plan.client_plan`.

@@ -284,7 +284,7 @@ def epsilon_lower_bound(
     )
   inside = _scores('scores_in', scores_in)
   outside = _scores('scores_out', scores_out)
-  auditing = _jax_privacy_auditing()
+  auditing = jax_privacy_auditing()
   auditor = auditing.CanaryScoreAuditor(inside, outside)
   if method == 'one_run':
     bound = auditor.epsilon_one_run
@@ -321,7 +321,12 @@ def _scores(name: str, values: ArrayLike) -> np.ndarray:
   return scores
 
 
-def _jax_privacy_auditing() -> Any:
+def jax_privacy_auditing() -> Any:
+  """The library that computes the bounds.
+
+  Raises:
+    InputError: it is not installed.
+  """
   try:
     from jax_privacy import auditing
   except ImportError as error:

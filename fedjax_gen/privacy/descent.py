@@ -18,7 +18,7 @@ from fedjax_gen.data.federated import Batch, ClientData
 from fedjax_gen.errors import InputError
 from fedjax_gen.federated import averaging, local
 from fedjax_gen.federated.averaging import Trainer
-from fedjax_gen.privacy import clipping, noise, sampling
+from fedjax_gen.privacy import canaries, clipping, noise, sampling
 from fedjax_gen.privacy.clipping import RecordLossFn
 from fedjax_gen.privacy.plan import Plan
 from fedjax_gen.types import Array, Key, LossFn, Metrics, Tree
@@ -55,6 +55,8 @@ def private_gradient(loss_fn: RecordLossFn, plan: Plan) -> GradientFn:
     plan: made by `plan.record_plan`.
   """
   stddev = plan.noise_multiplier * plan.max_norm
+  if plan.canaries is not None:
+    loss_fn = canaries.with_canaries(loss_fn, plan.canaries, plan.max_norm)
 
   def gradient(variables, data, key):
     sample_key, loss_key, shared_key, own_key = jax.random.split(key, 4)

@@ -18,6 +18,7 @@ from fedjax_gen.privacy import (
   ledger as ledger_lib,
   sampling,
 )
+from fedjax_gen.privacy.canaries import Canaries
 from fedjax_gen.privacy.events import Event
 from fedjax_gen.privacy.ledger import Ledger
 
@@ -119,6 +120,8 @@ class Plan(NamedTuple):
     chunk_size: records whose gradients are in memory at once.
     expected_cohort: clients expected in a round, the denominator of clipped
       messages; 0 with records as the unit.
+    canaries: of an audit, how records say that they are canaries; None outside
+      audits, where no record does.
   """
 
   unit: str
@@ -133,6 +136,7 @@ class Plan(NamedTuple):
   share: float
   chunk_size: int
   expected_cohort: float = 0.0
+  canaries: Canaries | None = None
 
   def charged(self, rounds: int, label: str = 'training') -> Ledger:
     """The ledger after some rounds.

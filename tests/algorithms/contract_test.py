@@ -20,6 +20,7 @@ from fedjax_gen.algorithms import (
   fedkd,
   fedproto,
   fedvae,
+  fedvtc,
   fissionvae,
   fml,
   lg_fedavg,
@@ -117,6 +118,7 @@ ALGORITHMS = {
   'dp_cgan': _dp_cgan,
   'fedavg_by_architecture': lambda: _personal(
     fedavg_classifiers.fedavg_by_architecture
+  ),
   'feddistill': lambda: _personal(
     functools.partial(feddistill.feddistill, feddistill.Config())
   ),
@@ -134,6 +136,7 @@ ALGORITHMS = {
   'fedhypevae_server_codes': lambda: _fedhypevae(codes_at_server=True),
   'fedkd': lambda: _personal(
     functools.partial(fedkd.fedkd, fedkd.Config()), *zoo.models('mlp'), 2
+  ),
   'fedproto': lambda: _personal(
     functools.partial(fedproto.fedproto, fedproto.Config())
   ),
@@ -157,6 +160,10 @@ ALGORITHMS = {
       digits.small_vae(),
     ),
     [digits.clients(3)],
+  ),
+  'fedvtc': lambda: _personal(
+    functools.partial(fedvtc.fedvtc, fedvtc.Config(synthetic_per_class=1)),
+    zoo.VTC,
   ),
   'fissionvae': lambda: _fissionvae('mlp', 'mlp'),
   'fissionvae_learnable_hierarchy': lambda: _fissionvae(

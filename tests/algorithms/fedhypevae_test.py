@@ -292,6 +292,54 @@ class SensitivityTest(parameterized.TestCase):
     np.testing.assert_allclose(flat.std(), stddev, rtol=0.2)
 
 
+class NeutralShareTest(parameterized.TestCase):
+  @parameterized.parameters(0.0, 0.25, 1.0)
+  def test_so_many_records_train_the_decoder_of_the_code_zero(self, share):
+    model = _model()
+    view, kept = _start(_config(), model)
+    data = _data().client(jnp.int32(0)).everything()
+    record = jax.tree.map(lambda leaf: leaf[0], data)
+    keys = jax.random.split(_KEY, 400)
+
+    @jax.jit
+    @functools.partial(jax.vmap, in_axes=(None, 0))
+    def losses(own, key):
+      # What follows the coin's key is what a loss without a coin is given.
+      loss_fn = fedhypevae.record_loss(_config(neutral_share=share), model)
+      plain_fn = fedhypevae.record_loss(_config(), model)
+      rest = jax.random.split(key)[1] if share else key
+      got, gradient = jax.value_and_grad(
+        lambda own: loss_fn(Parts(shared=view, own=own), record, key)[0]
+      )(own)
+      of_code, of_zero = (
+        plain_fn(
+          Parts(shared=view, own={**own, 'code': code}), record, rest
+        )[0]
+        for code in (own['code'], jnp.zeros(3))
+      )  # fmt: skip
+      return got, of_code, of_zero, gradient['code']
+
+    got, of_code, of_zero, gradients = losses(kept.own, keys)
+    # A code that was not used is not trained.
+    is_neutral = np.linalg.norm(gradients, axis=1) == 0
+    np.testing.assert_allclose(is_neutral.mean(), share, atol=0.07)
+    self.assertGreater(float(jnp.abs(of_code - of_zero).mean()), 0.1)
+    np.testing.assert_allclose(
+      got, np.where(is_neutral, of_zero, of_code), rtol=1e-5
+    )
+
+  def test_the_published_formulas_have_no_neutral_records(self):
+    view, kept = _start(_config(), _model(), size=0.0)
+    messages = [
+      _update(
+        _config(neutral_share=share), _model(), 'paper', _data(), 12, view,
+        kept, _KEY,
+      )[0]
+      for share in (0.0, 0.9)
+    ]  # fmt: skip
+    chex.assert_trees_all_equal(*messages)
+
+
 class ConstantHypernetworkTest(absltest.TestCase):
   def test_it_trains_as_dp_cvae(self):
     ours = _model()

@@ -19,7 +19,7 @@ from fedjax_gen.models.vtc_losses import GeneratorLosses
 from fedjax_gen.privacy import plan as plans
 from tests.algorithms import table5, zoo
 
-_VTC = build_vtc(VtcConfig(vtc_channels=(8,)), 4, zoo.SPEC)
+_VTC = zoo.VTC
 _LIGHT = fedvtc.Config(synthetic_per_class=2, vtc_epochs=1.0)
 _RULES, _LOSSES = Rules(), GeneratorLosses()
 _NOTHING = GeneratorLosses(
@@ -30,7 +30,7 @@ _NOTHING = GeneratorLosses(
 @functools.cache
 def _method(config=_LIGHT, rules=_RULES, losses=_LOSSES, plan=None):
   return fedvtc.fedvtc(
-    config, zoo.TRAINING, zoo.models(), _VTC, zoo.NUM_CLIENTS,
+    config, zoo.TRAINING, zoo.models(), zoo.NUM_CLIENTS, _VTC,
     rules=rules, losses=losses, plan=plan,
   )  # fmt: skip
 
@@ -156,7 +156,7 @@ class CommunicationTest(absltest.TestCase):
     for scope, more in (('local', 0), ('federated', size)):
       view, message = table5.exchanged(
         lambda training, models, scope=scope: fedvtc.fedvtc(
-          fedvtc.Config(vtc_scope=scope), training, models, vtc, [20]
+          fedvtc.Config(vtc_scope=scope), training, models, [20], vtc
         )
       )
       down = metering.sent_floats(view, 0)
@@ -272,7 +272,7 @@ class ConfigTest(parameterized.TestCase):
 
     [wide] = build_classifiers(ClassifierConfig(('mlp',), 8, 0.01), zoo.SPEC)
     with self.assertRaisesRegex(InputError, 'feature_size'):
-      fedvtc.fedvtc(_LIGHT, zoo.TRAINING, [zoo.models()[0], wide], _VTC, [1, 1])
+      fedvtc.fedvtc(_LIGHT, zoo.TRAINING, [zoo.models()[0], wide], [1, 1], _VTC)
 
 
 if __name__ == '__main__':

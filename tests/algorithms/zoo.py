@@ -11,11 +11,13 @@ from fedjax_gen.data.federated import Batch
 from fedjax_gen.federated import personal, rounds
 from fedjax_gen.models.classifiers import ClassifierConfig, build_classifiers
 from fedjax_gen.models.vae import DataSpec
+from fedjax_gen.models.vtc import VtcConfig, build_vtc
 from tests.algorithms import digits
 
 CONFIG = ClassifierConfig(('mlp', 'mlp'), feature_size=4, width=0.01)
 SPEC = DataSpec((8, 8, 1), 10)
 TRAINING = personal.Config(batch_size=4, learning_rate=0.1)
+VTC = build_vtc(VtcConfig(vtc_channels=(8,)), 4, SPEC)
 KEY = jax.random.key(1)
 
 

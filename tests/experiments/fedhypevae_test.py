@@ -7,6 +7,7 @@ import json
 import math
 from pathlib import Path
 import signal
+import sys
 from typing import NamedTuple
 
 import jax
@@ -370,6 +371,62 @@ def test_every_kind_of_privacy_can_be_traced(untrained, args):
   assert 'nominal' not in said
 
 
+def test_an_audit_stands_beside_epsilon_and_changes_no_other_number(
+  finished, run
+):
+  pytest.importorskip('jax_privacy')
+  methods = '--methods=FedHypeVAE,FedLambda'
+  audited = run('audited', methods, '--audit_canaries=20')
+  assert audited.status == 0, audited.err
+  found = audited.summary()['methods']
+  for method in ('FedHypeVAE', 'FedHypeVAE-clients', 'FedLambda'):
+    lower = found[method].pop('audit_epsilon_lower')
+    assert 0 <= lower < found[method]['epsilon']
+    assert found[method].pop('audit_canaries') == 20
+  measured = finished.summary()['methods']
+  assert found == {name: measured[name] for name in found}
+  said = ' '.join(audited.err.split())
+  for method in ('FedHypeVAE', 'FedAvg'):
+    assert f'Audit of {method}: epsilon >= ' in said
+    assert len(audited.records(f'{method}-audit')) == 2
+  assert 'by 20 canaries; the accountant says epsilon <= ' in said
+  page = (audited.workdir / 'report.html').read_text()
+  assert 'ε at most, accountant' in page
+
+
+def test_without_the_library_an_audit_is_refused(
+  run, no_training, monkeypatch, tmp_path
+):
+  monkeypatch.setitem(sys.modules, 'jax_privacy', None)
+  answered = run(tmp_path / 'refused', '--audit_canaries=20')
+  assert (answered.status, answered.out) == (2, '')
+  assert "pip install 'fedjax_gen[dp]'" in answered.err
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+  'args, words',
+  [
+    (['--privacy=none'], 'audit_canaries=0 where no method protects records'),
+    (['--privacy=client'], 'no method protects records'),
+    (['--methods=DP-CGAN'], 'no method protects records'),
+    (['--audit_canaries=58'], 'audit_canaries <= 46'),
+    (
+      ['--noise_placement=distributed', '--methods=FedHypeVAE'],
+      'noise_placement=local with audit_canaries',
+    ),
+  ],
+)
+def test_what_cannot_be_audited_is_refused(
+  run, no_training, tmp_path, args, words
+):
+  pytest.importorskip('jax_privacy')
+  answered = run(tmp_path / 'refused', '--audit_canaries=9', *args)
+  assert (answered.status, answered.out) == (2, '')
+  assert words in answered.err
+  assert not list(tmp_path.iterdir())
+
+
 def test_the_published_formulas_are_never_called_private(untrained):
   said, _ = untrained('--privacy=paper', '--accept_no_guarantee')
   [ours] = [line for line in said.splitlines() if 'FedHypeVAE' in line]
@@ -407,6 +464,8 @@ def test_a_budget_that_ends_early_leaves_fewer_rounds(untrained):
       ['--noise_placement=distributed', '--sampling=poisson'],
       'sampling=all',
     ),
+    (['--audit_canaries=-1'], 'audit_canaries=-1'),
+    (['--audit_confidence=1'], 'audit_confidence=1.0'),
     (['--moments_share=0'], 'moments_share'),
     (['--moments_share=1'], 'moments_share'),
     (['--methods=FedHyperVAE'], 'FedHyperVAE'),

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import fission_discovery, fission_report
+from experiments import fission_discovery, fission_report, fission_tables
 from fedjax_gen.data.partition import Partition
 from fedjax_gen.data.sources import DataSource, Examples
 from fedjax_gen.evaluation import group_models, groups as groups_lib
@@ -113,7 +113,7 @@ def _facts(source, **changes):
   kinds = np.array([0, 0, 1, 1], np.int32)
   order = np.argsort(source.train.groups, kind='stable').astype(np.int32)
   return dataclasses.replace(
-    fission_report.Facts(
+    fission_tables.Facts(
       experiment='fissionvae',
       source=source,
       partition=Partition(order, np.full(4, 6, np.int32), kinds, 'by kind'),
@@ -395,7 +395,7 @@ def test_too_few_images_to_compare_are_no_reason_not_to_report(undrawn, capsys):
   assert table[0][-1] == 'Latent separation'
   assert table[2] == ['L+D', '-20', '-21', '★ -33', '87.5%']
   assert '>Held-out ELBO, L+D<' in page.text
-  fission_report.show(facts)
+  fission_tables.show(facts)
   out = capsys.readouterr().out
   assert 'Held-out ELBO ↑' in out
   assert 'FID' not in out
@@ -403,7 +403,7 @@ def test_too_few_images_to_compare_are_no_reason_not_to_report(undrawn, capsys):
 
 def test_the_terminal_gets_methods_down_and_groups_across(capsys, monkeypatch):
   monkeypatch.setenv('COLUMNS', '200')
-  fission_report.show(_facts(_source()))
+  fission_tables.show(_facts(_source()))
   out = capsys.readouterr().out
   lines = out.splitlines()
   assert max(map(len, lines)) <= 80
@@ -427,7 +427,7 @@ def test_many_groups_with_long_names_fit_a_terminal(
   }
   facts = _facts(_source(), metrics=metrics)
   facts = dataclasses.replace(facts, source=_source(groups=names))
-  fission_report.show(facts)
+  fission_tables.show(facts)
   out = capsys.readouterr().out
   lines = out.splitlines()
   assert max(map(len, lines)) <= 80
@@ -440,5 +440,5 @@ def test_many_groups_with_long_names_fit_a_terminal(
 def test_no_colour_is_none(capsys, monkeypatch):
   monkeypatch.setenv('FORCE_COLOR', '1')  # as if this were a terminal
   monkeypatch.setenv('NO_COLOR', '1')
-  fission_report.show(_facts(_source()))
+  fission_tables.show(_facts(_source()))
   assert '\x1b[3' not in capsys.readouterr().out

@@ -10,7 +10,13 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import hype_methods, hype_report
+from experiments import (
+  hype_methods,
+  hype_pictures,
+  hype_privacy,
+  hype_report,
+  hype_tables,
+)
 from experiments.hype_methods import HypePrivacyConfig
 from experiments.hype_synthesis import Synthetic
 from fedjax_gen.algorithms.dp_cgan import CganConfig
@@ -97,12 +103,12 @@ def _metrics(methods, privacy):
       values |= {'class_mmd': 1 - alone, 'interpolation_lambda': 0.5}
     method = methods.get('FedAvg' if name == 'FedLambda' else name)
     if method is not None:
-      values |= hype_report.spent(method, privacy)
+      values |= hype_privacy.spent(method, privacy)
     metrics[name] = values
   return metrics
 
 
-def _facts(methods, privacy, codes='meta', **changes):
+def _facts(methods, privacy, codes=('meta',), **changes):
   history = [
     {'round': i, 'participants': 2, 'loss': 5.0 - i, 'share_clipped': 0.5}
     for i in (1, 2, 3)
@@ -122,6 +128,7 @@ def _facts(methods, privacy, codes='meta', **changes):
       drawn=[],
       methods=methods,
       privacy=privacy,
+      confidence=0.9,
     ),
     **changes,
   )
@@ -188,7 +195,7 @@ def page(tmp_path):
 
 def test_the_same_is_said_once_for_several_methods():
   methods, _ = _methods(('DP-CVAE', 'FedAvg', 'FedProx'))
-  first, second = hype_report.sentences(methods)
+  first, second = hype_privacy.sentences(methods)
   assert first.startswith('DP-CVAE: Privacy of one record')
   assert second.startswith('FedAvg and FedProx: Privacy of one record')
   assert 'epsilon=' in first
@@ -196,15 +203,15 @@ def test_the_same_is_said_once_for_several_methods():
 
 def test_without_privacy_nothing_is_said_or_spent(page):
   methods, privacy = _methods(privacy='none')
-  assert hype_report.sentences(methods) == []
-  assert hype_report.spent(methods['FedHypeVAE'], privacy) == {}
+  assert hype_privacy.sentences(methods) == []
+  assert hype_privacy.spent(methods['FedHypeVAE'], privacy) == {}
   assert 'Privacy' not in page(methods, privacy).headings
 
 
 def test_epsilon_is_within_the_budget(private):
   methods, privacy = private
   for name in _TRAINED:
-    found = hype_report.spent(methods[name], privacy)
+    found = hype_privacy.spent(methods[name], privacy)
     assert set(found) == {'epsilon', 'delta'}
     assert 3.9 < found['epsilon'] <= 4.0, name
     assert found['delta'] == 1e-3
@@ -212,7 +219,7 @@ def test_epsilon_is_within_the_budget(private):
 
 def test_an_epsilon_without_noise_is_no_number(page):
   methods, privacy = _methods(epsilon=math.inf)
-  assert set(hype_report.spent(methods['FedHypeVAE'], privacy)) == {'delta'}
+  assert set(hype_privacy.spent(methods['FedHypeVAE'], privacy)) == {'delta'}
   written = page(methods, privacy)
   assert 'nothing is protected' in written.text
   assert 'ε' not in written.table('Method')[0]
@@ -220,12 +227,12 @@ def test_an_epsilon_without_noise_is_no_number(page):
 
 def test_the_epsilon_of_the_published_formulas_is_never_called_one(nominal):
   methods, privacy = nominal
-  found = hype_report.spent(methods['FedHypeVAE'], privacy)
+  found = hype_privacy.spent(methods['FedHypeVAE'], privacy)
   assert set(found) == {'nominal_epsilon', 'delta'}
   for name in _TRAINED[1:]:
-    found = hype_report.spent(methods[name], privacy)
+    found = hype_privacy.spent(methods[name], privacy)
     assert set(found) == {'epsilon', 'delta'}, name
-  ours, *others = hype_report.sentences(methods)
+  ours, *others = hype_privacy.sentences(methods)
   assert ours.startswith('FedHypeVAE: NOT private')
   assert f'{_WARNING}: ' in ours
   assert 'epsilon=' not in ours
@@ -293,7 +300,7 @@ def test_the_page_says_what_is_protected_and_what_is_not(private, page):
   ):
     assert text in written.text
   assert 'NOT' not in written.text
-  together = hype_report._together(
+  together = hype_privacy._together(
     [m.budget.protection for m in methods.values()]
   )
   assert 4.0 < together < 12.0
@@ -321,17 +328,34 @@ def test_all_together_cost_what_the_accountant_says():
   expected = accounting.epsilon(
     events.gaussian(3.0 / 2**0.5), 0.8e-3, accountant='rdp'
   )
-  np.testing.assert_allclose(hype_report._together(twice), expected, rtol=1e-6)
+  np.testing.assert_allclose(hype_privacy._together(twice), expected, rtol=1e-6)
 
 
-def test_codes_that_are_published_are_not_protected_with_their_client(page):
-  methods, privacy = _methods(('FedHypeVAE',), privacy='client')
-  text = 'synthetic embeddings are NOT protected'
-  metrics = {'FedHypeVAE': {'accuracy': 0.5}, 'local': {'accuracy': 0.5}}
-  published = page(methods, privacy, 'clients', metrics=metrics)
-  assert text in published.text
-  kept = page(methods, privacy, 'meta', metrics=metrics)
-  assert text not in kept.text
+@pytest.mark.parametrize('codes', [('meta',), ('meta', 'clients')])
+def test_the_page_says_whether_codes_are_published(private, page, drawn, codes):
+  pictures = drawn(_source())
+  written = page(*private, codes, drawn=pictures)
+  assert ('they are published' in written.text) == ('clients' in codes)
+  assert ('None leaves its client' in written.text) == ('clients' not in codes)
+
+
+def test_an_audit_stands_beside_what_the_accountant_says(private, page):
+  methods, privacy = private
+  without = page(methods, privacy)
+  assert not [t for t in without.tables if t[0][0] == 'Audit']
+  metrics = _metrics(methods, privacy)
+  bounds = {'FedHypeVAE': 0.25, 'FedAvg': 4.75}
+  for name, bound in bounds.items():
+    metrics[name] |= {'audit_epsilon_lower': bound, 'audit_canaries': 40.0}
+  written = page(methods, privacy, metrics=metrics)
+  _, ours, theirs, note = written.table('Audit')
+  assert (ours[0], theirs[0]) == ('FedHypeVAE', 'FedAvg')
+  assert ours[1] == '0.25'
+  assert 3.9 < float(ours[2]) <= 4.0
+  assert ours[3:5] == ['0.001', '40']
+  assert note == ['Above the claim: a defect.']  # of the second
+  assert 'a confidence of 90%' in written.text
+  assert 'one record added or removed' in written.text
 
 
 def test_the_summary_is_json_of_finite_numbers(private):
@@ -365,7 +389,7 @@ def test_each_method_counts_its_own_rounds(private, page):
 
 
 def test_methods_are_rows_on_the_terminal(private, capsys):
-  hype_report.show(_metrics(*private))
+  hype_tables.show(_metrics(*private))
   lines = capsys.readouterr().out.splitlines()
   assert max(map(len, lines)) <= 80
   found = [line.split() for line in lines]
@@ -428,8 +452,8 @@ def drawn(private, tmp_path):
       'methods': methods,
       'results': {'FedHypeVAE': TrainResult(state, 0.0, 0.0, [])},
     }
-    return hype_report.draw(
-      tmp_path / 'samples', clients, shared={}, seed=0, **arguments | changes
+    return hype_pictures.draw(
+      tmp_path / 'samples', clients, seed=0, **arguments | changes
     )
 
   return draw
@@ -459,17 +483,17 @@ def test_a_classifier_has_no_embeddings_to_show(drawn):
 
 def test_the_ends_of_the_way_are_clients_with_data_far_apart():
   codes = np.array([[0.0], [1.0], [9.0], [2.0]])
-  assert hype_report._furthest(codes, np.array([4, 4, 0, 4])) == (0, 3)
-  assert hype_report._furthest(codes, np.array([4, 4, 4, 4])) == (0, 2)
-  assert hype_report._furthest(codes, np.array([0, 4, 0, 0])) is None
-  assert hype_report._furthest(np.ones((4, 1)), np.full(4, 4)) is None
+  assert hype_pictures._furthest(codes, np.array([4, 4, 0, 4])) == (0, 3)
+  assert hype_pictures._furthest(codes, np.array([4, 4, 4, 4])) == (0, 2)
+  assert hype_pictures._furthest(codes, np.array([0, 4, 0, 0])) is None
+  assert hype_pictures._furthest(np.ones((4, 1)), np.full(4, 4)) is None
 
 
 @pytest.mark.parametrize('empty', [0, 1])
 def test_an_empty_client_is_of_no_domain(empty):
   sizes = np.array([4, 0]) if empty else np.array([0, 4])
   clients = SimpleNamespace(source=_source(), partition=_partition(sizes))
-  domains, are_domains = hype_report._domains(clients)
+  domains, are_domains = hype_pictures._domains(clients)
   assert are_domains
   assert domains[empty] == 'empty'
   assert domains[1 - empty] == 'east'
@@ -481,13 +505,13 @@ def test_every_metric_is_explained_and_directed():
     if name.startswith('local_'):
       name = name.removeprefix('local_')
     name = name.removeprefix('interpolated_')
-    metric = hype_report._explained(name)
+    metric = hype_tables.explained(name)
     assert metric.explanation, name
     is_score = not name.endswith(('_stddev', '_lambda'))
     assert metric.better == ('higher' if is_score else ''), name
-  alone = hype_report._explained('synthetic_global_auc').explanation
+  alone = hype_tables.explained('synthetic_global_auc').explanation
   assert 'all clients together' in alone
   assert 'synthetic embeddings alone' in alone
   assert 'mean over' not in alone
-  assert hype_report._explained('class_mmd').better == 'lower'
-  assert hype_report._explained('anything').explanation == ''
+  assert hype_tables.explained('class_mmd').better == 'lower'
+  assert hype_tables.explained('anything').explanation == ''

@@ -1,8 +1,10 @@
-"""The flags that say which data: they reach the reader, and are recorded."""
+"""Flags and checks that several programs share."""
 
 import numpy as np
+import pytest
 
 from experiments import options
+from fedjax_gen.errors import InputError
 from fedjax_gen.running import config_records
 
 
@@ -21,3 +23,23 @@ def test_records_from_before_these_flags_keep_all():
   del record['num_examples'], record['num_test_examples']
   config = config_records.from_record(options.DataConfig, record)
   assert (config.num_examples, config.num_test_examples) == (0, 0)
+
+
+@pytest.mark.parametrize(
+  ('given', 'message'),
+  [
+    ((), "kinds to be one of a, b, got kinds=''"),
+    (('a', 'c'), "got kinds='c'"),
+    (('a', 'b', 'a'), 'each of kinds once, got a,b,a'),
+  ],
+)
+def test_names_are_known_and_given_once(given, message):
+  options.each_once(('a', 'b'), kinds=('b', 'a'))
+  with pytest.raises(InputError, match=message):
+    options.each_once(('a', 'b'), kinds=given)
+
+
+def test_one_name_in_two_spellings_is_given_twice():
+  options.each_once(str.lower, kinds=('a', 'B'))
+  with pytest.raises(InputError, match='each of kinds once, got a,A'):
+    options.each_once(str.lower, kinds=('a', 'A'))

@@ -1,0 +1,241 @@
+"""The audit of a run: training once more, with canaries, to look for a leak.
+
+Off unless asked for: an audited training descends canaries' gradients too, and
+what it trains is of no use for anything else. So a method that is audited is
+trained twice, and its results are those of the training without canaries.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments import common
+from experiments.private_run import Protection
+from fedjax_gen import validate
+from fedjax_gen.data.federated import FederatedDataset
+from fedjax_gen.errors import InputError
+from fedjax_gen.federated import rounds
+from fedjax_gen.federated.algorithm import Algorithm
+from fedjax_gen.federation import (
+  FederationConfig,
+  build_mapping,
+  build_sampler,
+)
+from fedjax_gen.privacy import audited, auditing, canaries
+from fedjax_gen.privacy.plan import Plan
+from fedjax_gen.running import federated_step, report, report_tables, training
+from fedjax_gen.running.report_tables import Metric
+from fedjax_gen.running.workdir import Workdir
+
+EXPLAINED = {
+  'audit_epsilon_lower': Metric(
+    'Lower bound on ε by an attack on canaries; see Privacy. Below the '
+    'accountant’s ε it proves nothing, above it there is a defect.'
+  ),
+  'audit_canaries': Metric('Canaries that the audit hid.'),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class AuditConfig:
+  """An empirical audit of differential privacy.
+
+  Raises:
+    InputError: a value is out of range.
+  """
+
+  audit_canaries: int = dataclasses.field(
+    default=0,
+    metadata={
+      'help': 'Train each method that protects records once more, with so many '
+      'of the records replaced by canaries, of which a coin decides which are '
+      'there; how well the coins can be guessed from what clients send bounds '
+      'epsilon from below. An audited training serves for nothing else: all '
+      'results are those of the first. 0 for no audit. Needs the extra dp'
+    },
+  )
+  audit_confidence: float = dataclasses.field(
+    default=0.95, metadata={'help': 'of that bound'}
+  )
+
+  def __post_init__(self):
+    validate.non_negative_int(audit_canaries=self.audit_canaries)
+    if not 0.5 < self.audit_confidence < 1:
+      raise InputError(
+        'Expected 0.5 < audit_confidence < 1, got '
+        f'audit_confidence={self.audit_confidence!r}.'
+      )
+
+
+def check(
+  config: AuditConfig,
+  protections: Sequence[Protection],
+  data: FederatedDataset,
+) -> None:
+  """Refuses what could not be audited, before anything is trained.
+
+  Args:
+    config: whether there is to be an audit.
+    protections: of the methods that would be audited.
+    data: the clients' training records.
+
+  Raises:
+    InputError: an audit is asked for, and there is nothing to audit, too many
+      canaries, noise in shares, or no jax-privacy.
+  """
+  if not config.audit_canaries:
+    return
+  auditing.jax_privacy_auditing()
+  if not protections:
+    raise InputError(
+      'Expected audit_canaries=0 where no method protects records '
+      f'(--privacy), got audit_canaries={config.audit_canaries}.'
+    )
+  canaries.check_number(config.audit_canaries, int(np.sum(data.sizes)))
+  if any(protection.plan.share < 1 for protection in protections):
+    raise InputError(
+      'Expected noise_placement=local with audit_canaries, got distributed: '
+      'the audit looks at messages, which hold a share of the noise.'
+    )
+
+
+def audit(
+  name: str,
+  algorithm_of: Callable[[Plan], Algorithm],
+  protection: Protection,
+  data: FederatedDataset,
+  num_classes: int,
+  config: AuditConfig,
+  *,
+  run: common.RunConfig,
+  federation: FederationConfig,
+  session: common.Session,
+  workdir: Workdir,
+) -> dict[str, float]:
+  """Trains a method with canaries; what that says of its epsilon.
+
+  Args:
+    name: of the method.
+    algorithm_of: the method from its plan.
+    protection: what it was trained with.
+    data: the clients' training records.
+    num_classes: C.
+    config: of the audit.
+    run: seed and schedule.
+    federation: how clients are sampled and laid out.
+    session: to say what comes out.
+    workdir: where checkpoints lie, under the name and '-audit'.
+
+  Returns:
+    `audit_epsilon_lower` and `audit_canaries`.
+  """
+  hide_key, init_key, run_key = jax.random.split(
+    jax.random.fold_in(jax.random.key(run.seed), 2), 3
+  )
+  hidden = canaries.hide(hide_key, data, config.audit_canaries, num_classes)
+  plan = protection.plan._replace(canaries=hidden.canaries)
+  algorithm = audited.audited(algorithm_of(plan), hidden)
+  mapping = build_mapping(federation)
+  [placed] = rounds.place([hidden.data], mapping)
+  runner = rounds.round_runner(
+    algorithm,
+    samplers=[build_sampler(federation, data.num_clients)],
+    mapping=mapping,
+  )
+  result = training.train(
+    method=f'{name}-audit',
+    init=lambda: rounds.init_state(algorithm, [placed], init_key),
+    step=federated_step.federated_step(
+      runner,
+      federated_step.dry_run(f'{name}-audit', algorithm, [placed]),
+      [placed],
+      run_key,
+    ),
+    schedule=training.Schedule(
+      plan.rounds, run.rounds_per_step, run.eval_every, run.checkpoint_every
+    ),
+    workdir=workdir,
+    progress=session.progress,
+    trained=lambda state: state.server,
+    stop=session.stop,
+  )
+  lower = audited.lower_bound(
+    hidden,
+    result.state,
+    protection.config.delta,
+    confidence=config.audit_confidence,
+  )
+  session.say(_sentence(name, lower, protection, config))
+  return {
+    'audit_epsilon_lower': lower,
+    'audit_canaries': float(config.audit_canaries),
+  }
+
+
+def blocks(
+  protections: Mapping[str, Protection],
+  metrics: Mapping[str, Mapping[str, float]],
+  confidence: float,
+) -> list[Any]:
+  """The audit's table in the section `Privacy`; none if there was none.
+
+  Args:
+    protections: by method.
+    metrics: by method.
+    confidence: of the bounds.
+  """
+  rows = []
+  for name, protection in protections.items():
+    values = metrics.get(name, {})
+    if 'audit_epsilon_lower' not in values:
+      continue
+    lower = values['audit_epsilon_lower']
+    note = 'Above the claim: a defect.' if lower > protection.epsilon else ''
+    rows.append(
+      report.Row(
+        name,
+        [
+          report_tables.number(lower),
+          _number(protection.epsilon),
+          f'{protection.config.delta:g}',
+          f'{values["audit_canaries"]:.0f}',
+        ],
+        note,
+      )
+    )
+  if not rows:
+    return []
+  return [
+    report.Table(
+      ['Audit', 'ε at least', 'ε at most, accountant', 'δ', 'Canaries'],
+      rows,
+      'Lower bounds, each with a confidence of '
+      f'{confidence:.0%}, on the ε of one record added or removed, from a '
+      'second training with canaries in the place of records, by an attack on '
+      'what clients send (Steinke et al., 2023). A bound below the '
+      'accountant’s proves nothing: the attack may be weak, and with M '
+      'canaries no bound exceeds about log(M / 9).',
+    )
+  ]
+
+
+def _sentence(
+  name: str, lower: float, protection: Protection, config: AuditConfig
+) -> str:
+  said = (
+    f'Audit of {name}: epsilon >= {lower:.3g} with a confidence of '
+    f'{config.audit_confidence:.0%}, by {config.audit_canaries} canaries; the '
+    f'accountant says epsilon <= {protection.epsilon:.4g} (one record added or '
+    f'removed, delta={protection.config.delta:g}).'
+  )
+  if lower > protection.epsilon:
+    said += ' WARNING: what is released is less private than is claimed.'
+  return said
+
+
+def _number(value: float) -> str:
+  return '∞' if math.isinf(value) else report_tables.number(value)

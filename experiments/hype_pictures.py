@@ -1,0 +1,175 @@
+"""Pictures of a comparison of generators, made of what was trained."""
+
+from collections.abc import Mapping, Sequence
+import functools
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments import hype_synthesis
+from experiments.hype_methods import Method
+from experiments.hype_synthesis import Synthetic
+from fedjax_gen import trees
+from fedjax_gen.evaluation import embedding_pictures, heads
+from fedjax_gen.evaluation.embedding_pictures import LabelledEmbeddings
+from fedjax_gen.evaluation.gallery import Drawn
+from fedjax_gen.models import meta_code
+from fedjax_gen.running.training import TrainResult
+
+_OURS = 'FedHypeVAE'
+_WAY_STEPS = 7
+_WAY_SAMPLES = 256
+
+
+def draw(
+  folder: pathlib.Path,
+  clients: Any,
+  synthetic: Mapping[str, Synthetic],
+  evaluations: Mapping[str, heads.Evaluation],
+  methods: Mapping[str, Method],
+  results: Mapping[str, TrainResult],
+  *,
+  seed: int,
+) -> list[Drawn]:
+  """Draws what there is to be seen of the methods that ran.
+
+  Args:
+    folder: where to write; made if it is not there.
+    clients: with `source`, `partition` and `rows`, who holds what.
+    synthetic: by generator what it shares.
+    evaluations: by method what classifiers reach.
+    methods: what was trained, by name.
+    results: of training, by trained method.
+    seed: of draws and of the choice of points.
+
+  Returns:
+    the pictures: real and synthetic embeddings, what each client gets of the
+    first method, and of FedHypeVAE, if it has codes, these and the way from
+    one of them to another.
+
+  Raises:
+    DiskFullError: the disk is full.
+  """
+  folder.mkdir(parents=True, exist_ok=True)
+  drawn = []
+  rows = clients.rows
+  if synthetic and len(rows.test.order) > 1:
+    drawn.append(
+      embedding_pictures.draw_embeddings(
+        _of_rows(rows, rows.test.order),
+        {
+          name: LabelledEmbeddings(made.inputs, made.labels)
+          for name, made in synthetic.items()
+        },
+        folder / 'embeddings.png',
+        class_names=clients.source.class_names,
+        seed=seed,
+      )
+    )
+  domains, are_domains = _domains(clients)
+  subject = next(iter(evaluations))
+  drawn.append(
+    _draw_clients(
+      evaluations[subject], subject, domains, folder / 'clients.png'
+    )
+  )
+  made, method = synthetic.get(_OURS), methods.get(_OURS)
+  if made is None or method is None or not method.model.config.uses_code:
+    return drawn
+  codes = np.asarray(hype_synthesis.client_codes(method, results[_OURS].state))
+  ends = _furthest(codes, clients.partition.sizes)
+  if ends is None:
+    return drawn
+  found = embedding_pictures.draw_codes(codes, domains, folder / 'codes.png')
+  if not are_domains:
+    found = found._replace(
+      caption='Codes of the clients in their first two principal components, '
+      'marked by the client’s most frequent class.'
+    )
+  way_codes = meta_code.interpolated(codes[ends[0]], codes[ends[1]], _WAY_STEPS)
+  personals = jax.jit(
+    jax.vmap(functools.partial(method.model.personalise, made.hyper))
+  )(way_codes)
+  means = [
+    meta_code.generated_moments(
+      method.model,
+      made.hyper,
+      trees.take(personals, step),
+      jax.random.key(seed),  # the same latents all the way
+      _WAY_SAMPLES,
+    ).means
+    for step in range(_WAY_STEPS)
+  ]
+  first, last = (_of_rows(rows, clients.partition.rows(end)) for end in ends)
+  way = embedding_pictures.draw_way(
+    np.stack(means),
+    (first, last),
+    folder / 'way.png',
+    end_names=(_client(ends[0], domains), _client(ends[1], domains)),
+    class_names=clients.source.class_names,
+  )
+  return [*drawn, found, way]
+
+
+def _draw_clients(
+  found: heads.Evaluation,
+  name: str,
+  domains: Sequence[str],
+  path: pathlib.Path,
+) -> Drawn:
+  """What each client gets, of what is shared, of its own, and of both."""
+  regimes = {
+    'synthetic': f'{name}, shared alone',
+    'local': 'own alone',
+    'interpolated': 'both',
+  }
+  return embedding_pictures.draw_clients(
+    {
+      label: found.values[f'{regime}_balanced_accuracy']
+      for regime, label in regimes.items()
+    },
+    path,
+    client_names=[_client(client, domains) for client in found.clients],
+  )
+
+
+def _domains(clients: Any) -> tuple[list[str], bool]:
+  """Of each client the commonest domain of its rows, or else class.
+
+  Returns:
+    N names, and whether they are of domains.
+  """
+  source, train = clients.source, clients.source.train
+  are_domains = train.groups is not None and len(source.group_names) > 1
+  ids = train.groups if are_domains else train.labels
+  names = source.group_names if are_domains else source.class_names
+  found = []
+  for client in range(clients.partition.num_clients):
+    held = ids[clients.partition.rows(client)]
+    found.append(names[np.bincount(held).argmax()] if len(held) else 'empty')
+  return found, are_domains
+
+
+def _furthest(codes: np.ndarray, sizes: np.ndarray) -> tuple[int, int] | None:
+  """The two clients, of those with rows, whose codes are furthest apart."""
+  held = np.flatnonzero(sizes)
+  if len(held) < 2:
+    return None
+  points = codes[held]
+  # From the one furthest out, not over all pairs, which may be millions.
+  out = np.linalg.norm(points - points.mean(axis=0), axis=1).argmax()
+  other = np.linalg.norm(points - points[out], axis=1).argmax()
+  if out == other:  # all alike
+    return None
+  first, last = sorted((int(held[out]), int(held[other])))
+  return first, last
+
+
+def _of_rows(rows: heads.ClientRows, which: np.ndarray) -> LabelledEmbeddings:
+  return LabelledEmbeddings(rows.inputs[which], rows.labels[which])
+
+
+def _client(client: int, domains: Sequence[str]) -> str:
+  return f'client {client} ({domains[client]})'
