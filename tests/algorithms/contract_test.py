@@ -14,6 +14,7 @@ from fedjax_gen.algorithms import (
   dp_cgan,
   feddistill,
   fedgan,
+  fedgh,
   fedhypevae,
   fedproto,
   fedvae,
@@ -118,6 +119,7 @@ ALGORITHMS = {
     fedgan.fedgan(_CONFIG, _GAN, build_gan(_GAN, DataSpec((8, 8, 1), 10))),
     [digits.clients(3)],
   ),
+  'fedgh': lambda: _personal(functools.partial(fedgh.fedgh, fedgh.Config())),
   'fedhypevae': lambda: _fedhypevae(codes_at_server=False),
   'fedhypevae_server_codes': lambda: _fedhypevae(codes_at_server=True),
   'fedproto': lambda: _personal(
