@@ -13,13 +13,22 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import common, options, vtc_methods, vtc_report
+from experiments import (
+  common,
+  options,
+  private_run,
+  vtc_methods,
+  vtc_pictures,
+  vtc_report,
+  vtc_synthesis,
+)
 from experiments.vtc_judge import Clients, Judge, Judged, build_clients
 from fedjax_gen import trees, validate
 from fedjax_gen.algorithms import fedvtc as fedvtc_lib
 from fedjax_gen.errors import InputError
 from fedjax_gen.evaluation import generalisation
 from fedjax_gen.federated import metering, personal, rounds
+from fedjax_gen.federated.class_gaussians import Rules
 from fedjax_gen.federated.personal import Method
 from fedjax_gen.federation import (
   FederationConfig,
@@ -30,6 +39,8 @@ from fedjax_gen.models import classifiers
 from fedjax_gen.models.classifiers import ClassifierConfig
 from fedjax_gen.models.vae import DataSpec
 from fedjax_gen.models.vtc import VtcConfig, build_vtc
+from fedjax_gen.models.vtc_losses import GeneratorLosses
+from fedjax_gen.privacy.plan import PrivacyConfig
 from fedjax_gen.running import federated_step, leaves, training
 from fedjax_gen.running.workdir import Workdir
 from fedjax_gen.types import Tree
@@ -44,7 +55,7 @@ class ComparisonConfig:
   """
 
   baselines: tuple[str, ...] = dataclasses.field(
-    default=('local',),
+    default=('local', 'FedProto'),
     metadata={
       'help': f'all, none, or any of {", ".join(vtc_methods.BASELINES)}.'
     },
@@ -59,6 +70,13 @@ class ComparisonConfig:
   local_test_fraction: float = dataclasses.field(
     default=0.2,
     metadata={'help': 'Of each client’s examples, held out to test it on.'},
+  )
+  attack: bool = dataclasses.field(
+    default=False,
+    metadata={
+      'help': 'Try to draw clients’ images from the statistics that they sent, '
+      'and measure how far that succeeds.'
+    },
   )
   target_accuracy: float = dataclasses.field(
     default=0.0,
@@ -109,7 +127,11 @@ EXPERIMENT = common.Experiment(
     'training': personal.Config(local_epochs=2.0, batch_size=16),
     'vtc': VtcConfig(),
     'fedvtc': fedvtc_lib.Config(),
+    'rules': Rules(),
+    'losses': GeneratorLosses(),
+    'privacy': PrivacyConfig(),
     'comparison': ComparisonConfig(),
+    **vtc_methods.CONFIGS,
   },
 )
 
@@ -124,7 +146,11 @@ def main(
   training,
   vtc,
   fedvtc,
+  rules,
+  losses,
+  privacy,
   comparison,
+  **baselines,
 ) -> None:
   """Trains, measures and draws; see `common.run`."""
   source = options.load_source(data, seed=run.seed)
@@ -137,15 +163,26 @@ def main(
   )
   spec = DataSpec(source.input_shape, source.num_classes)
   models = classifiers.build_classifiers(classifier, spec)
-  generator = build_vtc(vtc, classifier.feature_size, spec)
-  methods = vtc_methods.build_methods(
-    vtc_methods.Setting(
-      training,
-      models,
-      generator,
-      [data.num_clients for data in clients.datasets],
-    ),
+  setting = vtc_methods.Setting(
+    training,
+    models,
+    [data.num_clients for data in clients.datasets],
+    classifier,
+    spec,
+    run.rounds,
+    baselines,
+  )
+  protection = _protect(privacy, federation, clients, run.rounds)
+  subject = vtc_methods.Subject(
     fedvtc,
+    rules,
+    losses,
+    build_vtc(vtc, classifier.feature_size, spec),
+    None if protection is None else protection.plan,
+  )
+  methods = vtc_methods.build_methods(
+    setting,
+    subject,
     with_baselines=comparison.baselines,
     with_ablations=comparison.ablations,
   )
@@ -162,6 +199,8 @@ def main(
     )
     for note in source.notes:
       session.say(f'Data: {note}')
+    if protection is not None:
+      session.say(protection.sentence())
     judge = Judge(clients, run.seed)
     results = {}
     for name, method in methods.items():
@@ -180,6 +219,19 @@ def main(
       )
       for name in methods
     }
+    protected = [n for n in methods if n.startswith(vtc_methods.SUBJECT)]
+    if protection is not None:
+      protection.write(workdir.path)
+      for name in protected:
+        metrics[name] |= protection.metrics()
+    made = vtc_synthesis.synthesise(
+      subject, results[vtc_methods.SUBJECT].state, clients, run.seed
+    )
+    if comparison.attack:
+      session.say('Attacking what clients send.')
+      metrics[vtc_methods.SUBJECT] |= vtc_synthesis.attack(
+        subject, models, results[vtc_methods.SUBJECT].state, clients, run.seed
+      )
     session.say('Drawing.')
     facts = vtc_report.Facts(
       experiment='fedvtc',
@@ -188,10 +240,15 @@ def main(
       metrics=metrics,
       results=results,
       config=session.config,
+      protection=protection,
+      protected=protected,
       traffic=traffic,
       architectures=clients.architecture_of_client,
-      drawn=[],
-    )
+      drawn=vtc_pictures.draw(
+        workdir.path / 'samples', clients, models, judged, metrics, results,
+        made, run.rounds, seed=run.seed,
+      ),
+    )  # fmt: skip
     vtc_report.write(workdir.path, facts)
     vtc_report.show(metrics)
     # Last: a summary marks the run as finished.
@@ -199,6 +256,38 @@ def main(
     workdir.write_summary(
       vtc_report.summary(facts, leaves.params_digest(trained))
     )
+
+
+def _protect(
+  privacy: PrivacyConfig,
+  federation: FederationConfig,
+  clients: Clients,
+  num_rounds: int,
+) -> private_run.Protection | None:
+  """Differential privacy of whole clients, if it is asked for.
+
+  Raises:
+    InputError: privacy of records is asked for, which FedVTC cannot give, or
+      not all rounds fit the budget.
+  """
+  if not privacy.is_private:
+    return None
+  if privacy.privacy != 'client':
+    raise InputError(
+      'Expected privacy=client or none with FedVTC, got '
+      f'privacy={privacy.privacy!r}: every record has trained the extractor, '
+      'and so moves the features of all others.'
+    )
+  count = clients.partition.num_clients
+  plan = private_run.client_plan(privacy, federation, count, rounds=num_rounds)
+  if plan.rounds < num_rounds:
+    raise InputError(
+      f'Expected a budget for rounds={num_rounds}, which all methods train '
+      f'for; epsilon={privacy.epsilon:g} lasts for {plan.rounds}.'
+    )
+  return private_run.protection(
+    privacy, plan, rounds=num_rounds, num_units=count
+  )
 
 
 def _train(

@@ -7,12 +7,30 @@ from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 from typing import Any, NamedTuple
 
-from fedjax_gen.algorithms import fedvtc
-from fedjax_gen.errors import InputError
+from experiments import options
+from fedjax_gen.algorithms import (
+  fedavg_classifiers,
+  feddistill,
+  fedgen,
+  fedgh,
+  fedkd,
+  fedproto,
+  fedvtc,
+  fml,
+  lg_fedavg,
+)
 from fedjax_gen.federated import personal
+from fedjax_gen.federated.class_gaussians import Rules
 from fedjax_gen.federated.personal import Method
-from fedjax_gen.models.classifiers import Classifier
+from fedjax_gen.models.classifiers import (
+  Classifier,
+  ClassifierConfig,
+  build_classifiers,
+)
+from fedjax_gen.models.vae import DataSpec
 from fedjax_gen.models.vtc import Vtc
+from fedjax_gen.models.vtc_losses import GeneratorLosses
+from fedjax_gen.privacy.plan import Plan
 
 SUBJECT = 'FedVTC'
 
@@ -46,23 +64,111 @@ class Setting(NamedTuple):
   Attributes:
     training: how clients train.
     models: the classifier of each fleet.
-    vtc: the generator.
     num_clients: of each fleet.
+    classifier: of which the models were built.
+    spec: of the data.
+    rounds: of training.
+    configs: by baseline its configuration.
   """
 
   training: personal.Config
   models: Sequence[Classifier]
-  vtc: Vtc
   num_clients: Sequence[int]
+  classifier: ClassifierConfig
+  spec: DataSpec
+  rounds: int
+  configs: Mapping[str, Any]
+
+  def shared_model(self, architecture: str, width: float) -> Classifier:
+    """A model that all clients train beside their own.
+
+    Args:
+      architecture: of it.
+      width: of it; 0 for that of the clients.
+    """
+    config = dataclasses.replace(
+      self.classifier,
+      architectures=(architecture,),
+      width=width or self.classifier.width,
+    )
+    [model] = build_classifiers(config, self.spec)
+    return model
+
+
+CONFIGS = {
+  'fml': fml.Config(),
+  'fedkd': fedkd.Config(),
+  'fedgen': fedgen.Config(),
+  'feddistill': feddistill.Config(),
+  'fedproto': fedproto.Config(),
+  'fedgh': fedgh.Config(),
+  'lg_fedavg': lg_fedavg.Config(),
+}
+"""Configurations of the baselines, whose fields are flags."""
 
 
 def _local(setting: Setting) -> Method:
   return personal.local_only(setting.training, setting.models)
 
 
+def _fedavg(setting: Setting) -> Method:
+  return fedavg_classifiers.fedavg_by_architecture(
+    setting.training, setting.models, setting.num_clients
+  )
+
+
+def _plain(name: str, build: Callable[..., Method]):
+  """A method that needs nothing beside its configuration."""
+
+  def built(setting: Setting) -> Method:
+    return build(
+      setting.configs[name],
+      setting.training,
+      setting.models,
+      setting.num_clients,
+    )
+
+  return built
+
+
+def _fml(setting: Setting) -> Method:
+  config = setting.configs['fml']
+  meme = setting.shared_model(config.fml_architecture, config.fml_width)
+  return fml.fml(
+    config, setting.training, setting.models, setting.num_clients, meme
+  )
+
+
+def _fedkd(setting: Setting) -> Method:
+  config = setting.configs['fedkd']
+  mentee = setting.shared_model(config.fedkd_architecture, config.fedkd_width)
+  return fedkd.fedkd(
+    config, setting.training, setting.models, setting.num_clients, mentee,
+    setting.rounds,
+  )  # fmt: skip
+
+
 BASELINES: dict[str, tuple[Callable[[Setting], Method], str]] = {
   'local': (_local, 'every client alone'),
-}
+  'FedAvg': (_fedavg, 'classifiers of one architecture averaged'),
+  'LG-FedAvg': (
+    _plain('lg_fedavg', lg_fedavg.lg_fedavg), 'one head, own extractors'
+  ),
+  'FD': (
+    _plain('feddistill', feddistill.feddistill), 'mean logits of each class'
+  ),
+  'FML': (_fml, 'a small model that all train beside their own'),
+  'FedKD': (_fedkd, 'the same, distilled adaptively and compressed'),
+  'FedGen': (
+    _plain('fedgen', fedgen.fedgen), 'one head, and a generator of features'
+  ),
+  'FedProto': (
+    _plain('fedproto', fedproto.fedproto), 'mean features of each class'
+  ),
+  'FedGH': (
+    _plain('fedgh', fedgh.fedgh), 'a head that the server trains on them'
+  ),
+}  # fmt: skip
 """By name, how each is built, and in words."""
 
 
@@ -70,35 +176,18 @@ def baselines(asked: Sequence[str]) -> list[str]:
   """Names of baselines in one order; `all` and `none` are understood.
 
   Raises:
-    InputError: there is no such baseline.
+    InputError: there is no such baseline, or one is named twice.
   """
-  if tuple(asked) in ((), ('none',)):
-    return []
-  if tuple(asked) == ('all',):
-    return list(BASELINES)
-  return _known('baselines', asked, BASELINES)
+  return _chosen(BASELINES, baselines=asked)
 
 
 def ablations(asked: Sequence[str]) -> list[str]:
   """Names of ablations in one order; `all` and `none` are understood.
 
   Raises:
-    InputError: there is no such ablation.
+    InputError: there is no such ablation, or one is named twice.
   """
-  if tuple(asked) in ((), ('none',)):
-    return []
-  if tuple(asked) == ('all',):
-    return list(ABLATIONS)
-  return _known('ablations', asked, ABLATIONS)
-
-
-def ablated(config: fedvtc.Config, name: str) -> fedvtc.Config:
-  """FedVTC's configuration with one thing left out or changed."""
-  if name == 'other_scope':
-    other = {'local': 'federated', 'federated': 'local'}[config.vtc_scope]
-    return dataclasses.replace(config, vtc_scope=other)
-  changes, _ = ABLATIONS[name]
-  return dataclasses.replace(config, **changes)
+  return _chosen(ABLATIONS, ablations=asked)
 
 
 def row(ablation: str) -> str:
@@ -109,16 +198,57 @@ def row(ablation: str) -> str:
 def in_words(name: str) -> str:
   """What a row of the results is."""
   if name == SUBJECT:
-    return 'clients of any architecture share statistics and a generator’s use'
+    return 'statistics of features, and images made of them'
   table: Mapping[str, tuple[Any, str]] = BASELINES
   if name.startswith(f'{SUBJECT}-'):
     table, name = ABLATIONS, name.removeprefix(f'{SUBJECT}-')
   return table[name][1]
 
 
+class Subject(NamedTuple):
+  """What FedVTC is built from beside the setting.
+
+  Attributes:
+    config: of the method.
+    rules: how statistics are joined.
+    losses: what the generator descends.
+    vtc: the generator.
+    plan: of differential privacy, or None.
+  """
+
+  config: fedvtc.Config
+  rules: Rules
+  losses: GeneratorLosses
+  vtc: Vtc
+  plan: Plan | None = None
+
+  def ablated(self, name: str) -> 'Subject':
+    """The same with one thing left out or changed."""
+    if name == 'other_scope':
+      other = {'local': 'federated', 'federated': 'local'}
+      changes = {'vtc_scope': other[self.config.vtc_scope]}
+    else:
+      changes, _ = ABLATIONS[name]
+    return self._replace(
+      config=_changed(self.config, changes),
+      losses=_changed(self.losses, changes),
+    )
+
+  def build(self, setting: Setting) -> Method:
+    """FedVTC.
+
+    Raises:
+      InputError: a configuration does not fit the models.
+    """
+    return fedvtc.fedvtc(
+      self.config, setting.training, setting.models, setting.num_clients,
+      self.vtc, rules=self.rules, losses=self.losses, plan=self.plan,
+    )  # fmt: skip
+
+
 def build_methods(
   setting: Setting,
-  config: fedvtc.Config,
+  subject: Subject,
   *,
   with_baselines: Sequence[str],
   with_ablations: Sequence[str],
@@ -128,36 +258,27 @@ def build_methods(
   Raises:
     InputError: a configuration does not fit the models.
   """
-
-  def of_fedvtc(config):
-    return fedvtc.fedvtc(
-      config,
-      setting.training,
-      setting.models,
-      setting.num_clients,
-      setting.vtc,
-    )
-
-  methods = {SUBJECT: of_fedvtc(config)}
+  methods = {SUBJECT: subject.build(setting)}
   for name in ablations(with_ablations):
-    methods[row(name)] = of_fedvtc(ablated(config, name))
+    methods[row(name)] = subject.ablated(name).build(setting)
   for name in baselines(with_baselines):
     build, _ = BASELINES[name]
     methods[name] = build(setting)
   return methods
 
 
-def _known(
-  flag: str, asked: Sequence[str], table: Mapping[str, Any]
-) -> list[str]:
-  for name in asked:
-    if name not in table:
-      raise InputError(
-        f'Expected {flag} to be all, none or some of {", ".join(table)}, got '
-        f'{flag}={name!r}.'
-      )
-  if len(set(asked)) < len(asked):
-    raise InputError(
-      f'Expected each of {flag} once, got {flag}={",".join(asked)}.'
-    )
+def _changed(config: Any, changes: Mapping[str, Any]) -> Any:
+  names = {field.name for field in dataclasses.fields(config)}
+  return dataclasses.replace(
+    config, **{name: changes[name] for name in names & changes.keys()}
+  )
+
+
+def _chosen(table: Mapping[str, Any], **given: Sequence[str]) -> list[str]:
+  [asked] = given.values()
+  if tuple(asked) in ((), ('none',)):
+    return []
+  if tuple(asked) == ('all',):
+    return list(table)
+  options.each_once(tuple(table), **given)
   return [name for name in table if name in asked]

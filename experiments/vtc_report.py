@@ -136,7 +136,10 @@ def write(workdir: pathlib.Path, facts: Facts) -> None:
   )
   sections = [
     _results(facts),
-    *_pictures(facts, ['methods', 'classes', 'synthetic', 'features']),
+    *_pictures(facts, ['methods', 'classes', 'synthetic']),
+    *_attacks(facts),
+    *vae_report.privacy(facts),
+    *_pictures(facts, ['features']),
     _curves(facts),
     _clients(facts, partition_png),
     _all_metrics(facts),
@@ -264,7 +267,7 @@ def _pictures(facts: Facts, wanted: Sequence[str]) -> list[report.Section]:
     report.Section(
       title,
       [
-        report.Picture(drawn.path, drawn.caption, drawn.caption)
+        report.Picture(drawn.path, drawn.caption, drawn.alt or drawn.caption)
         for drawn in facts.drawn
         if drawn.section == section
       ],
@@ -273,6 +276,59 @@ def _pictures(facts: Facts, wanted: Sequence[str]) -> list[report.Section]:
     for section, title, text in _SECTIONS
     if section in wanted
   ]
+
+
+def _attacks(facts: Facts) -> list[report.Section]:
+  """What an attacker gets of the statistics, if there was an attack."""
+  own = facts.metrics[SUBJECT]
+  rows = []
+  for attack, words in _ATTACKS.items():
+    for name in own:
+      head, _, band = name.partition('/')
+      if head == f'{attack}_means':
+        rows.append(
+          report.Row(
+            f'{words}, {band.replace("_", " ")}',
+            [
+              report_tables.number(own[name]),
+              *(
+                _gain(own, f'{attack}_{measure}', band)
+                for measure in ('psnr', 'ssim')
+              ),
+            ],
+          )
+        )
+  if not rows:
+    return []
+  return [
+    report.Section(
+      'What the statistics give away',
+      [
+        report.Table(
+          ['Attack, records behind a mean', 'Means', 'PSNR, dB', 'SSIM'],
+          rows,
+          'Similarity of what was drawn from a client’s class mean to the '
+          'nearest of its records, and in brackets by how much that is above '
+          'the nearest of as many held-out images of the class, ± standard '
+          'error over means: 0 where nothing about the records is given away.',
+        )
+      ],
+      'Means of features of single clients, as one sees them who reads a '
+      'message, were turned into images. Decoding needs the generator alone; '
+      'searching needs the client’s extractor too, which is never sent. An '
+      'attack that finds nothing is no guarantee.',
+    )
+  ]
+
+
+def _gain(own: Mapping[str, float], measure: str, band: str) -> str:
+  gain = report_tables.number(own[f'{measure}_gain/{band}'])
+  error = own.get(f'{measure}_gain_stderr/{band}')
+  spread = '' if error is None else f' ± {report_tables.number(error)}'
+  return f'{report_tables.number(own[f"{measure}/{band}"])} ({gain}{spread})'
+
+
+_ATTACKS = {'attack_decode': 'Decoded', 'attack_search': 'Searched'}
 
 
 def _curves(facts: Facts) -> report.Section:

@@ -16,6 +16,7 @@ from fedjax_gen.algorithms import (
   feddistill,
   fedgan,
   fedgen,
+  fedgh,
   fedhypevae,
   fedkd,
   fedproto,
@@ -132,6 +133,7 @@ ALGORITHMS = {
       fedgen.Config(fedgen_hidden_size=4, fedgen_server_steps=2),
     )
   ),
+  'fedgh': lambda: _personal(functools.partial(fedgh.fedgh, fedgh.Config())),
   'fedhypevae': lambda: _fedhypevae(codes_at_server=False),
   'fedhypevae_server_codes': lambda: _fedhypevae(codes_at_server=True),
   'fedkd': lambda: _personal(

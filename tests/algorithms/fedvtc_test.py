@@ -169,7 +169,7 @@ class CommunicationTest(absltest.TestCase):
     view, message = table5.exchanged(
       lambda training, models: fedvtc.fedvtc(
         fedvtc.Config(), training, models,
-        build_vtc(VtcConfig(), 512, table5.SPEC), [20],
+        [20], build_vtc(VtcConfig(), 512, table5.SPEC),
         rules=Rules(sigma_shape='class'),
       )
     )  # fmt: skip

@@ -1,0 +1,150 @@
+"""FedGH: the server trains one head on the clients' class means of features.
+
+Liping Yi, Gang Wang, Xiaoguang Liu, Zhuan Shi, Han Yu, "FedGH: heterogeneous
+federated learning with generalized global header", ACM Multimedia 2023; arXiv
+2303.13137.
+
+Published (Algorithm 1): a client puts the global head on its own extractor,
+trains both by cross-entropy, and sends the mean of its features of each class
+with the class; the server takes these pairs as examples and trains the global
+head on them by gradient descent; that head replaces the clients'.
+
+In the authors' code the server's step belongs to an optimizer of a client's
+network: the global head is in no optimizer and stays as it began. Here it is
+trained, as HtFLlib does. THE SERVER SEES EVERY MESSAGE: it learns from each
+client's means by themselves, not from their sum.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import functools
+
+import optax
+
+from fedjax_gen import validate
+from fedjax_gen.federated import local, personal, prototypes
+from fedjax_gen.federated.algorithm import Algorithm, ServerProgram
+from fedjax_gen.federated.personal import Method, Model
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """What FedGH adds.
+
+  Raises:
+    InputError: a value is out of range.
+  """
+
+  fedgh_server_epochs: int = dataclasses.field(
+    default=1, metadata={'help': 'passes of the server over the pairs a round'}
+  )
+  fedgh_server_batch_size: int = dataclasses.field(
+    default=10,
+    metadata={'help': 'pairs of a step; 10 in HtFLlib, 1 in the paper’s code'},
+  )
+  fedgh_server_learning_rate: float = dataclasses.field(
+    default=0.01, metadata={'help': 'of the server’s SGD'}
+  )
+
+  def __post_init__(self):
+    validate.positive_int(
+      fedgh_server_epochs=self.fedgh_server_epochs,
+      fedgh_server_batch_size=self.fedgh_server_batch_size,
+    )
+    validate.positive(
+      fedgh_server_learning_rate=self.fedgh_server_learning_rate
+    )
+
+
+def fedgh(
+  config: Config,
+  training: personal.Config,
+  models: Sequence[Model],
+  num_clients: Sequence[int],
+) -> Method:
+  """Own extractors, one head that the server trains.
+
+  Args:
+    config: of the method.
+    training: how clients train.
+    models: the classifier of each fleet.
+    num_clients: clients of each fleet.
+
+  Raises:
+    InputError: features or classes of the models differ in number.
+  """
+  personal.equal_heads(models)
+
+  def deploy(view, client, data, key):
+    del data, key
+    return personal.with_head(view, client.variables)['classifier']
+
+  trainer = training.trainer()
+  fleets = tuple(
+    personal.client_program(
+      trainer,
+      personal.init_classifier(model),
+      first,
+      view=lambda server, info: server,
+      loss=functools.partial(_loss, model),
+      send=functools.partial(_send, model, training.batch_size),
+      receive=personal.with_head,
+    )
+    for model, first in zip(
+      models, personal.first_numbers(num_clients), strict=True
+    )
+  )
+  return Method(
+    Algorithm(head_server(config, models[0], sum(num_clients)), fleets),
+    tuple(personal.head_deployment(model, deploy) for model in models),
+  )
+
+
+def head_server(
+  config: Config, model: Model, num_clients: int
+) -> ServerProgram:
+  """A server whose state is a head, trained on `prototypes.Points`.
+
+  Args:
+    config: of the method.
+    model: whose head it is.
+    num_clients: N, of all fleets.
+  """
+  work = local.local_work(
+    config.fedgh_server_epochs, config.fedgh_server_batch_size
+  )
+  optimizer = optax.sgd(config.fedgh_server_learning_rate)
+
+  def loss_fn(head, batch, key):
+    del key  # nothing is random
+    values = personal.cross_entropy(
+      model.logits(head, batch.inputs), batch.labels
+    )
+    return personal.masked_mean(values, batch.mask), (head, {})
+
+  def update(head, points, key):
+    data = prototypes.examples(points)
+    trained = local.train(
+      loss_fn, optimizer, work, head, optimizer.init(head), data, key
+    )
+    return trained.variables, {'server_loss': trained.metrics['loss']}
+
+  return ServerProgram(
+    lambda key: model.init(key)['head'],
+    prototypes.points_by_client(num_clients),
+    update,
+  )
+
+
+def _loss(model, view):
+  del view  # what is received is trained
+  return personal.classification(model)
+
+
+def _send(model, batch_size, view, client, data, key):
+  """Class means of features, a row for each class that the client holds."""
+  del view, key
+  sums = personal.feature_sums(
+    model, client.variables['classifier'], data, batch_size
+  )
+  return prototypes.named_points(sums, client)
