@@ -17,6 +17,7 @@ from fedjax_gen.algorithms import (
   fedgh,
   fedhypevae,
   fedproto,
+  fedtgp,
   fedvae,
   fissionvae,
   lg_fedavg,
@@ -124,6 +125,9 @@ ALGORITHMS = {
   'fedhypevae_server_codes': lambda: _fedhypevae(codes_at_server=True),
   'fedproto': lambda: _personal(
     functools.partial(fedproto.fedproto, fedproto.Config())
+  ),
+  'fedtgp': lambda: _personal(
+    functools.partial(fedtgp.fedtgp, fedtgp.Config(fedtgp_server_epochs=2))
   ),
   'fedvae': lambda: (
     fedvae.fedvae(_CONFIG, digits.small_vae()),
