@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_gen.algorithms import (
+  ccvr,
   dp_cgan,
   feddistill,
   fedgan,
@@ -112,6 +113,7 @@ def _personal(build, *arguments):
 
 # By name: the algorithm, and the clients of each of its fleets.
 ALGORITHMS = {
+  'ccvr': lambda: _personal(functools.partial(ccvr.ccvr, ccvr.Config())),
   'dp_cgan': _dp_cgan,
   'feddistill': lambda: _personal(
     functools.partial(feddistill.feddistill, feddistill.Config())
