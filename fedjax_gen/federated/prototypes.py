@@ -59,7 +59,8 @@ def averaging_server(num_classes: int, size: int) -> ServerProgram:
     del key  # nothing is random
     sent = aggregated.rows
     known = server.known | (sent.weights > 0)
-    return Prototypes(known, sent.or_else(server.means)), _metrics(known)
+    metrics = {'known_classes': known.sum().astype(jnp.float32)}
+    return Prototypes(known, sent.or_else(server.means)), metrics
 
   return ServerProgram(
     lambda key: unknown(num_classes, size), aggregates.total(), update
@@ -221,7 +222,3 @@ def squared_distances(left: Array, right: Array) -> Array:
 def known_after(known: Array, points: Points) -> Array:
   """`[C]` bool, with the classes of a round's points `[N, C, ...]`."""
   return known | (points.held.sum(axis=0) > 0)
-
-
-def _metrics(known):
-  return {'known_classes': known.sum().astype(jnp.float32)}

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_gen.algorithms import (
+  ccvr,
   dp_cgan,
   fedavg_classifiers,
   feddistill,
@@ -20,6 +21,7 @@ from fedjax_gen.algorithms import (
   fedhypevae,
   fedkd,
   fedproto,
+  fedtgp,
   fedvae,
   fedvtc,
   fissionvae,
@@ -116,6 +118,7 @@ def _personal(build, *arguments):
 
 # By name: the algorithm, and the clients of each of its fleets.
 ALGORITHMS = {
+  'ccvr': lambda: _personal(functools.partial(ccvr.ccvr, ccvr.Config())),
   'dp_cgan': _dp_cgan,
   'fedavg_by_architecture': lambda: _personal(
     fedavg_classifiers.fedavg_by_architecture
@@ -141,6 +144,9 @@ ALGORITHMS = {
   ),
   'fedproto': lambda: _personal(
     functools.partial(fedproto.fedproto, fedproto.Config())
+  ),
+  'fedtgp': lambda: _personal(
+    functools.partial(fedtgp.fedtgp, fedtgp.Config(fedtgp_server_epochs=2))
   ),
   'fedvae': lambda: (
     fedvae.fedvae(_CONFIG, digits.small_vae()),

@@ -1,0 +1,308 @@
+"""CCVR: heads are trained again on features drawn from Gaussians by class.
+
+Mi Luo, Fei Chen, Dapeng Hu, Yifan Zhang, Jian Liang, Jiashi Feng, "No fear of
+heterogeneity: classifier calibration for federated learning with non-IID data",
+NeurIPS 2021; arXiv 2106.05001.
+
+Published (Algorithm 1): after training is over, clients send number, mean and
+covariance of their features of each class; the server joins them to those of
+all clients (Eqs. 4 and 5), draws virtual features from the Gaussians, M a
+class, and trains the head of the one global model on them.
+
+There is no global model here: clients train alone, and each trains its own head
+again on virtual features. So FedVTC's paper must have compared with it, which
+was published for one model; extractors that never met need not agree on what a
+feature means. Covariances are not divided by the number of examples but by one
+less, as published (FL-bench does the former).
+
+Messages are sums of features and of their outer products, which say the same
+and add up, so that the server sees sums alone. What a client predicts with is
+made when it is asked for and leaves its training as it was. In the simulation
+statistics are sent in EVERY round, so that there is an answer after each, and
+the meter counts them so; the method sends them once: `last_round_floats`.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_gen import validate
+from fedjax_gen.data.federated import Batch, ClientData
+from fedjax_gen.federated import aggregates, local, personal, prototypes
+from fedjax_gen.federated.algorithm import Algorithm, ServerProgram
+from fedjax_gen.federated.class_sums import ByClass
+from fedjax_gen.federated.personal import Method, Model
+from fedjax_gen.types import Array, Key
+
+_JITTER = 1e-4  # of the mean variance, so that a factor of few examples exists
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """What CCVR adds.
+
+  Raises:
+    InputError: a value is out of range.
+  """
+
+  ccvr_per_class: int = dataclasses.field(
+    default=200, metadata={'help': 'M, virtual features of a class (FL-bench)'}
+  )
+  ccvr_epochs: int = dataclasses.field(
+    default=1, metadata={'help': 'passes of the head over them (FL-bench)'}
+  )
+  ccvr_learning_rate: float = dataclasses.field(
+    default=0.0, metadata={'help': 'of the head; 0 for that of the clients'}
+  )
+
+  def __post_init__(self):
+    validate.positive_int(
+      ccvr_per_class=self.ccvr_per_class, ccvr_epochs=self.ccvr_epochs
+    )
+    validate.non_negative(ccvr_learning_rate=self.ccvr_learning_rate)
+
+
+class Sums(NamedTuple):
+  """What a client sends; sums, which add up over clients.
+
+  Attributes:
+    counts: `[C]` int32.
+    first: `[C, F]` sums of features.
+    outer: `[C, F (F + 1) / 2]` of their outer products, upper triangles.
+  """
+
+  counts: Array
+  first: Array
+  outer: Array
+
+
+class Gaussians(NamedTuple):
+  """Features of each class, of all clients.
+
+  Attributes:
+    known: `[C]` bool.
+    means: `[C, F]`.
+    factors: `[C, F (F + 1) / 2]`, transposes of lower factors of covariances.
+  """
+
+  known: Array
+  means: Array
+  factors: Array
+
+
+def ccvr(
+  config: Config,
+  training: personal.Config,
+  models: Sequence[Model],
+  num_clients: Sequence[int],
+) -> Method:
+  """Clients that train alone, and heads that see the features of all.
+
+  Args:
+    config: of the method.
+    training: how clients train.
+    models: the classifier of each fleet.
+    num_clients: clients of each fleet.
+
+  Raises:
+    InputError: features or classes of the models differ in number.
+  """
+  personal.equal_heads(models)
+  trainer = training.trainer()
+  fleets = tuple(
+    personal.client_program(
+      trainer,
+      personal.init_classifier(model),
+      first,
+      view=lambda server, info: server,
+      loss=functools.partial(_loss, model),
+      send=functools.partial(_send, model, training.batch_size),
+    )
+    for model, first in zip(
+      models, personal.first_numbers(num_clients), strict=True
+    )
+  )
+  server = gaussian_server(models[0].num_classes, models[0].feature_size)
+  return Method(
+    Algorithm(server, fleets),
+    tuple(
+      personal.head_deployment(
+        model, functools.partial(_calibrated, config, training, model)
+      )
+      for model in models
+    ),
+  )
+
+
+def last_round_floats(
+  feature_size: int, num_classes: int, classes_held: int
+) -> tuple[int, int]:
+  """Numbers that a client receives and sends in a whole run of the method.
+
+  Its statistics once, at the end; before it clients of this module send
+  nothing. Counts are whole numbers and left out, as in `metering`.
+
+  Args:
+    feature_size: F.
+    num_classes: C, of which all come down.
+    classes_held: those that the client has and sends.
+
+  Example:
+    >>> last_round_floats(2, 10, 3)
+    (50, 15)
+  """
+  row = feature_size + feature_size * (feature_size + 1) // 2
+  return num_classes * row, classes_held * row
+
+
+def sums_of_batch(features: Array, batch: Batch, num_classes: int) -> Sums:
+  """The sums of one batch of features `[B, F]`."""
+  member = jax.nn.one_hot(batch.labels, num_classes) * batch.mask[:, None]
+  # Not in the reduced precision that some accelerators default to.
+  einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+  outer = einsum('bc,bf,bg->cfg', member, features, features)
+  return Sums(
+    member.sum(axis=0).astype(jnp.int32),
+    einsum('bc,bf->cf', member, features),
+    packed(outer),
+  )
+
+
+def moments(sums: Sums) -> tuple[Array, Array]:
+  """Means `[C, F]` and covariances `[C, F, F]` of all that was summed.
+
+  Unbiased: divided by one less than the number of examples (Eq. 5, which joins
+  the covariances of clients to the same). One example alone has none, 0.
+  """
+  counts = sums.counts[:, None].astype(jnp.float32)
+  means = sums.first / jnp.maximum(counts, 1)
+  about_zero = unpacked(sums.outer, means.shape[-1])
+  explained = (counts * means)[:, :, None] * means[:, None]
+  degrees = jnp.maximum(counts - 1, 1)[..., None]
+  return means, (about_zero - explained) / degrees
+
+
+def factors(covariances: Array) -> Array:
+  """Lower factors `[C, F, F]` of covariances that may lack full rank.
+
+  A little is added to the variances. Where rounding leaves no factor still,
+  the features are taken to be independent.
+  """
+  variances = jnp.maximum(jnp.diagonal(covariances, axis1=-2, axis2=-1), 0.0)
+  little = _JITTER * variances.mean(axis=-1) + jnp.finfo(jnp.float32).tiny
+  identity = jnp.eye(covariances.shape[-1])[None]
+  lower = jnp.linalg.cholesky(covariances + little[:, None, None] * identity)
+  independent = jnp.sqrt(variances)[:, :, None] * identity
+  is_there = jnp.isfinite(lower).all(axis=(1, 2), keepdims=True)
+  return jnp.where(is_there, lower, independent)
+
+
+def packed(matrices: Array) -> Array:
+  """Upper triangles `[C, F (F + 1) / 2]` of `[C, F, F]`, diagonals included."""
+  rows, columns = jnp.triu_indices(matrices.shape[-1])
+  return matrices[:, rows, columns]
+
+
+def unpacked(triangles: Array, size: int) -> Array:
+  """Symmetric `[C, F, F]` of their upper triangles."""
+  rows, columns = jnp.triu_indices(size)
+  empty = jnp.zeros((len(triangles), size, size), triangles.dtype)
+  return (
+    empty.at[:, rows, columns]
+    .set(triangles)
+    .at[:, columns, rows]
+    .set(triangles)
+  )
+
+
+def gaussian_server(num_classes: int, feature_size: int) -> ServerProgram:
+  """A server that makes `Gaussians` of sums.
+
+  A class that nobody holds in a round keeps what it had.
+  """
+
+  def init(key):
+    del key  # nothing is random
+    triangle = feature_size * (feature_size + 1) // 2
+    return Gaussians(
+      jnp.zeros(num_classes, bool),
+      jnp.zeros((num_classes, feature_size)),
+      jnp.zeros((num_classes, triangle)),
+    )
+
+  def update(server, aggregated, key):
+    del key  # nothing is random
+    sums: Sums = aggregated.rows
+    held = sums.counts > 0
+    means, covariances = moments(sums)
+    upper = packed(jnp.swapaxes(factors(covariances), -1, -2))
+    after = Gaussians(
+      server.known | held,
+      jnp.where(held[:, None], means, server.means),
+      jnp.where(held[:, None], upper, server.factors),
+    )
+    known = after.known.sum().astype(jnp.float32)
+    return after, {'known_classes': known}
+
+  return ServerProgram(init, aggregates.total(), update)
+
+
+def virtual_features(
+  gaussians: Gaussians, per_class: int, key: Key
+) -> ClientData:
+  """Draws of every known class, with their labels, to train on."""
+  num_classes, size = gaussians.means.shape
+  upper = jnp.triu(unpacked(gaussians.factors, size))
+  noise = jax.random.normal(key, (num_classes, per_class, size))
+  drawn = gaussians.means[:, None] + noise @ upper
+  labels = jnp.repeat(jnp.arange(num_classes, dtype=jnp.int32), per_class)
+  return prototypes.labelled(
+    drawn.reshape(-1, size), labels, gaussians.known[labels]
+  )
+
+
+def _loss(model, view):
+  del view  # clients train alone
+  return personal.classification(model)
+
+
+def _send(model, batch_size, view, client, data, key):
+  """Sums of the features of the trained extractor, rows of classes held."""
+  del view, key
+  classifier = client.variables['classifier']
+
+  def of_batch(batch):
+    features = model.features(classifier, batch.inputs)
+    return sums_of_batch(features, batch, model.num_classes)
+
+  return ByClass(local.total(of_batch, data, batch_size))
+
+
+def _calibrated(config, training, model, view, client, data, key):
+  """The client's classifier with a head that saw virtual features."""
+  del data  # of its own it has seen enough
+  classifier = client.variables['classifier']
+  draw_key, train_key = jax.random.split(key)
+
+  def loss_fn(head, batch, key):
+    del key  # nothing is random
+    values = personal.cross_entropy(
+      model.logits(head, batch.inputs), batch.labels
+    )
+    return personal.masked_mean(values, batch.mask), (head, {})
+
+  optimizer = training.descent(config.ccvr_learning_rate or None)
+  trained = local.train(
+    loss_fn,
+    optimizer,
+    local.local_work(config.ccvr_epochs, training.batch_size),
+    classifier['head'],
+    optimizer.init(classifier['head']),
+    virtual_features(view, config.ccvr_per_class, draw_key),
+    train_key,
+  )
+  return {**classifier, 'head': trained.variables}
