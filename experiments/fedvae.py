@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from experiments import common, options, private_run, vae_report
+from experiments import audits, common, options, private_run, vae_report
 from fedjax_gen import trees, validate
 from fedjax_gen.algorithms import fedvae as fedvae_lib
 from fedjax_gen.data.federated import FederatedDataset
@@ -88,6 +88,7 @@ EXPERIMENT = common.Experiment(
     'vae': VaeConfig(),
     'fedvae': fedvae_lib.Config(),
     'privacy': PrivacyConfig(),
+    'audit': audits.AuditConfig(),
     'comparison': ComparisonConfig(),
     'evaluation': vaes.EvaluationConfig(),
   },
@@ -177,6 +178,7 @@ def main(
   vae,
   fedvae,
   privacy,
+  audit,
   comparison,
   evaluation,
 ) -> None:
@@ -203,6 +205,10 @@ def main(
     num_local_models=evaluation.num_local_models,
     plan=None if protection is None else protection.plan,
   )
+  to_audit = {}
+  if protection is not None and privacy.privacy == 'record':
+    to_audit = dict.fromkeys(methods.keys() & _PROTECTED, protection)
+  audits.check(audit, list(to_audit.values()), built.data)
   build_extractor = vaes.extractor_builder(
     evaluation.extractor, source, seed=run.seed
   )
@@ -236,6 +242,15 @@ def main(
     }
     for name, trained in models.items():
       saved.save_model(workdir.path, name, vae, source, trained[0])
+    audited = {
+      name: audits.audit(
+        name,
+        functools.partial(fedvae_lib.fedvae, fedvae, model),
+        subject, built.data, source.num_classes, audit,
+        run=run, federation=federation, session=session, workdir=workdir,
+      )
+      for name, subject in to_audit.items() if audit.audit_canaries
+    }  # fmt: skip
     session.say('Measuring against held-out data.')
     extractor = build_extractor()
     if extractor is None:
@@ -256,7 +271,9 @@ def main(
     if protection is not None:
       protection.write(workdir.path)
       for name in methods.keys() & _PROTECTED:
-        metrics[name] = metrics[name] | protection.metrics()
+        metrics[name] = (
+          metrics[name] | protection.metrics() | audited.get(name, {})
+        )
     if extractor is not None:
       metrics['real_data'] = workdir.once(
         'real_data',

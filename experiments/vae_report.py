@@ -13,6 +13,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table as TerminalTable
 
+from experiments import audits
 from experiments.private_run import Protection
 from fedjax_gen.data.partition import Partition
 from fedjax_gen.data.sources import DataSource
@@ -26,6 +27,7 @@ from fedjax_gen.running.training import TrainResult
 _EXPLAINED = {
   'epsilon': Metric('What training told of those protected; see Privacy.'),
   'delta': Metric('Its delta.'),
+  **audits.EXPLAINED,
   'test_elbo': Metric(
     'Lower bound on the log-likelihood of held-out data, nats per example.',
     'higher',
@@ -387,7 +389,13 @@ def privacy(facts: RunFacts) -> list[report.Section]:
   if facts.protection is None or not protected:
     return []
   others = [name for name in facts.results if name not in protected]
-  return [facts.protection.section(protected, others)]
+  section = facts.protection.section(protected, others)
+  audit = audits.blocks(
+    dict.fromkeys(protected, facts.protection),
+    facts.metrics,
+    facts.config.get('audit', {}).get('audit_confidence', 0.0),
+  )
+  return [dataclasses.replace(section, blocks=[*section.blocks, *audit])]
 
 
 def privacy_remark(facts: RunFacts) -> str:

@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 
 from experiments import options
 from fedjax_gen.algorithms import (
+  ccvr,
   fedavg_classifiers,
   feddistill,
   fedgen,
   fedgh,
   fedkd,
   fedproto,
+  fedtgp,
   fedvtc,
   fml,
   lg_fedavg,
@@ -101,8 +103,10 @@ CONFIGS = {
   'fedgen': fedgen.Config(),
   'feddistill': feddistill.Config(),
   'fedproto': fedproto.Config(),
+  'fedtgp': fedtgp.Config(),
   'fedgh': fedgh.Config(),
   'lg_fedavg': lg_fedavg.Config(),
+  'ccvr': ccvr.Config(),
 }
 """Configurations of the baselines, whose fields are flags."""
 
@@ -165,8 +169,14 @@ BASELINES: dict[str, tuple[Callable[[Setting], Method], str]] = {
   'FedProto': (
     _plain('fedproto', fedproto.fedproto), 'mean features of each class'
   ),
+  'FedTGP': (
+    _plain('fedtgp', fedtgp.fedtgp), 'the same, made to lie apart'
+  ),
   'FedGH': (
     _plain('fedgh', fedgh.fedgh), 'a head that the server trains on them'
+  ),
+  'CCVR': (
+    _plain('ccvr', ccvr.ccvr), 'heads trained on features of Gaussians'
   ),
 }  # fmt: skip
 """By name, how each is built, and in words."""

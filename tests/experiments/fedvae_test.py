@@ -374,6 +374,32 @@ def test_a_private_run_ends_with_its_budget_and_says_what_it_cost(
   assert '4 of 6' in page.text
 
 
+def test_an_audit_stands_beside_epsilon(execute, features_file, tmp_path):
+  pytest.importorskip('jax_privacy')
+  args = (
+    '--workdir=run', f'--data={features_file}', *_QUICK, '--rounds=2',
+    '--privacy=record', '--accountant=rdp', '--audit_canaries=12',
+  )  # fmt: skip
+  status, _, err = execute(*args)
+  assert status == 0, err
+  assert 'Audit of federated: epsilon >= ' in err
+  summary = json.loads((tmp_path / 'run/summary.json').read_text())
+  found = summary['methods']['federated']
+  assert found['audit_canaries'] == 12
+  assert 0 <= found['audit_epsilon_lower'] < found['epsilon']
+  page = (tmp_path / 'run/report.html').read_text(encoding='utf-8')
+  assert 'ε at most, accountant' in page
+
+
+def test_an_audit_without_privacy_of_records_is_refused(execute, features_file):
+  pytest.importorskip('jax_privacy')
+  args = (f'--data={features_file}', *_QUICK, '--audit_canaries=12')
+  for privacy in ('none', 'client'):
+    status, _, err = execute('--workdir=run', *args, f'--privacy={privacy}')
+    assert status == 2
+    assert 'no method protects records' in err
+
+
 def test_infinity_clips_whole_clients_and_names_no_epsilon(
   execute, features_file, tmp_path
 ):
