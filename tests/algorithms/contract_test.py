@@ -110,10 +110,15 @@ def _linear_head():
   return linear_head.linear_head(training, _EMBEDDINGS, plan), data
 
 
-def _personal(build, *arguments):
-  """A method of clients with classifiers of their own, in two fleets."""
-  method = build(zoo.TRAINING, zoo.models(), zoo.NUM_CLIENTS, *arguments)
-  return method.algorithm, list(zoo.fleets())
+def _personal(build, *arguments, num_fleets=1):
+  """A method of clients with classifiers of their own."""
+  method = build(
+    zoo.TRAINING,
+    zoo.models()[:num_fleets],
+    zoo.NUM_CLIENTS[:num_fleets],
+    *arguments,
+  )
+  return method.algorithm, list(zoo.fleets()[:num_fleets])
 
 
 # By name: the algorithm, and the clients of each of its fleets.
@@ -134,7 +139,8 @@ ALGORITHMS = {
     functools.partial(
       fedgen.fedgen,
       fedgen.Config(fedgen_hidden_size=4, fedgen_server_steps=2),
-    )
+    ),
+    num_fleets=2,
   ),
   'fedgh': lambda: _personal(functools.partial(fedgh.fedgh, fedgh.Config())),
   'fedhypevae': lambda: _fedhypevae(codes_at_server=False),
@@ -182,7 +188,7 @@ ALGORITHMS = {
     functools.partial(fml.fml, fml.Config()), *zoo.models('mlp')
   ),
   'lg_fedavg': lambda: _personal(
-    functools.partial(lg_fedavg.lg_fedavg, lg_fedavg.Config())
+    functools.partial(lg_fedavg.lg_fedavg, lg_fedavg.Config()), num_fleets=2
   ),
   'linear_head': _linear_head,
   'local_only': lambda: (
