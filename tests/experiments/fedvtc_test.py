@@ -1,0 +1,223 @@
+"""The contract of `python -m experiments.fedvtc`, as its user meets it."""
+
+import contextlib
+import io
+import json
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from experiments import common, fedvtc, vtc_methods
+from fedjax_gen.running import federated_step, stopping
+
+# The least that still has every part.
+_SMALL = (
+  '--num_clients=3',
+  '--partition=classes',
+  '--classes_per_client=4',
+  '--architectures=mlp,mlp',
+  '--width=0.01',
+  '--feature_size=4',
+  '--vtc_channels=8',
+  '--synthetic_per_class=2',
+  '--rounds=2',
+  '--rounds_per_step=1',
+  '--eval_every=1',
+  '--checkpoint_every=1',
+  '--test_fraction=0.3',
+)
+
+
+class _Run(NamedTuple):
+  workdir: Path
+  status: int
+  out: str
+  err: str
+
+  def summary(self):
+    return json.loads((self.workdir / 'summary.json').read_text())
+
+
+def _execute(workdir, *args):
+  out, err = io.StringIO(), io.StringIO()
+  argv = ['fedvtc', f'--workdir={workdir}', *args]
+  with (
+    pytest.MonkeyPatch.context() as patch,
+    contextlib.redirect_stdout(out),
+    contextlib.redirect_stderr(err),
+  ):
+    patch.setattr(common, '_prepare_jax', lambda cache: None)
+    status = common.execute(fedvtc.EXPERIMENT, fedvtc.main, argv)
+  return _Run(workdir, status, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  return tmp_path_factory.mktemp('fedvtc')
+
+
+@pytest.fixture(scope='module')
+def finished(folder, digits_file):
+  """FedVTC beside three others, with an attack."""
+  return _execute(
+    folder / 'run',
+    f'--data={digits_file}',
+    '--baselines=local,FedProto,CCVR',
+    '--ablations=no_dm',
+    '--attack',
+    *_SMALL,
+  )
+
+
+def test_a_run_leaves_what_it_should(finished):
+  assert finished.status == 0, finished.err
+  for name in (
+    'config.json', 'inputs.json', 'metrics.jsonl', 'summary.json', 'report.html',
+  ):  # fmt: skip
+    assert (finished.workdir / name).stat().st_size
+  for picture in (
+    'methods', 'curves', 'bytes', 'missing_classes', 'synthetic', 'features',
+    'partition',
+  ):  # fmt: skip
+    Image.open(finished.workdir / 'samples' / f'{picture}.png').verify()
+
+
+def test_metrics_are_finite_numbers_and_in_range(finished):
+  methods = finished.summary()['methods']
+  assert list(methods) == [
+    'FedVTC',
+    'FedVTC-no_dm',
+    'local',
+    'FedProto',
+    'CCVR',
+  ]
+  for values in methods.values():
+    assert all(math.isfinite(value) for value in values.values())
+    for name in ('accuracy', 'missing_class_accuracy', 'local_accuracy'):
+      assert 0 <= values[name] <= 1
+    assert values['accuracy_worst'] <= values['accuracy']
+  assert methods['local']['missing_class_accuracy'] == 0
+  assert 'head_accuracy' in methods['FedProto']
+  attacked = [n for n in methods['FedVTC'] if n.startswith('attack_search')]
+  assert attacked
+
+
+def test_bytes_are_those_of_what_crosses_the_boundary(finished):
+  summary = finished.summary()
+  methods = summary['methods']
+  assert methods['local']['bytes_up'] == methods['local']['bytes_down'] == 0
+  # FedProto: C rows of F floats down and which of C are known, four classes
+  # of F floats and a weight up.
+  assert methods['FedProto']['bytes_up'] <= 4 * (4 * 4 + 4)
+  assert summary['bytes_up_per_client_round'] == methods['FedVTC']['bytes_up']
+  # The generator dwarfs the statistics.
+  assert methods['FedVTC']['bytes_up'] > 10 * methods['FedProto']['bytes_up']
+
+
+def test_the_report_names_every_method_and_shows_the_attack(finished):
+  page = (finished.workdir / 'report.html').read_text()
+  for name in finished.summary()['methods']:
+    assert name in page
+  assert 'What the statistics give away' in page
+  assert 'http://' not in page and 'https://' not in page
+
+
+def test_an_interrupted_run_ends_with_the_same_bits(
+  finished, folder, digits_file, monkeypatch
+):
+  args = (f'--data={digits_file}', '--baselines=none', *_SMALL)
+  whole = _execute(folder / 'whole', *args)
+  assert whole.status == 0, whole.err
+  make, calls = federated_step.federated_step, []
+
+  def stopping_at_the_second(*arguments):
+    step = make(*arguments)
+
+    def stopped(state, num_rounds):
+      calls.append(num_rounds)
+      if len(calls) == 2:
+        raise stopping.StoppedError('Stopped.', 15)
+      return step(state, num_rounds)
+
+    return stopped
+
+  with monkeypatch.context() as patch:
+    patch.setattr(federated_step, 'federated_step', stopping_at_the_second)
+    assert _execute(folder / 'stopped', *args).status == 128 + 15
+  resumed = _execute(folder / 'stopped', *args)
+  assert resumed.status == 0, resumed.err
+  digest = whole.summary()['params_digest']
+  assert resumed.summary()['params_digest'] == digest
+  # Of FedVTC alone: those of more methods are digested together.
+  assert finished.summary()['params_digest'] != digest
+
+
+def test_clients_can_be_protected(folder, digits_file):
+  run = _execute(
+    folder / 'private',
+    f'--data={digits_file}',
+    '--baselines=none',
+    '--privacy=client',
+    '--epsilon=8',
+    '--delta=0.01',
+    '--clip_norm=1',
+    *_SMALL,
+  )
+  assert run.status == 0, run.err
+  assert 'Privacy of one client' in run.err
+  metrics = run.summary()['methods']['FedVTC']
+  assert 7 < metrics['epsilon'] <= 8
+  assert (run.workdir / 'ledger.json').exists()
+  assert 'Privacy' in (run.workdir / 'report.html').read_text()
+
+
+@pytest.mark.parametrize(
+  ('args', 'message'),
+  [
+    (['--privacy=record', '--epsilon=3'], 'privacy=client'),
+    (['--baselines=FedNothing'], 'FedNothing'),
+    (['--baselines=local,local'], 'each of baselines once'),
+    (['--ablations=no_such'], 'no_such'),
+    (['--architectures=lenet'], 'lenet'),
+    (['--num_clients=1'], '2 architectures'),
+    (['--local_test_fraction=1'], 'local_test_fraction'),
+    (['--vtc_scope=global'], 'global'),
+    (['--data=digits_features'], 'Expected images'),
+    (['--vtc_channels=8,8,8,8'], 'vtc_channels'),
+    (['--num_examples=-1'], 'num_examples'),
+  ],
+)
+def test_mistakes_are_answered_before_anything_is_written(
+  folder, digits_file, args, message
+):
+  workdir = folder / 'refused'
+  given = [] if any(a.startswith('--data=') for a in args) else [
+    f'--data={digits_file}'
+  ]  # fmt: skip
+  run = _execute(workdir, *given, *_SMALL, *args)
+  assert run.status == 2
+  assert message in run.err
+  assert len(run.err.splitlines()) <= 15
+  assert not workdir.exists()
+
+
+def test_every_baseline_can_be_built_and_has_words():
+  assert vtc_methods.baselines(('all',)) == list(vtc_methods.BASELINES)
+  assert vtc_methods.baselines(('none',)) == []
+  assert vtc_methods.ablations(('head_only', 'no_dm')) == ['no_dm', 'head_only']
+  for name in vtc_methods.BASELINES:
+    assert vtc_methods.in_words(name)
+  for name in vtc_methods.ABLATIONS:
+    assert vtc_methods.in_words(vtc_methods.row(name))
+
+
+def test_help_has_every_flag_within_80_columns(capsys):
+  assert common.execute(fedvtc.EXPERIMENT, fedvtc.main, ['fedvtc', '-h']) == 0
+  text = capsys.readouterr().out
+  for flag in ('--baselines', '--vtc_scope', '--fedtgp_', '--epsilon'):
+    assert flag in text
+  assert np.max([len(line) for line in text.splitlines()]) <= 80
