@@ -76,7 +76,8 @@ def finished(folder, digits_file):
 def test_a_run_leaves_what_it_should(finished):
   assert finished.status == 0, finished.err
   for name in (
-    'config.json', 'inputs.json', 'metrics.jsonl', 'summary.json', 'report.html',
+    'config.json', 'inputs.json', 'metrics.jsonl', 'summary.json',
+    'report.html',
   ):  # fmt: skip
     assert (finished.workdir / name).stat().st_size
   for picture in (
