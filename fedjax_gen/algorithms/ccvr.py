@@ -86,12 +86,12 @@ class Gaussians(NamedTuple):
   Attributes:
     known: `[C]` bool.
     means: `[C, F]`.
-    factors: `[C, F (F + 1) / 2]`, transposes of lower factors of covariances.
+    covariances: `[C, F (F + 1) / 2]`, their upper triangles.
   """
 
   known: Array
   means: Array
-  factors: Array
+  covariances: Array
 
 
 def ccvr(
@@ -239,11 +239,10 @@ def gaussian_server(num_classes: int, feature_size: int) -> ServerProgram:
     sums: Sums = aggregated.rows
     held = sums.counts > 0
     means, covariances = moments(sums)
-    upper = packed(jnp.swapaxes(factors(covariances), -1, -2))
     after = Gaussians(
       server.known | held,
       jnp.where(held[:, None], means, server.means),
-      jnp.where(held[:, None], upper, server.factors),
+      jnp.where(held[:, None], packed(covariances), server.covariances),
     )
     known = after.known.sum().astype(jnp.float32)
     return after, {'known_classes': known}
@@ -256,9 +255,9 @@ def virtual_features(
 ) -> ClientData:
   """Draws of every known class, with their labels, to train on."""
   num_classes, size = gaussians.means.shape
-  upper = jnp.triu(unpacked(gaussians.factors, size))
+  lower = factors(unpacked(gaussians.covariances, size))
   noise = jax.random.normal(key, (num_classes, per_class, size))
-  drawn = gaussians.means[:, None] + noise @ upper
+  drawn = gaussians.means[:, None] + noise @ jnp.swapaxes(lower, 1, 2)
   labels = jnp.repeat(jnp.arange(num_classes, dtype=jnp.int32), per_class)
   return prototypes.labelled(
     drawn.reshape(-1, size), labels, gaussians.known[labels]
