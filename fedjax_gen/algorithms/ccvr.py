@@ -4,15 +4,15 @@ Mi Luo, Fei Chen, Dapeng Hu, Yifan Zhang, Jian Liang, Jiashi Feng, "No fear of
 heterogeneity: classifier calibration for federated learning with non-IID data",
 NeurIPS 2021; arXiv 2106.05001.
 
-Published (Algorithm 1): after training is over, clients send number, mean and
-covariance of their features of each class; the server joins them to those of
-all clients (Eqs. 4 and 5), draws virtual features from the Gaussians, M a
-class, and trains the head of the one global model on them.
+Published: after training is over, clients send number, mean and covariance of
+their features of each class; the server joins them to those of all clients,
+draws virtual features from the Gaussians, M a class, and trains the head of the
+one global model on them.
 
 There is no global model here: clients train alone, and each trains its own head
-again on virtual features. So FedVTC's paper must have compared with it, which
-was published for one model; extractors that never met need not agree on what a
-feature means. Covariances are not divided by the number of examples but by one
+again on virtual features, as a comparison with FedVTC presumably has it. What a
+feature means was agreed on by no two extractors, which the method of one model
+need not care about: read its numbers with that in mind. Covariances are not divided by the number of examples but by one
 less, as published (FL-bench does the former).
 
 Messages are sums of features and of their outer products, which say the same
@@ -175,8 +175,8 @@ def sums_of_batch(features: Array, batch: Batch, num_classes: int) -> Sums:
 def moments(sums: Sums) -> tuple[Array, Array]:
   """Means `[C, F]` and covariances `[C, F, F]` of all that was summed.
 
-  Unbiased: divided by one less than the number of examples (Eq. 5, which joins
-  the covariances of clients to the same). One example alone has none, 0.
+  Unbiased, divided by one less than the number of examples: what the paper's
+  formula makes of the clients' covariances. One example alone has none, 0.
   """
   counts = sums.counts[:, None].astype(jnp.float32)
   means = sums.first / jnp.maximum(counts, 1)
