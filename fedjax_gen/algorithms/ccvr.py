@@ -12,8 +12,8 @@ one global model on them.
 There is no global model here: clients train alone, and each trains its own head
 again on virtual features, as a comparison with FedVTC presumably has it. What a
 feature means was agreed on by no two extractors, which the method of one model
-need not care about: read its numbers with that in mind. Covariances are not divided by the number of examples but by one
-less, as published (FL-bench does the former).
+need not care about: read its numbers with that in mind. Covariances are divided
+by one less than the number of examples, as published (FL-bench: by the number).
 
 Messages are sums of features and of their outer products, which say the same
 and add up, so that the server sees sums alone. What a client predicts with is
