@@ -4,16 +4,16 @@ Mi Luo, Fei Chen, Dapeng Hu, Yifan Zhang, Jian Liang, Jiashi Feng, "No fear of
 heterogeneity: classifier calibration for federated learning with non-IID data",
 NeurIPS 2021; arXiv 2106.05001.
 
-Published (Algorithm 1): after training is over, clients send number, mean and
-covariance of their features of each class; the server joins them to those of
-all clients (Eqs. 4 and 5), draws virtual features from the Gaussians, M a
-class, and trains the head of the one global model on them.
+Published: after training is over, clients send number, mean and covariance of
+their features of each class; the server joins them to those of all clients,
+draws virtual features from the Gaussians, M a class, and trains the head of the
+one global model on them.
 
 There is no global model here: clients train alone, and each trains its own head
-again on virtual features. So FedVTC's paper must have compared with it, which
-was published for one model; extractors that never met need not agree on what a
-feature means. Covariances are not divided by the number of examples but by one
-less, as published (FL-bench does the former).
+again on virtual features, as a comparison with FedVTC presumably has it. What a
+feature means was agreed on by no two extractors, which the method of one model
+need not care about: read its numbers with that in mind. Covariances are divided
+by one less than the number of examples, as published (FL-bench: by the number).
 
 Messages are sums of features and of their outer products, which say the same
 and add up, so that the server sees sums alone. What a client predicts with is
@@ -86,12 +86,12 @@ class Gaussians(NamedTuple):
   Attributes:
     known: `[C]` bool.
     means: `[C, F]`.
-    factors: `[C, F (F + 1) / 2]`, transposes of lower factors of covariances.
+    covariances: `[C, F (F + 1) / 2]`, their upper triangles.
   """
 
   known: Array
   means: Array
-  factors: Array
+  covariances: Array
 
 
 def ccvr(
@@ -175,8 +175,8 @@ def sums_of_batch(features: Array, batch: Batch, num_classes: int) -> Sums:
 def moments(sums: Sums) -> tuple[Array, Array]:
   """Means `[C, F]` and covariances `[C, F, F]` of all that was summed.
 
-  Unbiased: divided by one less than the number of examples (Eq. 5, which joins
-  the covariances of clients to the same). One example alone has none, 0.
+  Unbiased, divided by one less than the number of examples: what the paper's
+  formula makes of the clients' covariances. One example alone has none, 0.
   """
   counts = sums.counts[:, None].astype(jnp.float32)
   means = sums.first / jnp.maximum(counts, 1)
@@ -239,11 +239,10 @@ def gaussian_server(num_classes: int, feature_size: int) -> ServerProgram:
     sums: Sums = aggregated.rows
     held = sums.counts > 0
     means, covariances = moments(sums)
-    upper = packed(jnp.swapaxes(factors(covariances), -1, -2))
     after = Gaussians(
       server.known | held,
       jnp.where(held[:, None], means, server.means),
-      jnp.where(held[:, None], upper, server.factors),
+      jnp.where(held[:, None], packed(covariances), server.covariances),
     )
     known = after.known.sum().astype(jnp.float32)
     return after, {'known_classes': known}
@@ -256,9 +255,9 @@ def virtual_features(
 ) -> ClientData:
   """Draws of every known class, with their labels, to train on."""
   num_classes, size = gaussians.means.shape
-  upper = jnp.triu(unpacked(gaussians.factors, size))
+  lower = factors(unpacked(gaussians.covariances, size))
   noise = jax.random.normal(key, (num_classes, per_class, size))
-  drawn = gaussians.means[:, None] + noise @ upper
+  drawn = gaussians.means[:, None] + noise @ jnp.swapaxes(lower, 1, 2)
   labels = jnp.repeat(jnp.arange(num_classes, dtype=jnp.int32), per_class)
   return prototypes.labelled(
     drawn.reshape(-1, size), labels, gaussians.known[labels]

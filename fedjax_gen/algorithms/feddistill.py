@@ -78,7 +78,7 @@ def feddistill(
       trainer,
       personal.init_classifier(model),
       first,
-      view=prototypes.view,
+      view=lambda server, info: server,
       loss=functools.partial(_loss, model, config.feddistill_lambda),
       send=functools.partial(_send, model, training.batch_size),
     )

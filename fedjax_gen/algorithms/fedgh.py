@@ -4,10 +4,10 @@ Liping Yi, Gang Wang, Xiaoguang Liu, Zhuan Shi, Han Yu, "FedGH: heterogeneous
 federated learning with generalized global header", ACM Multimedia 2023; arXiv
 2303.13137.
 
-Published (Algorithm 1): a client puts the global head on its own extractor,
-trains both by cross-entropy, and sends the mean of its features of each class
-with the class; the server takes these pairs as examples and trains the global
-head on them by gradient descent; that head replaces the clients'.
+Published: a client puts the global head on its own extractor, trains both by
+cross-entropy, and sends the mean of its features of each class with the class;
+the server takes these pairs as examples and trains the global head on them by
+gradient descent; that head replaces the clients'.
 
 In the authors' code the server's step belongs to an optimizer of a client's
 network: the global head is in no optimizer and stays as it began. Here it is

@@ -4,10 +4,10 @@ Yue Tan, Guodong Long, Lu Liu, Tianyi Zhou, Qinghua Lu, Jing Jiang, Chengqi
 Zhang, "FedProto: federated prototype learning across heterogeneous clients",
 AAAI 2022; arXiv 2105.00243.
 
-Published (Algorithm 1): a client sends the mean of its features of each class
-(Eq. 3), the server averages them by class, weighted by examples (Eq. 6), and
-clients descend cross-entropy plus lambda times the distance of local and global
-prototypes (Eq. 7). The nearest prototype predicts.
+Published: a client sends the mean of its features of each class, the server
+averages them by class, weighted by examples, and clients descend cross-entropy
+plus lambda times the distance of local and global prototypes. The nearest
+prototype predicts.
 
 The authors' code weights every client alike, and so do HtFLlib and FL-bench;
 here that is an option. The code, as ours, measures the distance for each

@@ -6,11 +6,11 @@ heterogeneity in federated learning", AAAI 2024; arXiv 2401.03230.
 
 Published: a client sends the mean of its features of each class, as in
 FedProto. The server has a vector for each class that is trained, and layers
-that make the global prototype of it (Eq. 6). It descends for S epochs the
+that make the global prototype of it. It descends for S epochs the
 cross-entropy over negative Euclidean distances of the clients' means to all
-global prototypes, where the distance to the right one is longer by a margin
-(Eqs. 7 and 8), the largest distance of two classes' mean prototypes, and tau at
-most (Eqs. 9 and 10). A client descends cross-entropy plus lambda times the
+global prototypes, where the distance to the right one is longer by a margin:
+the largest distance of two classes' mean prototypes, tau at most (Eqs. 6 to 10,
+the margin in 9). A client descends cross-entropy plus lambda times the
 distance of its features to the global prototype (Eq. 11); the nearest one
 predicts.
 
@@ -131,7 +131,8 @@ def fedtgp(
       weight=config.fedtgp_lambda,
       send=prototypes.named_points,
       batch_size=training.batch_size,
-    )._replace(view=lambda server, info: server.prototypes)
+      prototypes_of=lambda server: server.prototypes,
+    )
     for model, first in zip(
       models, personal.first_numbers(num_clients), strict=True
     )
@@ -205,7 +206,7 @@ def prototype_server(
 
 
 def margin(points: Points, rule: str, limit: float) -> Array:
-  """The margin of Eqs. 9 and 10; 0 where there are no two classes.
+  """The margin of Eq. 9; 0 where there are no two classes to lie apart.
 
   Args:
     points: of all clients, leaves `[N, C, ...]`.
@@ -230,7 +231,7 @@ def margin(points: Points, rule: str, limit: float) -> Array:
 def margin_loss(
   points: Array, labels: Array, centers: Array, apart: Array
 ) -> Array:
-  """Eq. 7 for each point: cross-entropy over negative distances.
+  """For each point `[B]` the cross-entropy over negative distances.
 
   Args:
     points: `[B, F]`.
@@ -250,7 +251,7 @@ def distances(left: Array, right: Array) -> Array:
 
 
 class _Network(nn.Module):
-  """A vector for each class, through layers that all share (Eq. 6)."""
+  """A vector for each class, through layers that all share."""
 
   num_classes: int
   feature_size: int

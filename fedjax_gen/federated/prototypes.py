@@ -129,6 +129,7 @@ def client_program(
   weight: float,
   send: Callable[[ClassSums, Personal], Tree],
   batch_size: int,
+  prototypes_of: Callable[[Tree], Prototypes] = lambda server: server,
 ) -> ClientProgram:
   """A client that is pulled to the prototypes it receives and sends means.
 
@@ -140,6 +141,7 @@ def client_program(
     send: `(sums, client) -> message`; the sums are of the trained extractor's
       features.
     batch_size: of the pass that sums.
+    prototypes_of: `server -> Prototypes`, what goes down to everyone.
   """
 
   def message(view, client, data, key):
@@ -153,16 +155,10 @@ def client_program(
     trainer,
     personal.init_classifier(model),
     first_number,
-    view=view,
+    view=lambda server, info: prototypes_of(server),
     loss=lambda prototypes: pull(model, prototypes, weight),
     send=message,
   )
-
-
-def view(server: Prototypes, info: Tree) -> Prototypes:
-  """All prototypes go to everyone."""
-  del info
-  return server
 
 
 def pull(model: Model, prototypes: Prototypes, weight: float) -> LossFn:
