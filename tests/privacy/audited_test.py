@@ -1,5 +1,6 @@
 """Canaries in a federation: what they change, and what an audit finds."""
 
+import dataclasses
 import functools
 
 from absl.testing import absltest, parameterized
@@ -74,7 +75,7 @@ class HideTest(parameterized.TestCase):
   def test_images_can_be_replaced_too(self):
     images = jnp.zeros((21, 4, 4, 1), jnp.uint8)
     data = toys.dataset([12, 0, 9])
-    data = data.__class__(**{**vars(data), 'inputs': images})
+    data = dataclasses.replace(data, inputs=images)
     hidden = canaries.hide(_KEY, data, 10, 2)
     self.assertEqual(hidden.data.inputs.dtype, jnp.uint8)
     self.assertEqual(hidden.data.inputs.shape, (31, 4, 4, 1))
@@ -98,7 +99,7 @@ class LossTest(absltest.TestCase):
 
     @jax.jit
     def total(inputs):
-      data = hidden.data.__class__(**{**vars(hidden.data), 'inputs': inputs})
+      data = dataclasses.replace(hidden.data, inputs=inputs)
       records = data.client(jnp.int32(0)).everything()
       summed = clipping.clipped_sum(loss, variables, records, _KEY, _BOUND)
       return summed.total['shared']['w'], summed.total['own'], summed.norms
