@@ -141,7 +141,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(
     def stopped(state, num_rounds):
       calls.append(num_rounds)
       if len(calls) == 2:
-        raise stopping.StoppedError('Stopped.', 15)
+        raise stopping.StoppedError(15)
       return step(state, num_rounds)
 
     return stopped
