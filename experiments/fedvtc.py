@@ -231,6 +231,7 @@ def main(
     vtc_saving.save_generator(
       workdir.path, vtc, subject, results[vtc_methods.SUBJECT].state, clients
     )
+    vtc_saving.save_classifiers(workdir.path, classifier, judged, clients)
     if comparison.attack:
       session.say('Attacking what clients send.')
       metrics[vtc_methods.SUBJECT] |= vtc_synthesis.attack(

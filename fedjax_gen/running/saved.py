@@ -520,7 +520,7 @@ def load_model(
       f'Expected a finished run with trained models in {folder}, found none.'
     )
   if name is None:
-    name = next((known for known in PREFERRED if known in names), names[0])
+    name = preferred(names)
   if name not in names:
     raise InputError(
       f'Expected method to be one of {", ".join(names)}, the models in '
@@ -555,6 +555,11 @@ def load_model(
     groups,
     built.classes,
   )
+
+
+def preferred(names: Sequence[str]) -> str:
+  """The first of `PREFERRED` that is among names, else the first of them."""
+  return next((known for known in PREFERRED if known in names), names[0])
 
 
 def _save(

@@ -185,10 +185,7 @@ def _vtc(description: dict[str, Any], spec: DataSpec) -> Built:
   rows = spec.num_classes if description['stddev_by_class'] else 1
   generator = jax.eval_shape(vtc.init, jax.random.key(0))
   shapes = {
-    'generators': jax.tree.map(
-      lambda leaf: jax.ShapeDtypeStruct((num, *leaf.shape), leaf.dtype),
-      generator,
-    ),
+    'generators': stacked_shapes(generator, num),
     'holdings': jax.ShapeDtypeStruct((num, spec.num_classes), np.float32),
     'means': jax.ShapeDtypeStruct((spec.num_classes, size), np.float32),
     'stddev': jax.ShapeDtypeStruct((rows, size), np.float32),
@@ -250,6 +247,13 @@ def stacked(variables: Sequence[Variables]) -> Tree:
         f'Expected variables of one model, got others in {differing}.'
       )
   return jax.tree.map(lambda *leaves: np.stack(leaves), *variables)
+
+
+def stacked_shapes(shapes: Tree, num: int) -> Tree:
+  """Shapes of that many trees as one, with a leading axis."""
+  return jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct((num, *leaf.shape), leaf.dtype), shapes
+  )
 
 
 def shares_of(
@@ -315,7 +319,7 @@ def _images_of_classes(decode, variables, labels, key):
   def one(example):
     label, index = example
     holder_key, latent_key = jax.random.split(jax.random.fold_in(key, index))
-    holder = 0
+    holder: Array | int = 0
     if not is_shared:
       holder = jax.random.categorical(holder_key, jnp.log(holdings[:, label]))
     latent = gaussians.sample(label[None], latent_key)
