@@ -20,6 +20,7 @@ from experiments import (
   vtc_methods,
   vtc_pictures,
   vtc_report,
+  vtc_saving,
   vtc_synthesis,
 )
 from experiments.vtc_judge import Clients, Judge, Judged, build_clients
@@ -227,6 +228,10 @@ def main(
     made = vtc_synthesis.synthesise(
       subject, results[vtc_methods.SUBJECT].state, clients, run.seed
     )
+    vtc_saving.save_generator(
+      workdir.path, vtc, subject, results[vtc_methods.SUBJECT].state, clients
+    )
+    vtc_saving.save_classifiers(workdir.path, classifier, judged, clients)
     if comparison.attack:
       session.say('Attacking what clients send.')
       metrics[vtc_methods.SUBJECT] |= vtc_synthesis.attack(

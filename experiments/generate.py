@@ -34,7 +34,7 @@ class GenerateConfig:
   method: str = dataclasses.field(
     default='',
     metadata={
-      'help': 'Which of its models. Default: federated, else L+D.',
+      'help': 'Which of its models. Default: that of the run’s main method.',
       'placeholder': 'NAME',
     },
   )
@@ -52,8 +52,8 @@ class GenerateConfig:
   label: int = dataclasses.field(
     default=-1,
     metadata={
-      'help': 'Of one class only; -1 for all classes, or all of the group, in '
-      'turn.'
+      'help': 'Of one class only; -1 for all classes that the model knows, or '
+      'all of the group, in turn.'
     },
   )
   seed: int = dataclasses.field(

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import math
 import pathlib
+import shlex
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -143,7 +144,7 @@ def write(workdir: pathlib.Path, facts: Facts) -> None:
     _curves(facts),
     _clients(facts, partition_png),
     _all_metrics(facts),
-    _use(workdir),
+    _use(workdir, facts),
     vae_report.settings(facts),
   ]
   report.write_report(
@@ -410,15 +411,35 @@ def _explained(name: str) -> Metric:
   return Metric('')
 
 
-def _use(workdir: pathlib.Path) -> report.Section:
+def _use(workdir: pathlib.Path, facts: Facts) -> report.Section:
+  """How to sample from the generator, and to ask a client's classifier."""
+  folder = shlex.quote(str(workdir))
+  said = (
+    'A client’s classifier and, with vtc_scope=local, its generator are what '
+    'it keeps: a simulation can write them side by side.'
+  )
+  if facts.protection is not None:
+    said += ' They are never sent, and ε does not cover them.'
+  methods = ', '.join(facts.metrics)
   return report.Section(
     'Use the models',
     [
       report.Code(
-        f'python -m experiments.generate --workdir={workdir} --num=10000 '
+        f'python -m experiments.generate --workdir={folder} --num=10000 '
         '--out=synthetic.npz',
         f'Synthetic images into a file. {workdir} is the folder that holds '
         'this page.',
       ),
+      report.Code(
+        'import fedjax_gen\n\n'
+        f'model = fedjax_gen.load({str(workdir)!r})\n'
+        'images, labels = model.sample(10_000, seed=0)\n\n'
+        f'clients = fedjax_gen.load_clients({str(workdir)!r}, {SUBJECT!r})\n'
+        'probabilities = clients.predict(images, client=0)\n'
+        'classes = clients.classify(images, client=0)',
+        'The same in Python, and what a client’s classifier says. Classifiers '
+        f'are of {methods}; all predict by their heads.',
+      ),
     ],
+    said,
   )

@@ -5,6 +5,9 @@
     model = fedjax_gen.load('runs/fedvae')      # a finished run
     images, labels = model.sample(10_000, seed=0)
 
+    clients = fedjax_gen.load_clients('runs/fedvtc')
+    probabilities = clients.predict(images, client=3)
+
 The parts, from the ground up: `losses` and `models` (pure functions),
 `data` (from files to federations), `federated` (the engine), `algorithms`
 (one paper, one file), `evaluation` (what samples are worth) and `running`
@@ -14,7 +17,7 @@ The parts, from the ground up: `losses` and `models` (pure functions),
 from fedjax_gen.errors import InputError
 from fedjax_gen.version import __version__
 
-__all__ = ['InputError', '__version__', 'load']
+__all__ = ['InputError', '__version__', 'load', 'load_clients']
 
 
 def load(workdir, method=None):
@@ -35,3 +38,22 @@ def load(workdir, method=None):
   from fedjax_gen.running import saved
 
   return saved.load_model(workdir, method)
+
+
+def load_clients(workdir, method=''):
+  """Loads clients' own classifiers; see `running.saved_clients.load_clients`.
+
+  Args:
+    workdir: folder of the run, as given to `--workdir`.
+    method: of which method; `load_clients` says of which if not given.
+
+  Returns:
+    A `fedjax_gen.running.saved_clients.ClientModels`, whose
+    `predict(images, client=0)` gives probabilities of classes.
+
+  Raises:
+    InputError: there is no such method, or its files are damaged.
+  """
+  from fedjax_gen.running import saved_clients
+
+  return saved_clients.load_clients(workdir, method)

@@ -6,24 +6,24 @@
 A model is two files, `NAME.json` (what it is) and `NAME.msgpack` (its
 variables, written by `flax.serialization`). Models are of several kinds: one
 VAE, a VAE for each group of clients, the generator of a GAN, a hypernetwork
-with codes. A kind is a row of `saved_kinds.KINDS` and a function here that
-saves; naming, checking, reading and sampling are common.
+with codes, a generator of images from Gaussians of features. A kind is a row of
+`saved_kinds.KINDS` and a function here that saves; naming, checking, reading
+and sampling are common.
 """
 
 from collections.abc import Callable, Sequence
-import json
 import os
 import pathlib
-import re
 from typing import Any, NamedTuple
 
 from flax import serialization
 import jax
 import numpy as np
 
-from fedjax_gen import files, trees, validate
+from fedjax_gen import trees, validate
 from fedjax_gen.data.sources import DataSource
 from fedjax_gen.errors import InputError
+from fedjax_gen.federated.class_gaussians import ClassGaussians
 from fedjax_gen.models.gan import GanConfig
 from fedjax_gen.models.hypernetwork import HyperVaeConfig
 from fedjax_gen.models.vae import (
@@ -31,16 +31,12 @@ from fedjax_gen.models.vae import (
   Vae,
   VaeConfig,
 )
-from fedjax_gen.running import config_records, saved_kinds
+from fedjax_gen.models.vtc import VtcConfig
+from fedjax_gen.running import config_records, saved_files, saved_kinds
 from fedjax_gen.types import Array, Key, Tree, Variables
 
-FOLDER = 'models'
-"""Where a work directory keeps its trained models."""
-
-PREFERRED = ('federated', 'L+D', 'FedHypeVAE')
+PREFERRED = ('federated', 'L+D', 'FedHypeVAE', 'FedVTC')
 """The models that are loaded if none is named, the first that is there."""
-
-_NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9_.+=-]*')
 
 
 class Group(NamedTuple):
@@ -63,22 +59,25 @@ class TrainedModel(NamedTuple):
 
   Attributes:
     name: of the method that trained it.
-    kind: `'vae'`, `'groups'` (a VAE for each group), `'gan'` or `'hyper'` (a
-      VAE that a hypernetwork makes of codes).
+    kind: `'vae'`, `'groups'` (a VAE for each group), `'gan'`, `'hyper'` (a VAE
+      that a hypernetwork makes of codes) or `'vtc'` (generators of images from
+      Gaussians of features).
     config: which of that kind; of kind `'groups'` a tuple, one for each group.
     spec: shape of the data and number of classes.
     class_names: names of the classes, in label order.
-    functions: the model as pure functions, a `Vae`, a `Gan` or a `HyperVae`;
-      of kind `'groups'` a tuple of `Vae`s. In it, equal configurations are the
-      same value.
+    functions: the model as pure functions, a `Vae`, a `Gan`, a `HyperVae` or
+      a `Vtc`; of kind `'groups'` a tuple of `Vae`s. In it, equal
+      configurations are the same value.
     variables: its variables; of kind `'groups'` a tuple. Of a GAN the
-      generator's only; of kind `'hyper'` `{'hyper', 'codes', 'weights'}`.
+      generator's only; of kind `'hyper'` `{'hyper', 'codes', 'weights'}`, of
+      kind `'vtc'` `{'generators', 'holdings', 'means', 'stddev'}`.
     is_conditional: whether it takes labels.
     generate: `(variables, labels, groups, key) -> examples`, which `sample`
       calls once all is checked; `[n]` int32 labels, and groups in rising
       order.
     groups: of clients, in the order of their numbers; empty if the model
       knows none.
+    classes: labels that it can generate; empty for all.
   """
 
   name: str
@@ -91,6 +90,7 @@ class TrainedModel(NamedTuple):
   is_conditional: bool
   generate: Callable[[Any, np.ndarray, np.ndarray, Key], np.ndarray]
   groups: tuple[Group, ...] = ()
+  classes: tuple[int, ...] = ()
 
   @property
   def vae(self) -> Vae:
@@ -123,7 +123,8 @@ class TrainedModel(NamedTuple):
     Args:
       num: how many.
       labels: `[num]` class of each for a conditional model; if not given, the
-        classes in turn, of a group those that occur in it.
+        classes in turn, of a group those that occur in it, of a model that
+        knows but some those.
       seed: same seed, same examples.
       group: name or number of a group.
 
@@ -132,8 +133,8 @@ class TrainedModel(NamedTuple):
       their labels `[num]` int32, `None` for an unconditional model.
 
     Raises:
-      InputError: `num` is not above zero, the labels do not fit, or there is
-        no such group.
+      InputError: `num` is not above zero, the labels do not fit or are of
+        classes that the model does not know, or there is no such group.
     """
     validate.positive_int(num=num)
     validate.non_negative_int(seed=seed)
@@ -161,6 +162,12 @@ class TrainedModel(NamedTuple):
         f'{labels.shape} and type {labels.dtype}.'
       )
     labels = labels.astype(np.int32)
+    if unknown := set(labels.tolist()) - set(self._known()):
+      raise InputError(
+        f'Expected labels of classes that {self.name} knows '
+        f'({", ".join(self.class_names[label] for label in self._known())}), '
+        f'got label {min(unknown)} ({self.class_names[min(unknown)]}).'
+      )
     examples = self.generate(
       self.variables, labels, groups, jax.random.key(seed)
     )
@@ -218,12 +225,16 @@ class TrainedModel(NamedTuple):
   def _classes_in_turn(self, groups: np.ndarray) -> np.ndarray:
     """`[n]` labels, the classes of each group in turn."""
     if not self.groups:
-      return np.arange(len(groups)) % self.spec.num_classes
+      return np.resize(self._known(), len(groups))
     labels = np.zeros(len(groups), np.int32)
     for number, group in enumerate(self.groups):
       rows = groups == number
       labels[rows] = np.resize(group.classes, rows.sum())
     return labels
+
+  def _known(self) -> Sequence[int]:
+    """Labels that it can generate, in rising order."""
+    return self.classes or range(self.spec.num_classes)
 
 
 def save_model(
@@ -416,6 +427,79 @@ def save_hyper(
   return _save(workdir, name, 'hyper', record, source, stored)
 
 
+def save_vtc(
+  workdir: str | os.PathLike,
+  name: str,
+  config: VtcConfig,
+  source: DataSource,
+  generators: Sequence[Variables],
+  gaussians: ClassGaussians,
+  holdings: Array | np.ndarray | None = None,
+) -> pathlib.Path:
+  """Writes generators of images from features, and the features of classes.
+
+  With several generators, one of each client, an image is made by that of a
+  client that holds its class, drawn in proportion to how much it holds: such a
+  generator has never seen what its client lacks. A class that none holds, as
+  noise of differential privacy may report one, is made by all alike.
+
+  What is written is public once it is written: generators of single clients
+  are what those clients keep.
+
+  Args:
+    workdir: folder of the run.
+    name: as in `save_model`.
+    config: which generator.
+    source: the data it was trained on; shape and class names are kept.
+    generators: variables, one for all clients or one for each.
+    gaussians: latents by class; classes that they do not know are not
+      generated.
+    holdings: `[N, C]` examples of each class at each client, in any unit; not
+      asked for with one generator.
+
+  Returns:
+    The path of the description, `workdir/models/NAME.json`.
+
+  Raises:
+    InputError: no class is known, holdings are missing, negative or not one
+      for each generator and class, the variables are not of that generator, or
+      no file can have the name.
+  """
+  num_generators, num_classes = len(generators), source.num_classes
+  validate.positive_int(num_generators=num_generators)
+  if holdings is None:
+    if num_generators > 1:
+      raise InputError(
+        f'Expected holdings, since there are {num_generators} generators to '
+        'choose from; got holdings=None.'
+      )
+    holdings = np.ones((1, num_classes))
+  holdings = np.asarray(holdings, np.float32)
+  if holdings.shape != (num_generators, num_classes):
+    raise InputError(
+      f'Expected holdings of shape {[num_generators, num_classes]}, got an '
+      f'array of shape {list(holdings.shape)}.'
+    )
+  validate.non_negative(holdings=float(holdings.min()))
+  known = np.flatnonzero(np.asarray(gaussians.known))
+  if not len(known):
+    raise InputError('Expected gaussians that know a class, got none known.')
+  record = {
+    'config': config_records.to_record(config),
+    'feature_size': gaussians.means.shape[1],
+    'num_generators': num_generators,
+    'stddev_by_class': gaussians.stddev.shape[0] > 1,
+    'classes': known.tolist(),
+  }
+  stored = {
+    'generators': saved_kinds.stacked(generators),
+    'holdings': np.where(holdings.any(axis=0), holdings, 1).astype(np.float32),
+    'means': gaussians.means,
+    'stddev': gaussians.stddev,
+  }
+  return _save(workdir, name, 'vtc', record, source, stored)
+
+
 def load_model(
   workdir: str | os.PathLike, name: str | None = None
 ) -> TrainedModel:
@@ -423,33 +507,30 @@ def load_model(
 
   Args:
     workdir: folder of the run, as given to `--workdir`.
-    name: which model; if not given, `'federated'` if there is one, else
-      `'L+D'` if there is one, else the first.
+    name: which model; if not given, the first of `PREFERRED` that is there,
+      else the first.
 
   Raises:
     InputError: there is no such model, or its files are damaged.
   """
-  folder = pathlib.Path(workdir) / FOLDER
-  # A name that begins with a dot is that of a file never finished.
-  found = (path.stem for path in folder.glob('*.json'))
-  names = sorted(name for name in found if not name.startswith('.'))
+  folder = pathlib.Path(workdir) / saved_files.FOLDER
+  names = saved_files.names(workdir)
   if not names:
     raise InputError(
       f'Expected a finished run with trained models in {folder}, found none.'
     )
   if name is None:
-    name = next((known for known in PREFERRED if known in names), names[0])
+    name = preferred(names)
   if name not in names:
     raise InputError(
       f'Expected method to be one of {", ".join(names)}, the models in '
       f'{folder}, got method={name!r}.'
     )
   try:
-    description = json.loads((folder / f'{name}.json').read_text())
+    description = saved_files.description_of(workdir, name)
     built = _build(description)
     groups = _groups(description)
-    blob = (folder / f'{name}.msgpack').read_bytes()
-    variables = _restored(built, serialization.msgpack_restore(blob))
+    variables = _restored(built, saved_files.state_of(workdir, name))
     differing = trees.first_differing_leaf(built.shapes, variables)
   except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
     raise InputError(
@@ -472,7 +553,13 @@ def load_model(
     built.is_conditional,
     built.generate,
     groups,
+    built.classes,
   )
+
+
+def preferred(names: Sequence[str]) -> str:
+  """The first of `PREFERRED` that is among names, else the first of them."""
+  return next((known for known in PREFERRED if known in names), names[0])
 
 
 def _save(
@@ -488,11 +575,7 @@ def _save(
   Raises:
     InputError: it could not be read back.
   """
-  if not _NAME.fullmatch(name):
-    raise InputError(
-      'Expected name to begin with a letter or digit and to hold letters, '
-      f'digits and +-=_. only, as a file is named by it; got name={name!r}.'
-    )
+  saved_files.check_name(name)
   description = {
     'kind': kind,
     **record,
@@ -512,14 +595,7 @@ def _save(
       f'Expected variables of the model that the configuration of {name} '
       f'describes, got others in {differing}.'
     )
-  folder = pathlib.Path(workdir) / FOLDER
-  with files.replacing(folder / f'{name}.msgpack') as path:
-    path.write_bytes(serialization.msgpack_serialize(state))
-  # Written last: a model exists once its description does.
-  path = folder / f'{name}.json'
-  with files.replacing(path) as unfinished:
-    unfinished.write_text(json.dumps(description, indent=2) + '\n')
-  return path
+  return saved_files.write(workdir, name, description, state)
 
 
 def _build(description: dict[str, Any]) -> saved_kinds.Built:

@@ -5,6 +5,7 @@ that writes it.
 """
 
 from collections.abc import Callable, Sequence
+import functools
 import hashlib
 from typing import Any, NamedTuple
 
@@ -13,10 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_gen import validate
+from fedjax_gen import trees, validate
 from fedjax_gen.data.sources import DataSource
 from fedjax_gen.errors import InputError
+from fedjax_gen.federated.class_gaussians import ClassGaussians
 from fedjax_gen.models import elbo, gan as gan_lib, meta_code
+from fedjax_gen.models.classifiers import to_pixels
 from fedjax_gen.models.gan import GanConfig, build_gan
 from fedjax_gen.models.hypernetwork import HyperVaeConfig, build_hyper_vae
 from fedjax_gen.models.vae import (
@@ -27,6 +30,7 @@ from fedjax_gen.models.vae import (
   fixed_prior,
   learnable_prior,
 )
+from fedjax_gen.models.vtc import VtcConfig, build_vtc
 from fedjax_gen.running import config_records
 from fedjax_gen.types import Array, Key, Tree, Variables
 
@@ -39,6 +43,7 @@ class Built(NamedTuple):
     shapes: of the variables, in their structure.
     unpack: from what is stored to the state dict of the variables, where
       they are stored in another form.
+    classes: labels that it can generate, as in `TrainedModel`.
   """
 
   config: Any
@@ -47,6 +52,7 @@ class Built(NamedTuple):
   generate: Callable[[Any, np.ndarray, np.ndarray, Key], np.ndarray]
   shapes: Tree
   unpack: Callable[[Tree], Tree] = lambda stored: stored
+  classes: tuple[int, ...] = ()
 
 
 def _vae(description: dict[str, Any], spec: DataSpec) -> Built:
@@ -158,11 +164,41 @@ def _hyper(description: dict[str, Any], spec: DataSpec) -> Built:
   return Built(config, model, True, generate, shapes)
 
 
+def _vtc(description: dict[str, Any], spec: DataSpec) -> Built:
+  """Gaussians of features by class, and generators of images from them."""
+  config = config_records.from_record(VtcConfig, description['config'])
+  num, size = (description[n] for n in ('num_generators', 'feature_size'))
+  classes = tuple(description['classes'])
+  validate.positive_int(num_generators=num, feature_size=size)
+  if not classes or not set(classes) <= set(range(spec.num_classes)):
+    raise InputError(
+      f'Expected classes in [0, {spec.num_classes}), got classes={classes}.'
+    )
+  vtc = build_vtc(config, size, spec)
+
+  def generate(variables, labels, groups, key):
+    del groups
+    return np.asarray(
+      _images_of_classes(vtc.decode, variables, jnp.asarray(labels), key)
+    )
+
+  rows = spec.num_classes if description['stddev_by_class'] else 1
+  generator = jax.eval_shape(vtc.init, jax.random.key(0))
+  shapes = {
+    'generators': stacked_shapes(generator, num),
+    'holdings': jax.ShapeDtypeStruct((num, spec.num_classes), np.float32),
+    'means': jax.ShapeDtypeStruct((spec.num_classes, size), np.float32),
+    'stddev': jax.ShapeDtypeStruct((rows, size), np.float32),
+  }
+  return Built(config, vtc, True, generate, shapes, classes=classes)
+
+
 KINDS: dict[str, Callable[[dict[str, Any], DataSpec], Built]] = {
   'vae': _vae,
   'groups': _vae_of_each_group,
   'gan': _gan,
   'hyper': _hyper,
+  'vtc': _vtc,
 }
 
 
@@ -196,6 +232,28 @@ def stored_once(
         stored.setdefault(name, {})[str(number)] = state
     owners.append(owner)
   return stored, owners
+
+
+def stacked(variables: Sequence[Variables]) -> Tree:
+  """Trees of one structure as one, with a leading axis.
+
+  Raises:
+    InputError: they differ.
+  """
+  variables = jax.device_get(list(variables))
+  for other in variables[1:]:
+    if differing := trees.first_differing_leaf(variables[0], other):
+      raise InputError(
+        f'Expected variables of one model, got others in {differing}.'
+      )
+  return jax.tree.map(lambda *leaves: np.stack(leaves), *variables)
+
+
+def stacked_shapes(shapes: Tree, num: int) -> Tree:
+  """Shapes of that many trees as one, with a leading axis."""
+  return jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct((num, *leaf.shape), leaf.dtype), shapes
+  )
 
 
 def shares_of(
@@ -244,3 +302,30 @@ def _vae_shapes(vae: Vae, record: dict[str, Any]) -> Variables:
     module = jax.eval_shape(make[collection], means)
     shapes['prior'] = shapes.get('prior', {}) | module
   return shapes
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _images_of_classes(decode, variables, labels, key):
+  """`[n, H, W, C]` uint8; image i depends on the key, i and its label alone."""
+  generators, holdings = variables['generators'], variables['holdings']
+  # Every class: labels of those that are not known were refused.
+  gaussians = ClassGaussians(
+    jnp.ones(len(variables['means']), bool),
+    variables['means'],
+    variables['stddev'],
+  )
+  is_shared = len(holdings) == 1
+
+  def one(example):
+    label, index = example
+    holder_key, latent_key = jax.random.split(jax.random.fold_in(key, index))
+    holder: Array | int = 0
+    if not is_shared:
+      holder = jax.random.categorical(holder_key, jnp.log(holdings[:, label]))
+    latent = gaussians.sample(label[None], latent_key)
+    return to_pixels(decode(trees.take(generators, holder), latent))[0]
+
+  # Mapped at once, every image would have a copy of its holder's generator.
+  at_once = 500 if is_shared else None
+  index = jnp.arange(len(labels))
+  return jax.lax.map(one, (labels, index), batch_size=at_once)

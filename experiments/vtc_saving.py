@@ -1,0 +1,79 @@
+"""What a run of FedVTC leaves to be used: a generator, and all classifiers."""
+
+from collections.abc import Mapping
+import os
+from typing import Any
+
+import numpy as np
+
+from experiments import vtc_synthesis
+from experiments.vtc_judge import Clients, Judged
+from experiments.vtc_methods import SUBJECT, Subject
+from fedjax_gen.models.classifiers import ClassifierConfig
+from fedjax_gen.models.vtc import VtcConfig
+from fedjax_gen.running import saved, saved_clients
+from fedjax_gen.types import Tree, Variables
+
+
+def save_generator(
+  workdir: str | os.PathLike,
+  config: VtcConfig,
+  subject: Subject,
+  state: Any,
+  clients: Clients,
+) -> None:
+  """Saves what makes images of classes, for `fedjax_gen.load`.
+
+  Nothing is saved where nobody has reported a class.
+
+  Args:
+    workdir: folder of the run.
+    config: which generator.
+    subject: FedVTC, as it was trained.
+    state: after training.
+    clients: who holds what.
+  """
+  gaussians = state.server.gaussians
+  if not np.asarray(gaussians.known).any():
+    return
+  generators = vtc_synthesis.generators(subject, state, clients)
+  holdings = None
+  if len(generators) > 1:
+    source = clients.source
+    holdings = clients.split.train.counts(
+      source.train.labels, source.num_classes
+    )
+  saved.save_vtc(
+    workdir, SUBJECT, config, clients.source, generators, gaussians, holdings
+  )
+
+
+def save_classifiers(
+  workdir: str | os.PathLike,
+  config: ClassifierConfig,
+  judged: Mapping[str, Judged],
+  clients: Clients,
+) -> None:
+  """Saves what all clients predict with, for `fedjax_gen.load_clients`.
+
+  Args:
+    workdir: folder of the run.
+    config: which classifiers.
+    judged: by method, what was deployed.
+    clients: who holds what.
+  """
+  for name, of_method in judged.items():
+    saved_clients.save_clients(
+      workdir, name, config, clients.source, clients.numbers,
+      [_classifier(deployed) for deployed in of_method.deployed],
+    )  # fmt: skip
+
+
+def _classifier(deployed: Tree) -> Variables:
+  """The client's own among what it deploys.
+
+  FML and FedKD deploy a shared model beside it, which does not predict.
+  FedProto and FedTGP deploy prototypes and predict by those; kept is what
+  predicts by the head, of which the results say the accuracy too.
+  """
+  return deployed.get('classifier', deployed)

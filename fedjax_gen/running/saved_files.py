@@ -1,0 +1,106 @@
+"""How what a run trained lies on the disk: a description and its variables.
+
+Two files, `NAME.json` and `NAME.msgpack`, in the folder `models` of the work
+directory. Names of what is no generative model have an ending, `CLIENTS`.
+"""
+
+import json
+import os
+import pathlib
+import re
+from typing import Any
+
+from flax import serialization
+
+from fedjax_gen import files
+from fedjax_gen.errors import InputError
+from fedjax_gen.types import Tree
+
+FOLDER = 'models'
+"""Where a work directory keeps its trained models."""
+
+CLIENTS = '.clients'
+"""Ends the names of files with the classifiers of all clients."""
+
+_NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9_.+=-]*')
+
+
+def check_name(name: str) -> None:
+  """Checks that files can be named so.
+
+  Raises:
+    InputError: they cannot.
+  """
+  if not _NAME.fullmatch(name):
+    raise InputError(
+      'Expected name to begin with a letter or digit and to hold letters, '
+      f'digits and +-=_. only, as a file is named by it; got name={name!r}.'
+    )
+  if name.endswith(CLIENTS):
+    raise InputError(
+      f'Expected name not to end in {CLIENTS}, as files with the classifiers '
+      f'of clients do; got name={name!r}.'
+    )
+
+
+def write(
+  workdir: str | os.PathLike,
+  name: str,
+  description: dict[str, Any],
+  state: Tree,
+  ending: str = '',
+) -> pathlib.Path:
+  """Writes both files; either is there whole or not at all.
+
+  Args:
+    workdir: folder of the run.
+    name: without its ending; see `check_name`.
+    description: what JSON can hold.
+    state: a state dict of arrays.
+    ending: `CLIENTS`, or nothing for a generative model.
+
+  Returns:
+    The path of the description.
+  """
+  folder = pathlib.Path(workdir) / FOLDER
+  with files.replacing(folder / f'{name}{ending}.msgpack') as path:
+    path.write_bytes(serialization.msgpack_serialize(state))
+  # Written last: a model exists once its description does.
+  path = folder / f'{name}{ending}.json'
+  with files.replacing(path) as unfinished:
+    unfinished.write_text(json.dumps(description, indent=2) + '\n')
+  return path
+
+
+def names(workdir: str | os.PathLike, ending: str = '') -> list[str]:
+  """Names of what is there, sorted, without their ending."""
+  folder = pathlib.Path(workdir) / FOLDER
+  # A name that begins with a dot is that of a file never finished.
+  stems = [p.stem for p in folder.glob('*.json') if p.stem[0] != '.']
+  if not ending:
+    return sorted(stem for stem in stems if not stem.endswith(CLIENTS))
+  return sorted(s.removesuffix(ending) for s in stems if s.endswith(ending))
+
+
+def description_of(
+  workdir: str | os.PathLike, name: str, ending: str = ''
+) -> dict[str, Any]:
+  """The description that was written.
+
+  Raises:
+    OSError: it cannot be read.
+    ValueError: it is no JSON.
+  """
+  path = pathlib.Path(workdir) / FOLDER / f'{name}{ending}.json'
+  return json.loads(path.read_text())
+
+
+def state_of(workdir: str | os.PathLike, name: str, ending: str = '') -> Tree:
+  """The state dict that was written.
+
+  Raises:
+    OSError: it cannot be read.
+    ValueError: it is damaged.
+  """
+  path = pathlib.Path(workdir) / FOLDER / f'{name}{ending}.msgpack'
+  return serialization.msgpack_restore(path.read_bytes())
