@@ -116,18 +116,20 @@ EXPERIMENT = common.Experiment(
   ),
   configs={
     'run': common.RunConfig(
-      rounds=40, rounds_per_step=10, eval_every=10, checkpoint_every=10
+      rounds=20, rounds_per_step=5, eval_every=5, checkpoint_every=5
     ),
     'data': options.DataConfig(),
     'federation': FederationConfig(
       num_clients=9, partition='dirichlet', alpha=0.1
     ),
     'classifier': ClassifierConfig(
-      architectures=('cnn5', 'resnet4', 'mlp'), feature_size=32, width=0.125
+      architectures=('cnn5', 'cnn', 'mlp'), feature_size=64, width=0.25
     ),
-    'training': personal.Config(local_epochs=2.0, batch_size=16),
+    'training': personal.Config(
+      local_epochs=2.0, batch_size=16, optimizer='adam', learning_rate=2e-3
+    ),
     'vtc': VtcConfig(),
-    'fedvtc': fedvtc_lib.Config(),
+    'fedvtc': fedvtc_lib.Config(synthetic_per_class=60),
     'rules': Rules(),
     'losses': GeneratorLosses(),
     'privacy': PrivacyConfig(),

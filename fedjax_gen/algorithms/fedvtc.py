@@ -87,10 +87,12 @@ class Config:
     'With vtc_scope=federated: every client alike [3p], or by its examples',
     'uniform', 'count',
   )  # fmt: skip
-  vtc_epochs: float = _option(1.0, 'Passes of the generator a round [3p]')
-  vtc_learning_rate: float = _option(1e-3, 'Of the generator’s Adam [3p]')
+  vtc_epochs: float = _option(
+    2.0, 'Passes of the generator a round [3p: 5, later 1]'
+  )
+  vtc_learning_rate: float = _option(5e-3, 'Of the generator’s Adam [3p: 1e-3]')
   prototype_weight: float = _option(
-    0.3,
+    0.05,
     'lambda: pull of features to the mean of their class, a mean over features '
     'of squared distances in units of sigma; 0 for none [3p: 0.1]',
   )
@@ -110,10 +112,10 @@ class Config:
     'with post [3p]',
   )
   finetune_mix: str = _option(
-    'auto',
-    'synthetic images alone, or as many real ones beside them; auto mixes with '
-    'finetune=post [3p]',
-    'auto', 'synthetic', 'mixed',
+    'mixed',
+    'As many real images beside synthetic ones [3p, after the last round], '
+    'without which a client forgets its own; or synthetic ones alone',
+    'mixed', 'synthetic',
   )  # fmt: skip
   finetune_learning_rate: float = _option(
     0.0, 'Of fine-tuning; 0 for that of the clients [3p]'
@@ -143,18 +145,9 @@ class Config:
   @property
   def passes(self) -> float:
     """Passes over the synthetic set."""
-    return self.finetune_epochs or (1.0 if self._in_rounds else 50.0)
-
-  @property
-  def is_mixed(self) -> bool:
-    """Whether real images are trained on beside synthetic ones."""
-    if self.finetune_mix == 'auto':
-      return not self._in_rounds
-    return self.finetune_mix == 'mixed'
-
-  @property
-  def _in_rounds(self) -> bool:
-    return self.finetune == 'every_round'
+    return self.finetune_epochs or (
+      1.0 if self.finetune == 'every_round' else 50.0
+    )
 
 
 class VtcServer(NamedTuple):
@@ -363,7 +356,7 @@ class _Client(NamedTuple):
       labels = _labels(gaussians.known, batch_size, label_key)
       images = self.vtc.decode(generator, gaussians.sample(labels, latent_key))
       batches = [Batch(images, labels, jnp.ones(batch_size, bool))]
-      if config.is_mixed:
+      if config.finetune_mix == 'mixed':
         turn = i % jnp.maximum(data.steps_per_epoch(batch_size), 1)
         batches.append(data.batch(positions, turn, batch_size))
       gradient = jax.grad(loss_fn)(trained, batches)
