@@ -21,6 +21,7 @@ import optax
 
 from fedjax_gen import validate
 from fedjax_gen.models.classifiers import to_pixels
+from fedjax_gen.models.vtc import total_variation
 from fedjax_gen.types import Array, Key, Tree
 
 
@@ -190,12 +191,9 @@ def _mismatch(features: Array, means: Array) -> Array:
 
 
 def _total_variation(images: Array) -> Array:
-  """`[M, S]` mean absolute differences of neighbours of `[M, S, H, W, C]`."""
-  down, right = (
-    jnp.abs(jnp.diff(images, axis=axis)).mean(axis=(-3, -2, -1))
-    for axis in (-3, -2)
-  )
-  return down + right
+  """`[M, S]` of `[M, S, H, W, C]`."""
+  flat = images.reshape(-1, *images.shape[2:])
+  return total_variation(flat).reshape(images.shape[:2])
 
 
 def _into_range(images: Array) -> Array:
