@@ -38,8 +38,6 @@ from fedjax_gen.federated.class_sums import ByClass
 from fedjax_gen.federated.personal import Method, Model
 from fedjax_gen.types import Array, Key
 
-_JITTER = 1e-4  # of the mean variance, so that a factor of few examples exists
-
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -161,14 +159,17 @@ def last_round_floats(
 
 def sums_of_batch(features: Array, batch: Batch, num_classes: int) -> Sums:
   """The sums of one batch of features `[B, F]`."""
-  member = jax.nn.one_hot(batch.labels, num_classes) * batch.mask[:, None]
-  # Not in the reduced precision that some accelerators default to.
-  einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
-  outer = einsum('bc,bf,bg->cfg', member, features, features)
+  rows, columns = jnp.triu_indices(features.shape[-1])
+  kept = jnp.where(batch.mask[:, None], features, 0.0)
+
+  def by_class(values):
+    return jax.ops.segment_sum(values, batch.labels, num_classes)
+
   return Sums(
-    member.sum(axis=0).astype(jnp.int32),
-    einsum('bc,bf->cf', member, features),
-    packed(outer),
+    by_class(batch.mask.astype(jnp.int32)),
+    by_class(kept),
+    # The triangles alone: C full matrices for every batch would fill memory.
+    by_class(kept[:, rows] * kept[:, columns]),
   )
 
 
@@ -187,18 +188,14 @@ def moments(sums: Sums) -> tuple[Array, Array]:
 
 
 def factors(covariances: Array) -> Array:
-  """Lower factors `[C, F, F]` of covariances that may lack full rank.
+  """Symmetric roots `[C, F, F]` of covariances that may lack full rank.
 
-  A little is added to the variances. Where rounding leaves no factor still,
-  the features are taken to be independent.
+  Where there are fewer examples than features, rounding makes some eigenvalues
+  negative; they count as zero.
   """
-  variances = jnp.maximum(jnp.diagonal(covariances, axis1=-2, axis2=-1), 0.0)
-  little = _JITTER * variances.mean(axis=-1) + jnp.finfo(jnp.float32).tiny
-  identity = jnp.eye(covariances.shape[-1])[None]
-  lower = jnp.linalg.cholesky(covariances + little[:, None, None] * identity)
-  independent = jnp.sqrt(variances)[:, :, None] * identity
-  is_there = jnp.isfinite(lower).all(axis=(1, 2), keepdims=True)
-  return jnp.where(is_there, lower, independent)
+  values, vectors = jnp.linalg.eigh(covariances)
+  roots = jnp.sqrt(jnp.maximum(values, 0.0))
+  return (vectors * roots[:, None]) @ jnp.swapaxes(vectors, 1, 2)
 
 
 def packed(matrices: Array) -> Array:
@@ -255,9 +252,9 @@ def virtual_features(
 ) -> ClientData:
   """Draws of every known class, with their labels, to train on."""
   num_classes, size = gaussians.means.shape
-  lower = factors(unpacked(gaussians.covariances, size))
+  roots = factors(unpacked(gaussians.covariances, size))
   noise = jax.random.normal(key, (num_classes, per_class, size))
-  drawn = gaussians.means[:, None] + noise @ jnp.swapaxes(lower, 1, 2)
+  drawn = gaussians.means[:, None] + noise @ roots
   labels = jnp.repeat(jnp.arange(num_classes, dtype=jnp.int32), per_class)
   return prototypes.labelled(
     drawn.reshape(-1, size), labels, gaussians.known[labels]
