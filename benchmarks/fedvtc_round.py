@@ -30,6 +30,7 @@ import pathlib
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -198,7 +199,7 @@ class _Arguments(NamedTuple):
   @property
   def data(self) -> ClientData:
     """The client's images."""
-    return self.everyone.client(0)
+    return self.everyone.client(jnp.int32(0))
 
 
 def _client(setting: Setting, number: int) -> tuple[fedvtc.Client, _Arguments]:
@@ -216,7 +217,7 @@ def _client(setting: Setting, number: int) -> tuple[fedvtc.Client, _Arguments]:
     info: ClientInfo = trees.take(rounds.everyones_infos(everyone), 0)
     program = client.program()
     kept = program.init(key, info)
-    data = everyone.client(0)
+    data = everyone.client(info.row)
     sums = personal.feature_sums(
       model, kept.own.variables['classifier'], data, client.training.batch_size
     )
@@ -314,7 +315,7 @@ def _joint_program(
 
 def _temporary_bytes(program: Callable[..., Tree], *arguments: Tree) -> int:
   """By the compiler's analysis; nothing is run."""
-  compiled = jax.jit(program).lower(*arguments).compile()
+  compiled: Any = jax.jit(program).lower(*arguments).compile()
   return int(compiled.memory_analysis().temp_size_in_bytes)
 
 
