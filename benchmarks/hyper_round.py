@@ -13,29 +13,21 @@ the random numbers; the runs alternate, and the ratio is that of their medians.
 """
 
 import argparse
-import functools
 import json
 import os
 import pathlib
-import resource
-import statistics
-import sys
-import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import timing
+from benchmarks.loop import Loop
 from fedjax_gen import trees
 from fedjax_gen.algorithms import fedhypevae
 from fedjax_gen.data import partition
 from fedjax_gen.data.federated import FederatedDataset, federated_dataset
 from fedjax_gen.federated import rounds
-from fedjax_gen.federated.algorithm import (
-  Algorithm,
-  ClientInfo,
-  FederatedState,
-)
+from fedjax_gen.federated.algorithm import Algorithm, FederatedState
 from fedjax_gen.federated.mapping import Mapping
 from fedjax_gen.models.hypernetwork import HyperVaeConfig, build_hyper_vae
 from fedjax_gen.models.vae import DataSpec
@@ -63,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
     'cpus': os.cpu_count(),
     'load_average': os.getloadavg()[0],
     **_bytes(algorithm, data, state),
-    'peak_rss_bytes_after_init': _peak_rss(),
+    'peak_rss_bytes_after_init': timing.peak_rss(),
   }
   run = rounds.round_runner(algorithm, mapping=Mapping(flags.block_size))
   peer = None
@@ -74,31 +66,27 @@ def main(argv: list[str] | None = None) -> None:
     return state
 
   with CompileClock() as clock:
-    _timed(ours)
+    timing.timed(ours)
   result['compile_seconds'] = clock.seconds
-  result['peak_rss_bytes'] = _peak_rss()
+  result['peak_rss_bytes'] = timing.peak_rss()
   if flags.peers:
     # After the peak was read: the loop holds clients of its own.
-    peer = _Loop(algorithm, data)
+    peer = Loop(algorithm, [data], _KEY)
     with CompileClock() as clock:
-      _timed(peer.round)
+      timing.timed(peer.round)
     result['loop_compile_seconds'] = clock.seconds
-    result['largest_difference'] = _difference(state, peer)
+    result['largest_difference'] = timing.largest_difference(
+      state.server.variables, peer.server.variables
+    )
   times: dict[str, list] = {'round': [], 'loop': []}
   for _ in range(flags.repeats):
-    times['round'].append(_timed(ours))
+    times['round'].append(timing.timed(ours))
     if peer is not None:
-      times['loop'].append(_timed(peer.round))
+      times['loop'].append(timing.timed(peer.round))
   for name, measured in times.items():
     if not measured:
       continue
-    wall, cpu = zip(*measured, strict=True)
-    result[name] = {
-      'seconds': wall,
-      'median_seconds': statistics.median(wall),
-      'cpu_seconds': cpu,
-      'median_cpu_seconds': statistics.median(cpu),
-    }
+    result[name] = timing.summary(measured)
   if peer is not None:
     for kind in ('seconds', 'cpu_seconds'):
       result[f'loop_over_round_{kind}'] = (
@@ -108,71 +96,6 @@ def main(argv: list[str] | None = None) -> None:
   print(text)
   if flags.out:
     pathlib.Path(flags.out).write_text(text + '\n', encoding='utf-8')
-
-
-class _Loop:
-  """A Python loop over clients, each a call of one compiled step.
-
-  The step adds its message to the sum itself and is given the client's buffers
-  to reuse: a loop could hardly do with less.
-  """
-
-  def __init__(self, algorithm: Algorithm, data: FederatedDataset):
-    """Starts where `rounds.init_state` does."""
-    state = rounds.init_state(algorithm, [data], jax.random.key(0))
-    self.server, self.round_number = state.server, 0
-    self.clients = [
-      trees.take(state.fleets[0], i) for i in range(len(data.sizes))
-    ]
-    self._data = data
-    [program] = algorithm.fleets
-    aggregate = algorithm.server.aggregate
-
-    def work(server, client, data, row, key):
-      size = data.sizes[row]
-      info = ClientInfo(
-        row=row,
-        group=data.groups[row],
-        num_examples=size,
-        weight=size.astype(jnp.float32),
-        present=jnp.ones((), bool),
-      )
-      view = program.view(server, info)
-      message, client, metrics = program.update(
-        view, client, data.client(row), jax.random.fold_in(key, row)
-      )
-      one = jax.tree.map(lambda leaf: leaf[None], (message, info))
-      return aggregate.partial(*one), client, metrics
-
-    @functools.partial(jax.jit, donate_argnums=(1, 2))
-    def step(server, client, sums, data, row, key):
-      more, client, metrics = work(server, client, data, row, key)
-      return trees.add(sums, more), client, metrics
-
-    @jax.jit
-    def finish(server, sums, key):
-      return algorithm.server.update(server, aggregate.finish(sums), key)[0]
-
-    self._step, self._finish = step, finish
-    self._sums = jax.eval_shape(
-      work, self.server, self.clients[0], data, jnp.int32(0), _KEY
-    )[0]
-
-  def round(self):
-    """One round; keys are derived as `rounds.federated_round` does."""
-    server_key, fleet_key = jax.random.split(
-      jax.random.fold_in(_KEY, self.round_number)
-    )
-    _, key = jax.random.split(fleet_key)
-    sums, log = trees.zeros_like(self._sums), []
-    for row in range(len(self.clients)):
-      sums, self.clients[row], metrics = self._step(
-        self.server, self.clients[row], sums, self._data, np.int32(row), key
-      )
-      log.append(metrics)
-    self.server = self._finish(self.server, sums, server_key)
-    self.round_number += 1
-    return self.server, log
 
 
 def _flags(argv):
@@ -242,28 +165,6 @@ def _bytes(
     'bytes_down': traffic.bytes_down,
     'bytes_up': traffic.bytes_up,
   }
-
-
-def _timed(run) -> tuple[float, float]:
-  """Seconds on the clock, and of all threads together."""
-  wall, cpu = time.perf_counter(), time.process_time()
-  jax.block_until_ready(run())
-  return time.perf_counter() - wall, time.process_time() - cpu
-
-
-def _peak_rss() -> int:
-  unit = 1 if sys.platform == 'darwin' else 1024
-  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def _difference(state: FederatedState, peer: _Loop) -> float:
-  """Largest difference of any of the server's weights after a round."""
-  both = jax.tree.map(
-    lambda ours, theirs: jnp.max(jnp.abs(ours - theirs)),
-    state.server.variables,
-    peer.server.variables,
-  )
-  return float(max(jax.tree.leaves(both)))
 
 
 if __name__ == '__main__':

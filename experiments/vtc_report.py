@@ -419,7 +419,7 @@ def _use(workdir: pathlib.Path, facts: Facts) -> report.Section:
     'it keeps: a simulation can write them side by side.'
   )
   if facts.protection is not None:
-    said += ' They are never sent, and ε does not cover them.'
+    said += ' ε is of what FedVTC’s clients send, and covers none of these.'
   methods = ', '.join(facts.metrics)
   return report.Section(
     'Use the models',

@@ -54,7 +54,7 @@ from fedjax_gen.models.vtc import Vtc
 from fedjax_gen.models.vtc_losses import GeneratorLosses
 from fedjax_gen.privacy import class_moments, noise, private_gaussians
 from fedjax_gen.privacy.plan import Plan
-from fedjax_gen.types import Array, Key, LossFn, Tree, Variables
+from fedjax_gen.types import Array, Key, LossFn, Metrics, Tree, Variables
 
 DEFAULT_RULES = Rules()
 DEFAULT_LOSSES = GeneratorLosses()
@@ -221,9 +221,7 @@ def fedvtc(
       'the features of all others, which no clipping of its own bounds.'
     )
   clients = [
-    _Client(
-      config, rules, losses, training, model, vtc, first, plan is not None
-    )
+    Client(config, rules, losses, training, model, vtc, first, plan is not None)
     for model, first in zip(
       models, personal.first_numbers(num_clients), strict=True
     )
@@ -237,8 +235,15 @@ def fedvtc(
   return Method(algorithm, tuple(client.deployment() for client in clients))
 
 
-class _Client(NamedTuple):
-  """The phases of one client's round; they follow each other in `update`."""
+class Client(NamedTuple):
+  """The phases of one client's round; they follow each other in `update`.
+
+  Attributes:
+    config, rules, losses, training, vtc: as `fedvtc` takes them.
+    model: the client's classifier.
+    first_number: of its fleet's clients, among those of all fleets.
+    is_private: whether what it sends is clipped, for a plan.
+  """
 
   config: Config
   rules: Rules
@@ -246,8 +251,8 @@ class _Client(NamedTuple):
   training: personal.Config
   model: Classifier
   vtc: Vtc
-  first_number: int
-  is_private: bool
+  first_number: int = 0
+  is_private: bool = False
 
   def program(self) -> ClientProgram:
     """The client as the engine takes it."""
@@ -259,7 +264,7 @@ class _Client(NamedTuple):
       number = (self.first_number + info.row).astype(jnp.int32)
       own = Personal(variables, trainer.init(variables), number)
       generator = self.vtc.init(personal.extra_key(key))
-      state = self._generator_optimizer().init(self._with_stddev(generator))
+      state = self.generator_optimizer().init(self.with_stddev(generator))
       is_local = self.config.vtc_scope == 'local'
       return VtcClient(own, generator if is_local else (), state)
 
@@ -271,7 +276,7 @@ class _Client(NamedTuple):
       if self.config.finetune == 'every_round':
         variables = self.finetune(view, client, data, finetune_key)
       variables, state, metrics = trainer.run(
-        self._classifier_loss(view['gaussians']),
+        self.classifier_loss(view['gaussians']),
         variables,
         client.own.optimizer_state,
         data,
@@ -285,7 +290,7 @@ class _Client(NamedTuple):
       generator: Tree = received
       generator_state = client.generator_state
       if self.losses.is_any:
-        generator, generator_state, more = self._train_generator(
+        generator, generator_state, more = self.train_generator(
           view, variables['classifier'], generator, generator_state, sums,
           data, generator_key,
         )  # fmt: skip
@@ -385,7 +390,7 @@ class _Client(NamedTuple):
     sums = local.total(of_batch, data, self.training.batch_size)
     return jax.tree.map(lambda leaf: leaf / jnp.maximum(data.size, 1), sums)
 
-  def _classifier_loss(self, gaussians: ClassGaussians) -> LossFn:
+  def classifier_loss(self, gaussians: ClassGaussians) -> LossFn:
     """L_f: cross-entropy, and the part of D_KL that moves features."""
     weight = self.config.prototype_weight
     if not weight:
@@ -399,17 +404,38 @@ class _Client(NamedTuple):
 
     return personal.classification(self.model, pull)
 
-  def _train_generator(
-    self, view, classifier, generator, state, sums, data, key
-  ):
-    """Passes of L_e over the client's images; the classifier is frozen."""
+  def train_generator(
+    self,
+    view: Tree,
+    classifier: Variables,
+    generator: Variables,
+    state: Tree,
+    sums: ClassSums,
+    data: ClientData,
+    key: Key,
+  ) -> tuple[Variables, Tree, Metrics]:
+    """Passes of L_e over the client's images; the classifier is frozen.
+
+    Args:
+      view: what came down.
+      classifier: the client's, trained.
+      generator: variables to start from.
+      state: of the generator's optimizer.
+      sums: of the client's features.
+      data: its images.
+      key: consumed.
+
+    Returns:
+      The generator's variables, the optimizer's state and metrics.
+    """
     config = self.config
     own = class_gaussians.of_client(sums)
+    classifier = jax.lax.stop_gradient(classifier)
     trained = local.train(
-      self._generator_loss(view['gaussians'], own, classifier),
-      self._generator_optimizer(),
+      self.generator_loss(view['gaussians'], own, classifier),
+      self.generator_optimizer(),
       local.local_work(config.vtc_epochs, self.training.batch_size),
-      self._with_stddev(generator, own.stddev[0]),
+      self.with_stddev(generator, own.stddev[0]),
       state,
       data,
       key,
@@ -418,12 +444,11 @@ class _Client(NamedTuple):
     metrics['generator_loss'] = metrics.pop('loss')
     return trained.variables['generator'], trained.optimizer_state, metrics
 
-  def _generator_loss(
+  def generator_loss(
     self, gaussians: ClassGaussians, own: ClassGaussians, classifier: Variables
   ) -> LossFn:
-    """L_e = L_rc + w_KL D_KL + w_DM L_DM."""
+    """L_e = L_rc + w_KL D_KL + w_DM L_DM, of `with_stddev`'s variables."""
     losses, model, vtc = self.losses, self.model, self.vtc
-    classifier = jax.lax.stop_gradient(classifier)
 
     def loss_fn(variables, batch, key):
       noise_key, dm_key = jax.random.split(key)
@@ -464,13 +489,16 @@ class _Client(NamedTuple):
 
     return loss_fn
 
-  def _with_stddev(self, generator, stddev=None):
+  def with_stddev(
+    self, generator: Variables, stddev: Array | None = None
+  ) -> Variables:
     """What the generator's optimizer trains."""
     if stddev is None:
       stddev = jnp.ones(self.model.feature_size)
     return {'generator': generator, 'log_stddev': jnp.log(stddev)}
 
-  def _generator_optimizer(self) -> optax.GradientTransformation:
+  def generator_optimizer(self) -> optax.GradientTransformation:
+    """What descends L_e."""
     return optax.adam(self.config.vtc_learning_rate, b1=0.5)
 
 
