@@ -205,9 +205,9 @@ def main(
     if protection is not None:
       session.say(protection.sentence())
     judge = Judge(clients, run.seed)
-    results = {}
+    results, memory = {}, {}
     for name, method in methods.items():
-      results[name] = _train(
+      results[name], memory[name] = _train(
         name, method, clients, federation, run, session, workdir,
         traffic[name], judge,
       )  # fmt: skip
@@ -220,6 +220,7 @@ def main(
       name: _metrics(
         name, judged[name], results, traffic[name], clients, comparison
       )
+      | {'round_memory_bytes': float(memory[name])}
       for name in methods
     }
     protected = [n for n in methods if n.startswith(vtc_methods.SUBJECT)]
@@ -307,8 +308,11 @@ def _train(
   workdir: Workdir,
   traffic: Sequence[rounds.Traffic],
   judge: Judge,
-) -> training.TrainResult:
-  """Trains one method, measuring as it goes."""
+) -> tuple[training.TrainResult, int]:
+  """Trains one method, measuring as it goes; and what its rounds need.
+
+  The program is found where it was kept when it was compiled for training.
+  """
   init_key, run_key = jax.random.split(jax.random.key(run.seed))
   mapping = build_mapping(federation)
   data = rounds.place(clients.datasets, mapping)
@@ -329,7 +333,7 @@ def _train(
       'accuracy_worst': float(accuracies.min()),
     }
 
-  return training.train(
+  result = training.train(
     method=name,
     init=lambda: rounds.init_state(method.algorithm, data, init_key),
     step=federated_step.federated_step(runner, traffic, data, run_key),
@@ -343,6 +347,10 @@ def _train(
     trained=_trained,
     stop=session.stop,
   )
+  memory = runner.temporary_bytes(
+    result.state, data, run_key, min(run.rounds_per_step, run.rounds)
+  )
+  return result, memory
 
 
 def _trained(state: Any) -> Tree:

@@ -80,7 +80,7 @@ class LimitsTest(parameterized.TestCase):
     self.assertEqual([fleet.generator for fleet in state.fleets], [(), ()])
     start = _VTC.init(jax.random.key(0))
     chex.assert_trees_all_equal_shapes(state.server.generator.variables, start)
-    state, _ = zoo.trained(_method(), 1)
+    state, _ = zoo.trained(_method(_config(vtc_scope='local')), 1)
     self.assertEqual(state.server.generator, ())
     kernels = jax.tree.leaves(state.fleets[0].generator)[0]
     self.assertTrue((kernels[0] != kernels[1]).any())
@@ -152,7 +152,7 @@ class CommunicationTest(absltest.TestCase):
       )
     )  # fmt: skip
     # 2.76 million: Dense(512, 256 * 4 * 4), then 256-128-64-3.
-    self.assertEqual(size, 2_760_064)
+    self.assertEqual(size, 2_760_576)
     for scope, more in (('local', 0), ('federated', size)):
       view, message = table5.exchanged(
         lambda training, models, scope=scope: fedvtc.fedvtc(
@@ -168,7 +168,7 @@ class CommunicationTest(absltest.TestCase):
   def test_sigma_of_each_class_doubles_the_statistics(self):
     view, message = table5.exchanged(
       lambda training, models: fedvtc.fedvtc(
-        fedvtc.Config(), training, models,
+        fedvtc.Config(vtc_scope='local'), training, models,
         [20], build_vtc(VtcConfig(), 512, table5.SPEC),
         rules=Rules(sigma_shape='class'),
       )
