@@ -147,5 +147,28 @@ class AggregatesTest(parameterized.TestCase):
       aggregates.by_group(0)
 
 
+class ByClientTest(absltest.TestCase):
+  def test_every_message_has_its_row_and_the_absent_none(self):
+    rule = aggregates.by_client(4)
+    messages = aggregates.Named(
+      jnp.array([2, 0, 3]), {'w': jnp.array([[1.0], [2.0], [jnp.nan]])}
+    )
+    info = infos([5.0, 6.0, 7.0], present=[True, True, False])
+    values, present = rule.finish(rule.partial(messages, info))
+    np.testing.assert_array_equal(values['w'], [[2.0], [0.0], [1.0], [0.0]])
+    np.testing.assert_array_equal(present, [1, 0, 1, 0])
+
+  def test_fleets_meet(self):
+    rule = aggregates.by_client(2)
+    first, second = (
+      rule.partial(aggregates.Named(jnp.array([n]), jnp.array([n + 1.0])),
+                   infos([1.0]))
+      for n in range(2)
+    )  # fmt: skip
+    values, present = rule.finish(rule.merge(first, second))
+    np.testing.assert_array_equal(values, [1.0, 2.0])
+    np.testing.assert_array_equal(present, [1.0, 1.0])
+
+
 if __name__ == '__main__':
   absltest.main()

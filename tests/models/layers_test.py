@@ -114,5 +114,41 @@ class ConvTest(parameterized.TestCase):
       layers.conv(inputs, kernel, (2, 2), 'CIRCULAR')
 
 
+class DepthwiseConvTest(parameterized.TestCase):
+  @parameterized.parameters(
+    ((8, 8), (3, 3), (1, 1)), ((7, 9), (3, 3), (2, 2)), ((6, 6), (5, 3), (2, 1))
+  )
+  def test_equals_lax_forward_and_backward(self, size, window, strides):
+    inputs, kernel = _inputs_and_kernel(size, window, num_in=3, num_out=1)
+
+    def ours(inputs, kernel):
+      return layers.depthwise_conv(inputs, kernel[..., 0], strides)
+
+    def lax(inputs, kernel):
+      return jax.lax.conv_general_dilated(
+        inputs,
+        jnp.swapaxes(kernel, 2, 3),
+        strides,
+        'SAME',
+        dimension_numbers=_DIMENSIONS,
+        feature_group_count=3,
+      )
+
+    out, vjp = jax.vjp(ours, inputs, kernel)
+    expected, expected_vjp = jax.vjp(lax, inputs, kernel)
+    chex.assert_trees_all_close(out, expected, atol=1e-4)
+    chex.assert_trees_all_close(
+      vjp(jnp.cos(out)), expected_vjp(jnp.cos(expected)), atol=1e-4
+    )
+
+
+class MaxPoolTest(absltest.TestCase):
+  def test_equals_flax_and_drops_what_makes_no_cell(self):
+    inputs, _ = _inputs_and_kernel((7, 8), (1, 1))
+    chex.assert_trees_all_equal(
+      layers.max_pool(inputs), nn.max_pool(inputs, (2, 2), (2, 2))
+    )
+
+
 if __name__ == '__main__':
   absltest.main()
