@@ -13,8 +13,8 @@ from fedjax_gen.data.federated import FederatedDataset, federated_dataset
 from fedjax_gen.data.partition import Partition
 from fedjax_gen.data.sources import DataSource
 from fedjax_gen.errors import InputError
-from fedjax_gen.federated import personal
-from fedjax_gen.federated.personal import Method
+from fedjax_gen.federated import deployment
+from fedjax_gen.federated.deployment import Method
 from fedjax_gen.federation import FederationConfig, build_partition
 from fedjax_gen.types import Array, Tree
 
@@ -117,7 +117,7 @@ class Judge:
   def deployed(self, method: Method, state: Any) -> tuple[Tree, ...]:
     """What the clients of each fleet predict with, leaves `[N, ...]`."""
     if id(method) not in self._deployers:
-      self._deployers[id(method)] = personal.deployer(method)
+      self._deployers[id(method)] = deployment.deployer(method)
     run = self._deployers[id(method)]
     return run(state, self._clients.datasets, self._key)
 
@@ -127,7 +127,9 @@ class Judge:
     """`[N, C]` right answers of each client on the global test set."""
     inputs, labels = self._global
     rows = jnp.arange(len(labels))[None]
-    return self._score(method, deployed, rule, inputs, labels, [rows] * 99)
+    return self._score(
+      method, deployed, rule, inputs, labels, [rows] * len(deployed)
+    )
 
   def everything(self, method: Method, state: Any) -> 'Judged':
     """All that is measured of a method at the end."""
@@ -145,11 +147,11 @@ class Judge:
 
   def _score(self, method, deployed, rule, inputs, labels, rows):
     correct = []
-    for deployment, variables, asked in zip(
-      method.deployments, deployed, rows, strict=False
+    for fleet, variables, asked in zip(
+      method.deployments, deployed, rows, strict=True
     ):
-      name = rule or next(iter(deployment.rules))
-      run = _scorer(deployment.rules[name], self._num_classes)
+      name = rule or next(iter(fleet.rules))
+      run = _scorer(fleet.rules[name], self._num_classes)
       correct.append(np.asarray(run(variables, inputs, labels, asked)))
     return self._clients.by_client(correct)
 
@@ -182,4 +184,4 @@ class Judged(NamedTuple):
   deployed: tuple[Tree, ...]
 
 
-_scorer = functools.cache(personal.scorer)
+_scorer = functools.cache(deployment.scorer)

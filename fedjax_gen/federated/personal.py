@@ -21,24 +21,23 @@ import numpy as np
 import optax
 
 from fedjax_gen import validate
-from fedjax_gen.data.federated import Batch, ClientData, FederatedDataset
+from fedjax_gen.data.federated import Batch, ClientData
 from fedjax_gen.errors import InputError
 from fedjax_gen.federated import (
   aggregates,
   averaging,
   class_sums,
   local,
-  rounds,
 )
 from fedjax_gen.federated.algorithm import (
   Algorithm,
   ClientInfo,
   ClientProgram,
-  FederatedState,
   ServerProgram,
 )
 from fedjax_gen.federated.averaging import Trainer
 from fedjax_gen.federated.class_sums import ClassSums
+from fedjax_gen.federated.deployment import Deployment, Method
 from fedjax_gen.types import Array, Key, LossFn, Tree, Variables
 
 
@@ -130,32 +129,6 @@ class Personal(NamedTuple):
   variables: Variables
   optimizer_state: Tree
   number: Array
-
-
-class Deployment(NamedTuple):
-  """How clients of one fleet predict.
-
-  Attributes:
-    deploy: `(view, client, data, key) -> deployed`, what a client predicts with
-      if it stops now. The client goes on from what it had.
-    rules: by name `(deployed, inputs) -> scores [B, C]`, the highest wins; the
-      first is the method's own.
-  """
-
-  deploy: Callable[[Tree, Tree, ClientData, Key], Tree]
-  rules: Mapping[str, Callable[[Tree, Array], Array]]
-
-
-class Method(NamedTuple):
-  """A federated method of clients with their own models.
-
-  Attributes:
-    algorithm: what runs.
-    deployments: one for each fleet.
-  """
-
-  algorithm: Algorithm
-  deployments: tuple[Deployment, ...]
 
 
 class Model(Protocol):
@@ -406,90 +379,3 @@ def local_only(config: Config, models: Sequence[Model]) -> Method:
 def _plain_loss(model, view):
   del view  # nothing is received
   return classification(model)
-
-
-def deployer(
-  method: Method,
-) -> Callable[[FederatedState, Sequence[FederatedDataset], Key], tuple]:
-  """Compiles what all clients would predict with.
-
-  Returns:
-    `run(state, datasets, key) -> deployed`, one tree a fleet, leaves
-    `[N, ...]`. Clients are computed one after the other.
-  """
-
-  @jax.jit
-  def run(state, datasets, key):
-    def of_fleet(program, deployment, clients, data, key):
-      infos = rounds.everyones_infos(data)
-
-      def of_client(info_and_client):
-        info, client = info_and_client
-        return deployment.deploy(
-          program.view(state.server, info),
-          client,
-          data.client(info.row),
-          jax.random.fold_in(key, info.row),
-        )
-
-      return jax.lax.map(of_client, (infos, clients))
-
-    keys = jax.random.split(key, len(datasets))
-    return tuple(
-      of_fleet(*arguments)
-      for arguments in zip(
-        method.algorithm.fleets,
-        method.deployments,
-        state.fleets,
-        datasets,
-        keys,
-        strict=True,
-      )
-    )
-
-  return lambda state, datasets, key: run(state, tuple(datasets), key)
-
-
-def scorer(
-  rule: Callable[[Tree, Array], Array], num_classes: int, batch_size: int = 500
-) -> Callable[[Tree, Array, Array, Array], Array]:
-  """Compiles how often clients are right, by class.
-
-  Args:
-    rule: of a `Deployment`.
-    num_classes: C.
-    batch_size: examples at a time.
-
-  Returns:
-    `run(deployed, inputs, labels, rows) -> [N, C]` numbers of right answers.
-    `deployed` has leaves `[N, ...]`; `rows` is `[N, m]`, the examples that each
-    client is asked, -1 for none; or `[1, m]`, the same for all.
-  """
-
-  @jax.jit
-  def run(deployed, inputs, labels, rows):
-    num = rows.shape[1]
-    steps = -(-num // batch_size)
-    padded = jnp.pad(
-      rows, ((0, 0), (0, steps * batch_size - num)), constant_values=-1
-    ).reshape(len(rows), steps, batch_size)
-
-    def of_client(client_and_rows):
-      client, asked = client_and_rows
-
-      def of_batch(batch_rows):
-        there = batch_rows >= 0
-        at = jnp.maximum(batch_rows, 0)
-        right = rule(client, inputs[at]).argmax(axis=-1) == labels[at]
-        member = jax.nn.one_hot(labels[at], num_classes)
-        return jnp.sum(member * (right & there)[:, None], axis=0)
-
-      return jax.lax.map(of_batch, asked).sum(axis=0)
-
-    if len(rows) == 1:
-      return jax.lax.map(
-        lambda client: of_client((client, padded[0])), deployed
-      )
-    return jax.lax.map(of_client, (deployed, padded))
-
-  return run

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_gen.data.federated import Batch
-from fedjax_gen.federated import personal, rounds
+from fedjax_gen.federated import deployment, personal, rounds
 from fedjax_gen.models.classifiers import ClassifierConfig, build_classifiers
 from fedjax_gen.models.vae import DataSpec
 from fedjax_gen.models.vtc import VtcConfig, build_vtc
@@ -92,7 +92,7 @@ def alone(training=TRAINING):
 def deployed(method, num_rounds=2):
   """What clients predict with after some rounds, by fleet."""
   state, _ = trained(method, num_rounds)
-  return jax.device_get(personal.deployer(method)(state, fleets(), KEY))
+  return jax.device_get(deployment.deployer(method)(state, fleets(), KEY))
 
 
 def joined(parts):

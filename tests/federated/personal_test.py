@@ -10,7 +10,13 @@ import numpy as np
 
 from fedjax_gen import trees
 from fedjax_gen.errors import InputError
-from fedjax_gen.federated import class_sums, local, metering, personal
+from fedjax_gen.federated import (
+  class_sums,
+  deployment,
+  local,
+  metering,
+  personal,
+)
 from fedjax_gen.federated.class_sums import ByClass
 from tests.algorithms import zoo
 from tests.federated import toys
@@ -42,7 +48,7 @@ class PersonalTest(absltest.TestCase):
     model = zoo.models()[0]
     rule = _alone().deployments[0].rules['head']
     # Batches of three, of which the last is not full.
-    run = personal.scorer(rule, 10, batch_size=3)
+    run = deployment.scorer(rule, 10, batch_size=3)
     everyone = run(deployed[0], inputs, labels, jnp.arange(7)[None])
     own_rows = jnp.array([[0, 1, -1], [2, -1, -1], [-1, -1, -1]])
     own = run(deployed[0], inputs, labels, own_rows)
