@@ -235,6 +235,7 @@ class PrivacyTest(absltest.TestCase):
   def _messages(self, method):
     messages = []
     state, _ = zoo.trained(method, 1)
+    state = jax.tree.map(jnp.asarray, state)
     for program, fleet, data in zip(
       method.algorithm.fleets, state.fleets, zoo.fleets(), strict=True
     ):

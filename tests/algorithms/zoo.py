@@ -9,7 +9,11 @@ import numpy as np
 
 from fedjax_gen.data.federated import Batch
 from fedjax_gen.federated import deployment, personal, rounds
-from fedjax_gen.models.classifiers import ClassifierConfig, build_classifiers
+from fedjax_gen.models.classifiers import (
+  Classifier,
+  ClassifierConfig,
+  build_classifiers,
+)
 from fedjax_gen.models.vae import DataSpec
 from fedjax_gen.models.vtc import VtcConfig, build_vtc
 from tests.algorithms import digits
@@ -109,10 +113,11 @@ def weighted(tree, weights):
 
 def linear_model():
   """A classifier whose features are its inputs, of size 3, in two classes."""
-  return personal.Model(
+  return Classifier(
     init=lambda key: linear(0),
     features=lambda variables, inputs: inputs,
     logits=lambda head, features: features @ head,
+    name='linear',
     feature_size=3,
     num_classes=2,
   )

@@ -147,7 +147,9 @@ def test_best_match_is_the_best_of_the_pool_by_each_measure():
   dimmed = (pool[:1] // 4).astype(np.uint8)
   alone = inversion_audit.best_match(pool[:1], dimmed)
   both = inversion_audit.best_match(pool[:1], np.concatenate([dimmed, flat]))
-  assert both[0] > alone[0] and both[1] == alone[1]
+  assert both[0] > alone[0]
+  # Pools of other sizes are other programs, which round otherwise.
+  np.testing.assert_allclose(both[1], alone[1], rtol=1e-5)
 
 
 def test_the_first_image_is_that_of_the_mean_and_the_others_spread():

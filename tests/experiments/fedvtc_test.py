@@ -184,7 +184,7 @@ def test_clients_can_be_protected(folder, digits_file):
     (['--baselines=local,local'], 'each of baselines once'),
     (['--ablations=no_such'], 'no_such'),
     (['--architectures=lenet'], 'lenet'),
-    (['--num_clients=1'], '2 architectures'),
+    (['--num_clients=1', '--partition=iid'], '2 architectures'),
     (['--local_test_fraction=1'], 'local_test_fraction'),
     (['--vtc_scope=global'], 'global'),
     (['--data=digits_features'], 'Expected images'),

@@ -49,7 +49,9 @@ class ClassifiersTest(parameterized.TestCase):
     images = np.random.default_rng(0).integers(0, 256, (2, 28, 28, 1), np.uint8)
     signed = classifiers.to_signed(jnp.asarray(images))
     np.testing.assert_allclose(
-      model.features(variables, images), model.features(variables, signed)
+      model.features(variables, images),
+      model.features(variables, signed),
+      atol=1e-6,
     )
     np.testing.assert_array_equal(classifiers.to_pixels(signed), images)
 
