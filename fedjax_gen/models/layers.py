@@ -1,11 +1,7 @@
 """Convolutions that stay fast when every client has its own weights.
 
-Mapping a `lax` convolution over clients turns it into a grouped convolution,
-and inside a loop XLA:CPU runs its gradients 10 to 50 times too slowly
-(https://github.com/jax-ml/jax/issues/12868). The same sums written as patches
-times a matrix have neither problem: over clients they are one batched matrix
-product, forward and backward. This module is the one place where that choice
-lives; a model says `Conv` and does not know it.
+How a convolution is computed is chosen here and in `patches`, once for all
+models: a model says `Conv` and does not know it.
 
 A stride s is taken out first: space-to-depth makes a k x k convolution of
 stride s a (k/s) x (k/s) one of stride 1, so that a 4 x 4 stride-2 layer copies
@@ -13,13 +9,13 @@ stride s a (k/s) x (k/s) one of stride 1, so that a 4 x 4 stride-2 layer copies
 """
 
 from collections.abc import Sequence
-import math
 
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
 from fedjax_gen import validate
+from fedjax_gen.models.patches import correlate, pad_or_cut, spread
 
 
 def conv(
@@ -28,7 +24,7 @@ def conv(
   strides: Sequence[int] = (1, 1),
   padding: str = 'SAME',
 ) -> jax.Array:
-  """Two-dimensional convolution, as patches times a matrix.
+  """Two-dimensional convolution.
 
   Equal to `jax.lax.conv_general_dilated` with NHWC inputs and an HWIO kernel.
 
@@ -56,21 +52,7 @@ def conv(
       out = (size - window) // stride + 1
       low.append(0)
     sizes.append(out)
-  blocks = [-(-k // s) for k, s in zip(kernel.shape[:2], strides, strict=True)]
-  # After space-to-depth the window is `blocks` wide, so this many input cells
-  # are looked at; what lies beyond the image is zero, what no window sees is
-  # cut off.
-  seen = [
-    (o + b - 1) * s for o, b, s in zip(sizes, blocks, strides, strict=True)
-  ]
-  inputs = _pad_or_cut(inputs, low, seen)
-  inputs = space_to_depth(inputs, strides)
-  patches = [
-    inputs[:, i : i + sizes[0], j : j + sizes[1]]
-    for i in range(blocks[0])
-    for j in range(blocks[1])
-  ]
-  return jnp.concatenate(patches, axis=-1) @ _block_kernel(kernel, strides)
+  return correlate(inputs, kernel, tuple(strides), tuple(low), tuple(sizes))
 
 
 def conv_transpose(
@@ -79,12 +61,13 @@ def conv_transpose(
   strides: Sequence[int] = (1, 1),
   padding: str = 'SAME',
 ) -> jax.Array:
-  """Two-dimensional transposed convolution: a matrix, then overlap-add.
+  """Two-dimensional transposed convolution, in sub-pixel form.
 
   The linear transpose of `conv` with the same kernel, up to the order of its
   last two axes: input cell i adds `kernel[a] * input` to output cell
   `stride * i + a`, less what the padding cuts off. This is PyTorch's
-  `ConvTranspose2d`.
+  `ConvTranspose2d`. The outputs of a stride x stride block are computed as
+  channels of one cell.
 
   Args:
     inputs: `[B, H, W, I]`.
@@ -100,29 +83,14 @@ def conv_transpose(
     InputError: `padding` is neither of the two.
   """
   validate.one_of(('SAME', 'VALID'), padding=padding)
-  (window_h, window_w, num_in, num_out), (height, width) = (
-    kernel.shape,
-    inputs.shape[1:3],
-  )
-  blocks = [-(-k // s) for k, s in zip(kernel.shape[:2], strides, strict=True)]
-  # [I, h/s, w/s, s * s * O]: one matrix product gives, for every input cell,
-  # the blocks of output cells it touches.
-  matrix = _block_kernel(kernel.swapaxes(2, 3), strides)
-  matrix = matrix.reshape(*blocks, math.prod(strides) * num_out, num_in)
-  cells = jnp.einsum('bhwi,yxoi->yxbhwo', inputs, matrix)
-  out = jnp.zeros((), inputs.dtype)
-  for i in range(blocks[0]):
-    for j in range(blocks[1]):
-      shift = ((0, 0), (i, blocks[0] - 1 - i), (j, blocks[1] - 1 - j), (0, 0))
-      out = out + jnp.pad(cells[i, j], shift)
-  out = depth_to_space(out, strides)
+  (window_h, window_w), (height, width) = kernel.shape[:2], inputs.shape[1:3]
   full = ((height - 1) * strides[0] + window_h,
           (width - 1) * strides[1] + window_w)  # fmt: skip
-  if padding == 'VALID':
-    return _pad_or_cut(out, (0, 0), full)
-  wanted = (height * strides[0], width * strides[1])
-  low = [-(max(f - w, 0) // 2) for f, w in zip(full, wanted, strict=True)]
-  return _pad_or_cut(out, low, wanted)
+  wanted = full
+  if padding == 'SAME':
+    wanted = (height * strides[0], width * strides[1])
+  low = tuple(max(f - w, 0) // 2 for f, w in zip(full, wanted, strict=True))
+  return spread(inputs, kernel.swapaxes(2, 3), tuple(strides), low, wanted)
 
 
 def depthwise_conv(
@@ -152,7 +120,7 @@ def depthwise_conv(
     (out - 1) * stride + window
     for out, stride, window in zip(sizes, strides, kernel.shape, strict=False)
   ]
-  padded = _pad_or_cut(inputs, low, reach)
+  padded = pad_or_cut(inputs, low, reach)
   outputs = jnp.zeros((), inputs.dtype)
   for i in range(kernel.shape[0]):
     for j in range(kernel.shape[1]):
@@ -178,30 +146,6 @@ def max_pool(inputs: jax.Array, factor: int = 2) -> jax.Array:
     batch, rows, factor, columns, factor, channels
   )
   return cells.max(axis=(2, 4))
-
-
-def space_to_depth(inputs: jax.Array, factor: Sequence[int]) -> jax.Array:
-  """`[B, H * h, W * w, C]` to `[B, H, W, h * w * C]` for `factor` (h, w)."""
-  if tuple(factor) == (1, 1):
-    return inputs
-  batch, height, width, channels = inputs.shape
-  h, w = factor
-  blocks = inputs.reshape(batch, height // h, h, width // w, w, channels)
-  return blocks.swapaxes(2, 3).reshape(
-    batch, height // h, width // w, h * w * channels
-  )
-
-
-def depth_to_space(inputs: jax.Array, factor: Sequence[int]) -> jax.Array:
-  """The inverse of `space_to_depth`."""
-  if tuple(factor) == (1, 1):
-    return inputs
-  batch, height, width, depth = inputs.shape
-  h, w = factor
-  blocks = inputs.reshape(batch, height, width, h, w, depth // (h * w))
-  return blocks.swapaxes(2, 3).reshape(
-    batch, height * h, width * w, depth // (h * w)
-  )
 
 
 class Conv(nn.Module):
@@ -286,26 +230,3 @@ class ConvTranspose(nn.Module):
       bias = self.param('bias', nn.initializers.zeros_init(), (self.features,))
       outputs = outputs + bias[None, None, None]
     return outputs
-
-
-def _block_kernel(kernel: jax.Array, strides: Sequence[int]) -> jax.Array:
-  """`[h, w, I, O]` as the matrix that meets space-to-depth patches."""
-  (h, w, num_in, num_out), (sh, sw) = kernel.shape, strides
-  bh, bw = -(-h // sh), -(-w // sw)
-  kernel = jnp.pad(kernel, ((0, bh * sh - h), (0, bw * sw - w), (0, 0), (0, 0)))
-  kernel = kernel.reshape(bh, sh, bw, sw, num_in, num_out).swapaxes(1, 2)
-  return kernel.reshape(bh * bw * sh * sw * num_in, num_out)
-
-
-def _pad_or_cut(
-  inputs: jax.Array, low: Sequence[int], sizes: Sequence[int]
-) -> jax.Array:
-  """Puts `low` zeros before each axis (cuts if negative), then fits `sizes`."""
-  spatial = [
-    (before, size - before - extent, 0)
-    for before, size, extent in zip(low, sizes, inputs.shape[1:3], strict=True)
-  ]
-  if all(entry == (0, 0, 0) for entry in spatial):
-    return inputs
-  zero = jnp.zeros((), inputs.dtype)
-  return jax.lax.pad(inputs, zero, [(0, 0, 0), *spatial, (0, 0, 0)])
