@@ -17,7 +17,7 @@ Key = jax.Array
 Tree = Any
 """Any pytree of arrays."""
 Variables = dict[str, Any]
-"""Flax variables by module name: `{'encoder': {'params': ...}, ...}`."""
+"""Flax variables by module name, as in `variables['encoder']['params']`."""
 Metrics = dict[str, Array]
 """Named scalars (or arrays of scalars along client or round axes)."""
 LossFn = Callable[[Tree, Any, Key], tuple[Array, tuple[Tree, Metrics]]]
