@@ -35,7 +35,11 @@ highlight_language = 'none'  # most blocks are commands, or a folder
 myst_heading_anchors = 4
 
 autosummary_generate = True
-autodoc_default_options = {'members': True, 'member-order': 'bysource', 'ignore-module-all': True}
+autodoc_default_options = {
+  'members': True,
+  'member-order': 'bysource',
+  'ignore-module-all': True,
+}
 autodoc_typehints = 'none'  # the signature in the docstring's own words
 autodoc_preserve_defaults = True
 napoleon_custom_sections = [('Guarantees', 'params_style')]
@@ -57,7 +61,9 @@ def _fields_as_attributes(app, what, name, obj, options, lines):
   del app, name, options
   if what != 'class' or not dataclasses.is_dataclass(obj):
     return
-  told = [field for field in dataclasses.fields(obj) if 'help' in field.metadata]
+  told = [
+    field for field in dataclasses.fields(obj) if 'help' in field.metadata
+  ]
   if not told:
     return
   lines += ['', 'Attributes:']
