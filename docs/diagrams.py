@@ -2,7 +2,7 @@
 
 SVG with a ground of its own, so that it is read alike on light and dark pages,
 narrow enough for a telephone, and told apart by shape and words, not colour:
-what is trained is round, what is data is square.
+what is trained is round, what is data or computed is square.
 """
 
 from collections.abc import Sequence
