@@ -40,17 +40,25 @@ autodoc_default_options = {
   'member-order': 'bysource',
   'ignore-module-all': True,
 }
+add_module_names = False  # each page begins with its import
 autodoc_typehints = 'none'  # the signature in the docstring's own words
 autodoc_preserve_defaults = True
 napoleon_custom_sections = [('Guarantees', 'params_style')]
 napoleon_use_ivar = True
 napoleon_use_rtype = False
+napoleon_attr_annotations = False
 default_role = 'py:obj'
 
 html_theme = 'sphinx_book_theme'
 html_title = f'fedjax_gen {release}'
 html_static_path = ['_static']
 html_css_files = ['site.css']
+html_theme_options = {
+  'navbar_persistent': [],  # one field to search in, that of the sidebar
+  'use_download_button': False,
+}
+html_context = {'default_mode': 'auto'}
+html_use_index = html_domain_indices = False  # there is a search
 html_show_sourcelink = False
 html_copy_source = False
 copybutton_exclude = '.linenos, .gp, .go'

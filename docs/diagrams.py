@@ -11,13 +11,13 @@ import pathlib
 from typing import NamedTuple
 
 _FOLDER = pathlib.Path(__file__).parent / 'images'
-_WIDTH, _MARGIN, _PAD = 500, 8, 14
-_COLUMNS, _GAP, _HEIGHT, _ROW_GAP = 5, 20, 50, 30
+_WIDTH, _MARGIN, _PAD = 480, 8, 14
+_COLUMNS, _GAP, _HEIGHT, _ROW_GAP = 5, 14, 50, 28
 _TITLE, _BETWEEN = 30, 96  # heights: of a panel's title, of what travels
 _CELL = (_WIDTH - 2 * (_MARGIN + _PAD) - _GAP * (_COLUMNS - 1)) / _COLUMNS
 
 _STYLE = """\
-text { font: 13.5px system-ui, "Segoe UI", Roboto, sans-serif; fill: #1c1f24 }
+text { font: 14px system-ui, "Segoe UI", Roboto, sans-serif; fill: #1c1f24 }
 .title { font-weight: 600; font-size: 15px }
 .panel { fill: #fff; stroke: #8b93a0; stroke-width: 1.2 }
 .data { fill: #eef0f3; stroke: #5b6370; stroke-width: 1.2 }
@@ -90,9 +90,9 @@ DIAGRAMS = {
     'of each, its own.',
     [
       net('encoder|of all', 0),
-      net('decoder|of group 1', 2),
-      net('decoder|of group 2', 3),
-      net('…|of group G', 4),
+      net('decoder,|group 1', 2),
+      net('decoder,|group 2', 3),
+      net('…,|group G', 4),
       Box('prior|N(μ₁, I)', 2, 1),
       Box('prior|N(μ₂, I)', 3, 1),
       Box('…|N(μ_G, I)', 4, 1),
@@ -140,7 +140,7 @@ DIAGRAMS = {
     'small generator, and with those the client fine-tunes extractor and head.',
     [Box('for every class y:|N(c^y, σ²)', 0, columns=2), net('generator|ψ', 3)],
     'all Gaussians,|generator',
-    'sums of features by class,|what changed in ψ',
+    'sums of features|by class; change of ψ',
     'Client k',
     [
       Box('images|x', 0),

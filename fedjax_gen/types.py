@@ -1,9 +1,11 @@
 """Shared type names, and the legend of axis letters used in every docstring.
 
-N clients     K cohort (clients of one round)    G groups
-R rounds      E local epochs                     B batch
-n examples    D data values of one example       Z latent size
-C classes     F features                         S samples
+The letters:
+
+    N clients     K cohort (clients of one round)    G groups
+    R rounds      E local epochs                     B batch
+    n examples    D data values of one example       Z latent size
+    C classes     F features                         S samples
 """
 
 from collections.abc import Callable
