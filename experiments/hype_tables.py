@@ -100,9 +100,7 @@ _COLUMNS = (
 )
 
 _OF_DATA = (
-  _Column(
-    'Synthetic alone', 'synthetic', 'synthetic_balanced_accuracy', 'higher'
-  ),
+  _Column('Synthetic alone', 'alone', 'synthetic_balanced_accuracy', 'higher'),
   _Column('MMD', 'MMD', 'class_mmd', 'lower'),
   _Column('Wasserstein', '', 'class_wasserstein', 'lower'),
   _Column('Error of means', '', 'class_mean_error', 'lower'),
@@ -115,7 +113,7 @@ def show(metrics: Mapping[str, Mapping[str, float]]) -> None:
   console = Console(highlight=False)
   console.width = min(console.width, 80)
   table = TerminalTable(box=None, pad_edge=False, collapse_padding=True)
-  table.add_column('')
+  table.add_column('', no_wrap=True)  # names are told apart by their ends
   shown = [column for column in (*_COLUMNS, *_OF_DATA) if column.short]
   columns = _known(shown, metrics)
   for column in columns:

@@ -104,7 +104,7 @@ def show(metrics: Mapping[str, Mapping[str, float]]) -> None:
   console = Console(highlight=False)
   console.width = min(console.width, 80)
   table = TerminalTable(box=None, pad_edge=False, collapse_padding=True)
-  table.add_column('')
+  table.add_column('', no_wrap=True)  # names are told apart by their ends
   columns = [column for column in _known(metrics) if column.short]
   for column in columns:
     arrow = {'lower': ' ↓', 'higher': ' ↑'}.get(column.better, '')

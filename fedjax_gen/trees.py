@@ -71,7 +71,7 @@ def weighted_sum(tree: Tree, weights: Array) -> Tree:
 
 
 def num_bytes(tree: Tree) -> int:
-  """Bytes of all leaves (arrays or `jax.ShapeDtypeStruct`s).
+  """Bytes of all leaves (arrays, or shapes as `jax.ShapeDtypeStruct`).
 
   Example:
     >>> num_bytes({'a': jnp.zeros((2, 3)), 'b': jnp.zeros(4, jnp.int8)})

@@ -1,9 +1,11 @@
 """Shared type names, and the legend of axis letters used in every docstring.
 
-N clients     K cohort (clients of one round)    G groups
-R rounds      E local epochs                     B batch
-n examples    D data values of one example       Z latent size
-C classes     F features                         S samples
+The letters:
+
+    N clients     K cohort (clients of one round)    G groups
+    R rounds      E local epochs                     B batch
+    n examples    D data values of one example       Z latent size
+    C classes     F features                         S samples
 """
 
 from collections.abc import Callable
@@ -17,7 +19,7 @@ Key = jax.Array
 Tree = Any
 """Any pytree of arrays."""
 Variables = dict[str, Any]
-"""Flax variables by module name: `{'encoder': {'params': ...}, ...}`."""
+"""Flax variables by module name, as in `variables['encoder']['params']`."""
 Metrics = dict[str, Array]
 """Named scalars (or arrays of scalars along client or round axes)."""
 LossFn = Callable[[Tree, Any, Key], tuple[Array, tuple[Tree, Metrics]]]

@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import runpy
 
 import pytest
 
@@ -58,3 +59,13 @@ def test_files_and_tests_that_a_page_names_exist(page):
   # The name of a test is a sentence; metrics (`test_elbo`) have shorter ones.
   names = re.findall(r'`(test(?:_[a-z]+){4,})`', text)
   assert [name for name in names if f'def {name}(' not in tests] == []
+
+
+def test_pictures_of_the_systems_are_what_the_script_draws():
+  drawn = runpy.run_path(str(_ROOT / 'docs/diagrams.py'))
+  for name, diagram in drawn['DIAGRAMS'].items():
+    picture = _ROOT / 'docs/images' / f'{name}.svg'
+    assert picture.read_text(encoding='utf-8') == drawn['svg'](diagram)
+    # The page says the same in words, for who cannot see it.
+    page = (_ROOT / 'docs' / f'{name}.md').read_text(encoding='utf-8')
+    assert f'![{diagram.alt}](' in ' '.join(page.split())

@@ -407,7 +407,7 @@ def record_loss(config: Config, model: HyperVae) -> RecordLossFn:
 def regulariser(
   config: Config, model: HyperVae
 ) -> Callable[[Parts, Key], Array]:
-  """lambda_Lip R_Lip + lambda_v |v|^2 of eq. 5: nothing of data in it."""
+  """`lambda_Lip R_Lip + lambda_v |v|^2` of eq. 5: nothing of data in it."""
 
   def regulariser_fn(variables, key):
     hyper, own = variables['shared'], variables['own']

@@ -1,7 +1,9 @@
 """`load`: one in-memory data set from a name or a path.
 
-source = sources.load('digits')
-source = sources.load('groups:~/pictures', image_size=64)
+For instance:
+
+    source = sources.load('digits')
+    source = sources.load('groups:~/pictures', image_size=64)
 """
 
 import dataclasses

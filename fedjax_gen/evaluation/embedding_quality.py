@@ -46,16 +46,19 @@ def quality(
     seed: of the choice of examples, where there are more than `MAX_EXAMPLES`.
 
   Returns:
-    `'mmd'`: squared MMD, the biased V-statistic with the kernels of
+    by name
+
+    * `'mmd'`: squared MMD, the biased V-statistic with the kernels of
       `losses.mmd`, in [0, 2], of `min(n, m, MAX_EXAMPLES)` examples of each;
-    `'wasserstein'`: Wasserstein-2 distance of the same examples, see
+    * `'wasserstein'`: Wasserstein-2 distance of the same examples, see
       `wasserstein`;
-    `'class_mmd'`, `'class_wasserstein'`: the same within a class, averaged
+    * `'class_mmd'`, `'class_wasserstein'`: the same within a class, averaged
       over classes;
-    `'class_mean_error'`: distance between the means of a class, averaged over
+    * `'class_mean_error'`: distance between the means of a class, averaged over
       classes, from all examples;
-    `'class_stddev_error'`: likewise between the standard deviations of each
+    * `'class_stddev_error'`: likewise between the standard deviations of each
       feature (population).
+
     The last four need classes with two examples of either kind, over which
     they are averaged, and are left out if there are none.
 

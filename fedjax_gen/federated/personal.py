@@ -136,7 +136,7 @@ class Model(Protocol):
 
   @property
   def init(self) -> Callable[[Key], Variables]:
-    """`key -> {'extractor': ..., 'head': ...}`."""
+    """From a key the variables, of `extractor` and `head`."""
 
   @property
   def features(self) -> Callable[[Variables, Array], Array]:

@@ -20,10 +20,10 @@ as it is of those with coordinates of mean 0 and variance 1."""
 def multi_kernel(
   left: Array, right: Array, scales: Sequence[float] = SCALES
 ) -> Array:
-  """The mean over scales s of exp(-|a - b|^2 / (2 s F)), of all pairs.
+  """The mean over scales s of `exp(-|a - b|^2 / (2 s F))`, of all pairs.
 
-  Distances are computed as |a|^2 + |b|^2 - 2 a.b, in memory of A x B and to a
-  precision relative to |a|^2: embeddings far from the origin are better
+  Distances are computed as `|a|^2 + |b|^2 - 2 a.b`, in memory of A x B and to
+  a precision relative to `|a|^2`: embeddings far from the origin are better
   centred.
 
   Args:

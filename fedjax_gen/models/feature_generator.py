@@ -82,7 +82,7 @@ def build_feature_generator(
 
 
 def diversity_loss(noise: Array, features: Array) -> Array:
-  """exp(-mean over pairs of |noise|^2 |features|), in (0, 1]; 1 if collapsed.
+  """`exp(-mean |noise|^2 |features|)` over pairs, in (0, 1]; 1 if collapsed.
 
   Distances are means over axes: squared ones of the noise `[B, Z]`, absolute
   ones of the features `[B, F]`; the pairs include those of a draw with itself.

@@ -357,9 +357,10 @@ def normalised(inputs: Array, normalise: str) -> Array:
 
   Args:
     inputs: `[..., F]`.
-    normalise: `'none'`; `'standardise'`, (x - mean(x)) / std(x); or `'sphere'`,
-      sqrt(F) x / |x|. Either way the expected squared distance of two
-      independent embeddings is about 2 F. What has no direction becomes zeros.
+    normalise: `'none'`; `'standardise'`, `(x - mean(x)) / std(x)`; or
+      `'sphere'`, `sqrt(F) x / |x|`. Either way the expected squared distance of
+      two independent embeddings is about 2 F. What has no direction becomes
+      zeros.
 
   Raises:
     InputError: `normalise` is none of the three.

@@ -91,11 +91,11 @@ def fit_code(
 ) -> tuple[Array, Array]:
   """The code whose generated classes have the moments given (eq. 11).
 
-  Descends, over the classes that are known, the sum of |m_y - mean_y|^2 + beta
-  |s_y - variance_y|^2, m_y and s_y being the moments of the decoder's means.
-  Both are sums over features, as printed: beta weighs variances, in units of
-  the embeddings to the fourth power, against squares. A variance of the
-  decoder's means lacks that of the likelihood.
+  Descends, over the classes that are known, the sum of `|m_y - mean_y|^2 +
+  beta |s_y - variance_y|^2`, m_y and s_y being the moments of the decoder's
+  means. Both are sums over features, as printed: beta weighs variances, in
+  units of the embeddings to the fourth power, against squares. A variance of
+  the decoder's means lacks that of the likelihood.
 
   Args:
     model: the model.

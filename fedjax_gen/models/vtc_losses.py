@@ -119,7 +119,7 @@ class Latent(NamedTuple):
 def reconstruction(
   vtc: Vtc, generator: Variables, latent: Latent, inputs: Array, key: Key
 ) -> Array:
-  """L_rc = |psi(z + sigma_k eps) - x|^2 for each example, `[B]`.
+  """`L_rc = |psi(z + sigma_k eps) - x|^2` for each example, `[B]`.
 
   Args:
     vtc: the generator's functions.

@@ -29,7 +29,7 @@ def is_key(leaf: Any) -> bool:
 
 
 def abstract(state: Any) -> Any:
-  """Returns `state` as `jax.ShapeDtypeStruct`s, a target to restore to.
+  """Returns the shapes of `state`, `jax.ShapeDtypeStruct`, to restore to.
 
   Leaves committed to devices keep their sharding; the others stay free to be
   placed by whoever uses them.

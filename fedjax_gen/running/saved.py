@@ -66,7 +66,7 @@ class TrainedModel(NamedTuple):
     spec: shape of the data and number of classes.
     class_names: names of the classes, in label order.
     functions: the model as pure functions, a `Vae`, a `Gan`, a `HyperVae` or
-      a `Vtc`; of kind `'groups'` a tuple of `Vae`s. In it, equal
+      a `Vtc`; of kind `'groups'` a tuple, a `Vae` for each. In it, equal
       configurations are the same value.
     variables: its variables; of kind `'groups'` a tuple. Of a GAN the
       generator's only; of kind `'hyper'` `{'hyper', 'codes', 'weights'}`, of

@@ -1,12 +1,14 @@
 """The directory of a run: what was asked, what happened, what came out.
 
-DIR/config.json          what was asked; another config is refused
-DIR/inputs.json          digests of the data; other data are refused
-DIR/metrics.jsonl        one object a method and round
-DIR/tensorboard/METHOD/  the same numbers as TensorBoard events
-DIR/checkpoints/METHOD/  see `checkpoints`
-DIR/methods/METHOD.json  final metrics of each method that is done
-DIR/summary.json         written last: the run is finished
+In the directory are:
+
+    DIR/config.json          what was asked; another config is refused
+    DIR/inputs.json          digests of the data; other data are refused
+    DIR/metrics.jsonl        one object a method and round
+    DIR/tensorboard/METHOD/  the same numbers as TensorBoard events
+    DIR/checkpoints/METHOD/  see `checkpoints`
+    DIR/methods/METHOD.json  final metrics of each method that is done
+    DIR/summary.json         written last: the run is finished
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
