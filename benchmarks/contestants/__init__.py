@@ -1,0 +1,1 @@
+"""What runs the rounds that are compared: the library, plain code, peers."""
