@@ -1,6 +1,6 @@
 """The models of the tasks in PyTorch, for the contestants that train with it.
 
-A model's `loss` takes a batch and gives the mean over it.
+Called with a batch, a model gives the mean loss over it.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,7 +35,7 @@ class Conv(nn.Module):
       nn.Linear(128, noise.CLASSES),
     )
 
-  def loss(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+  def forward(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Mean cross entropy of `[B, 784]` images and `[B]` labels."""
     return F.cross_entropy(self.layers(images.view(-1, 1, 28, 28)), labels)
 
@@ -52,7 +52,7 @@ class Vae(nn.Module):
       nn.Linear(16, 256), nn.ReLU(), nn.Linear(256, noise.PIXELS)
     )
 
-  def loss(self, images: torch.Tensor) -> torch.Tensor:
+  def forward(self, images: torch.Tensor) -> torch.Tensor:
     """Mean negative ELBO of `[B, 784]` images, one sample of each code."""
     mean, logvar = self.encoder(images).chunk(2, dim=1)
     code = mean + torch.exp(0.5 * logvar) * torch.randn_like(mean)
@@ -63,26 +63,55 @@ class Vae(nn.Module):
     return (errors + divergence) / len(images)
 
 
+class ConvVae(Vae):
+  """A VAE of convolutions, Bernoulli pixels: 220,065 parameters."""
+
+  def __init__(self):
+    nn.Module.__init__(self)
+    self.encoder = nn.Sequential(
+      nn.Conv2d(1, 32, 4, 2, 1),
+      nn.ReLU(),
+      nn.Conv2d(32, 64, 4, 2, 1),
+      nn.ReLU(),
+      nn.Flatten(),
+      nn.Linear(7 * 7 * 64, 2 * 16),
+    )
+    self.decoder = nn.Sequential(
+      nn.Linear(16, 7 * 7 * 64),
+      nn.ReLU(),
+      nn.Unflatten(1, (64, 7, 7)),
+      nn.ConvTranspose2d(64, 32, 4, 2, 1),
+      nn.ReLU(),
+      nn.ConvTranspose2d(32, 1, 4, 2, 1),
+    )
+
+  def forward(self, images: torch.Tensor) -> torch.Tensor:
+    """Mean negative ELBO of `[B, 784]` images."""
+    return super().forward(images.view(-1, 1, 28, 28))
+
+
 def model(name: str) -> nn.Module:
   """A new model of the task of that name."""
-  return {'emnist_conv': Conv, 'mlp_vae': Vae}[name]()
+  return {'emnist_conv': Conv, 'mlp_vae': Vae, 'conv_vae': ConvVae}[name]()
 
 
-def optimizer(name: str) -> Callable[..., torch.optim.Optimizer]:
+def optimizer(
+  name: str, *, fused: bool = True
+) -> Callable[..., torch.optim.Optimizer]:
   """What makes a client's optimizer of its parameters.
 
-  Adam is the fused one, the fastest that PyTorch has for these sizes.
+  The fused Adam is the fastest that PyTorch has for these sizes; without
+  `fused` it is the one that `torch.optim.Adam(parameters)` gives.
   """
-  return {
-    'emnist_conv': functools.partial(torch.optim.SGD, lr=10**-1.5),
-    'mlp_vae': functools.partial(torch.optim.Adam, lr=1e-3, fused=True),
-  }[name]
+  if name == 'emnist_conv':
+    return functools.partial(torch.optim.SGD, lr=10**-1.5)
+  return functools.partial(torch.optim.Adam, lr=1e-3, fused=fused or None)
 
 
 def data(task) -> tuple[torch.Tensor, ...]:
-  """What `loss` takes, of all clients: arrays of a leading axis of clients."""
+  """What a model takes, of all clients: arrays of a leading axis of clients."""
   images = torch.from_numpy(noise.images(task))
-  if task.name == 'mlp_vae':
+  if task.name != 'emnist_conv':
     return (images,)
   return images, torch.from_numpy(noise.labels(task))
 
@@ -92,22 +121,25 @@ def train(
   model: nn.Module,
   data: Sequence[torch.Tensor],
   batch: int,
+  *,
+  fused: bool = True,
 ) -> list[torch.Tensor]:
   """An epoch of a client, with a new optimizer: a step for each batch.
 
   Args:
     name: of the task.
     model: trained in place.
-    data: what the client has, as the model's `loss` takes it.
+    data: what the client has, as the model takes it.
     batch: examples of a step.
+    fused: whether Adam is the fused one.
 
   Returns:
     The loss of each step.
   """
-  descent, losses = optimizer(name)(model.parameters()), []
+  descent, losses = optimizer(name, fused=fused)(model.parameters()), []
   for part in zip(*(one.split(batch) for one in data), strict=True):
     descent.zero_grad()
-    loss = model.loss(*part)
+    loss = model(*part)
     loss.backward()
     descent.step()
     losses.append(loss.detach())

@@ -1,0 +1,44 @@
+"""PyTorch: a copy of the model a client, one client after the other.
+
+As the published codes of the four systems do it: `copy.deepcopy`, an epoch of
+steps, the mean of the state dicts. With the option `fused`, Adam in one kernel
+(`fused=True`), which none of them uses. PyTorch uses all cores within a step.
+"""
+
+import copy
+
+import torch
+
+from benchmarks.contestants import torch_models
+
+
+def build(task, option: str = ''):
+  """Makes the clients' data; returns what runs a round."""
+  return _Rounds(task, fused=option == 'fused')
+
+
+class _Rounds:
+  def __init__(self, task, *, fused: bool):
+    torch.manual_seed(task.seed)
+    self._task, self._fused = task, fused
+    self._model = torch_models.model(task.name)
+    self._data = torch_models.data(task)
+
+  def __call__(self) -> None:
+    states = []
+    for row in range(self._task.clients):
+      model = copy.deepcopy(self._model)
+      torch_models.train(
+        self._task.name,
+        model,
+        [values[row] for values in self._data],
+        self._task.batch,
+        fused=self._fused,
+      )
+      states.append(model.state_dict())
+    self._model.load_state_dict(
+      {
+        name: torch.stack([state[name] for state in states]).mean(dim=0)
+        for name in states[0]
+      }
+    )

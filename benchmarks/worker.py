@@ -1,0 +1,54 @@
+"""A contestant in a process of its own: a round for each line it is sent.
+
+python -m benchmarks.worker CONTESTANT TASK_AS_JSON
+
+Answers in lines of JSON: the first when a round has been run untimed, then one
+for each round that a line on standard input asks for.
+"""
+
+import importlib
+import json
+import os
+import resource
+import sys
+import time
+
+from benchmarks.tasks import Task
+
+
+def main(name: str, task: str) -> None:
+  """Builds the contestant and serves until standard input ends."""
+  # What libraries print must not come between the answers.
+  answers = os.fdopen(os.dup(1), 'w')
+  os.dup2(2, 1)
+
+  def answer(**values) -> None:
+    answers.write(json.dumps(values) + '\n')
+    answers.flush()
+
+  module, _, option = name.partition(':')
+  try:
+    build = importlib.import_module(f'benchmarks.contestants.{module}').build
+    started = time.perf_counter()
+    run = build(Task(**json.loads(task)), *([option] if option else []))
+  except ImportError as error:
+    answer(absent=str(error))
+    return
+  run()
+  answer(
+    first_seconds=time.perf_counter() - started,
+    compile_seconds=getattr(run, 'compile_seconds', None),
+  )
+  for _ in sys.stdin:
+    wall, cpu = time.perf_counter(), time.process_time()
+    run()
+    answer(
+      seconds=time.perf_counter() - wall,
+      cpu_seconds=time.process_time() - cpu,
+      peak_memory_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+      flops=getattr(run, 'flops', None),
+    )
+
+
+if __name__ == '__main__':
+  main(*sys.argv[1:])
