@@ -1,6 +1,7 @@
 """The engine's rounds as the training loop's steps, with the meter read."""
 
 from collections.abc import Callable, Mapping, Sequence
+import functools
 from typing import Any
 
 import jax
@@ -59,7 +60,8 @@ def dry_run(
   """
   try:
     state = jax.eval_shape(
-      lambda key: rounds.init_state(algorithm, datasets, key),
+      functools.partial(rounds.init_state, algorithm),
+      tuple(datasets),
       jax.random.key(0),
     )
     size, memory = trees.num_bytes(state), environment.memory_bytes()
