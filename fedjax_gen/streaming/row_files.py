@@ -105,7 +105,8 @@ class RowFiles:
     for copy, chosen in _by_copy(copies):
       for leaf, value in enumerate(jax.tree.leaves(values)):
         file = self._open(leaf, copy, len(table), 'r+')
-        file[rows[chosen]] = np.asarray(value)[chosen].view(file.dtype)
+        value = np.asarray(value, self._leaves[leaf][1])
+        file[rows[chosen]] = value[chosen].view(file.dtype)
         self._unsynced.add(self._path(leaf, copy))
     table = table.copy()
     table[rows] = copies

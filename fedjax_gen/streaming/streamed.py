@@ -128,10 +128,14 @@ class StreamedRunner:
       Members(cohort, data, kept, table[rows] == 0),
     )
 
-  def keep(self, states: Sequence[FederatedState]) -> None:
-    """Says which states to keep, those of checkpoints; no others stay."""
+  def keep(self, populations: Sequence[tuple[np.ndarray, ...]]) -> None:
+    """Says which populations to keep, those of checkpoints; no others stay.
+
+    Args:
+      populations: the `fleets` of states, which stay valid until told again.
+    """
     for fleet, file in enumerate(self._files):
-      file.keep([np.asarray(state.fleets[fleet]) for state in states])
+      file.keep([population[fleet] for population in populations])
 
   def flush(self) -> None:
     """Returns when all rows written have reached the disk."""
