@@ -7,7 +7,7 @@ are streamed (`fedjax_gen.streaming`), on the host or in a file.
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -243,14 +243,15 @@ def federated_dataset(
       f'Expected a group for each of {len(sizes)} clients, got '
       f'{len(partition.groups)}.'
     )
+  arrays: dict[str, Any] = {
+    'inputs': np.asanyarray(inputs) if on_host else inputs,
+    'labels': np.asarray(labels, np.int32),
+    'order': order,
+    'offsets': np.asarray(np.cumsum(sizes) - sizes, np.int32),
+    'sizes': sizes,
+    'groups': np.asarray(partition.groups, np.int32),
+  }
   data = FederatedDataset(
-    inputs=np.asanyarray(inputs) if on_host else inputs,
-    labels=np.asarray(labels, np.int32),
-    order=order,
-    offsets=np.asarray(np.cumsum(sizes) - sizes, np.int32),
-    sizes=sizes,
-    groups=np.asarray(partition.groups, np.int32),
-    min_size=int(sizes.min()),
-    max_size=max(int(sizes.max()), 1),
+    **arrays, min_size=int(sizes.min()), max_size=max(int(sizes.max()), 1)
   )
   return data if on_host else data.on_device()

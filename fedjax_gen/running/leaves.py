@@ -86,7 +86,8 @@ def params_digest(tree: Any) -> str:
     leaf = jnp.asarray(leaf) if not hasattr(leaf, 'dtype') else leaf
     data = np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf)
     digest.update(f'{name}:{leaf.dtype}:{leaf.shape};'.encode())
-    digest.update(np.ascontiguousarray(data).tobytes())
+    # As bytes without a copy: a leaf may be a file larger than memory.
+    digest.update(np.ascontiguousarray(data).reshape(-1).view(np.uint8))
   return digest.hexdigest()
 
 

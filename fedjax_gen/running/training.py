@@ -7,7 +7,7 @@ that takes it some rounds further; everything here holds for any such pair.
 from collections.abc import Callable, Mapping
 import contextlib
 import dataclasses
-import functools
+import pathlib
 import time
 from typing import Any, NamedTuple
 
@@ -126,13 +126,9 @@ def train(
     InputError: the checkpoint found is not one of this state.
     DiskFullError: the disk is full; the last checkpoint is as it was.
   """
-  open_checkpoints = checkpoints_lib.Checkpoints
-  if population is not None:
-    open_checkpoints = functools.partial(
-      population_checkpoints.PopulationCheckpoints, population=population
-    )
-  checkpoints = open_checkpoints(
+  checkpoints = _checkpoints(
     workdir.checkpoints_path(method),
+    population,
     best_metric=best_metric,
     best_mode=best_mode,
   )
@@ -166,6 +162,18 @@ def train(
           checkpoints.save(end, state, metrics=rounds[-1], extra=times)
         done = end
   return TrainResult(state, **times, history=workdir.history(method))
+
+
+def _checkpoints(
+  path: pathlib.Path,
+  population: population_checkpoints.Population | None,
+  **policy: Any,
+) -> checkpoints_lib.Checkpoints:
+  if population is None:
+    return checkpoints_lib.Checkpoints(path, **policy)
+  return population_checkpoints.PopulationCheckpoints(
+    path, population, **policy
+  )
 
 
 def _restore_or_init(

@@ -51,7 +51,7 @@ class Fetched(NamedTuple):
   @property
   def present(self) -> np.ndarray:
     """Rows of the population that the round will write."""
-    return self.cohort.row[self.cohort.present]
+    return np.asarray(self.cohort.row)[self.cohort.present]
 
 
 class Fetcher:

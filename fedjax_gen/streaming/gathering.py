@@ -2,6 +2,7 @@
 
 import dataclasses
 import mmap
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -48,9 +49,10 @@ def gather(
     groups are those of the clients; `min_size` and `max_size` those of the
     population, so that clients lay out their work as they would in it.
   """
-  sizes = np.where(cohort.present, data.sizes[cohort.row], 0)
+  row, present = np.asarray(cohort.row), np.asarray(cohort.present)
+  sizes = np.where(present, data.sizes[row], 0)
   offsets = np.cumsum(sizes) - sizes
-  starts = np.repeat(data.offsets[cohort.row] - offsets, sizes)
+  starts = np.repeat(data.offsets[row] - offsets, sizes)
   examples = data.order[starts + np.arange(len(starts))]
   inputs = np.zeros(
     (num_examples, *data.inputs.shape[1:]),
@@ -59,19 +61,18 @@ def gather(
   labels = np.zeros(num_examples, np.int32)
   inputs[: len(examples)] = _mapped_anew(data.inputs)[examples]
   labels[: len(examples)] = data.labels[examples]
-  return FederatedDataset(
-    inputs=inputs,
-    labels=labels,
-    order=np.arange(num_examples, dtype=np.int32),
-    offsets=offsets.astype(np.int32),
-    sizes=sizes.astype(np.int32),
-    groups=data.groups[cohort.row],
-    min_size=data.min_size,
-    max_size=data.max_size,
-  )
+  arrays: dict[str, Any] = {
+    'inputs': inputs,
+    'labels': labels,
+    'order': np.arange(num_examples, dtype=np.int32),
+    'offsets': offsets.astype(np.int32),
+    'sizes': sizes.astype(np.int32),
+    'groups': data.groups[row],
+  }
+  return dataclasses.replace(data, **arrays)
 
 
-def _mapped_anew(array: np.ndarray) -> np.ndarray:
+def _mapped_anew(array: Any) -> np.ndarray:
   """The array; if it is a file's, through a map that only the caller holds.
 
   Pages that are read stay resident as long as their map does. Gone with it,

@@ -116,16 +116,15 @@ class StreamedRunner:
     """
     rows = np.asarray(rows, np.int32)
     table = np.asarray(state.fleets[fleet])
-    cohort = sampling.Cohort(
-      rows, np.ones(len(rows), bool), np.ones(len(rows), np.float32)
-    )
+    present = jnp.ones(len(rows), bool)
+    cohort = sampling.Cohort(jnp.asarray(rows), present, present.astype(float))
     # Their infos need sizes and groups, for which no example is read.
     data = gathering.clients_only(self._datasets[fleet].select(rows))
     kept = self._files[fleet].read(table, rows)
     return _begin(
       self._algorithm.fleets[fleet],
       self._init_keys[1 + fleet],
-      Members(cohort, data, kept, table[rows] == 0),
+      Members(cohort, data, kept, jnp.asarray(table[rows] == 0)),
     )
 
   def keep(self, populations: Sequence[tuple[np.ndarray, ...]]) -> None:

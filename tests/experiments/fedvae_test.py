@@ -491,3 +491,27 @@ def test_help_fits_a_terminal_and_begins_with_what_it_is(execute):
   # Every flag is explained in a sentence.
   assert ' Default: ' in out
   assert not [line for line in lines if line.strip() == 'Default: off.']
+
+
+def test_a_population_on_the_host_gives_the_same_bits(
+  execute, features_file, tmp_path
+):
+  args = [
+    f'--data={features_file}', *_QUICK[:-6], '--rounds=4', '--eval_every=2',
+    '--checkpoint_every=2', '--importance_samples=0', '--num_clients=8',
+    '--methods=federated,central,local', '--sampling=uniform',
+    '--cohort_size=3', '--dropout_rate=0.2',
+  ]  # fmt: skip
+  for name, on_host in [('device', 'false'), ('host', 'true')]:
+    status, _, err = execute(
+      f'--workdir={name}', *args, f'--population_on_host={on_host}'
+    )
+    assert status == 0, err
+  device, host = (
+    json.loads((tmp_path / name / 'summary.json').read_text())
+    for name in ('device', 'host')
+  )
+  assert device['params_digest'] == host['params_digest']
+  assert device['methods'] == host['methods']
+  assert list((tmp_path / 'host/population/federated').rglob('*.npy'))
+  assert not (tmp_path / 'device/population').exists()
