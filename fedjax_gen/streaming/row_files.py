@@ -9,11 +9,8 @@ rows that changed.
 
 from collections.abc import Iterator, Sequence
 import errno
-import math
 import os
 import pathlib
-import shutil
-from typing import Any
 
 import jax
 import numpy as np
@@ -22,15 +19,14 @@ from fedjax_gen import files
 from fedjax_gen.errors import InputError
 from fedjax_gen.types import Tree
 
-_PAGE = 4096  # bytes; a file grows by as much at least
-
 
 class RowFiles:
   """Rows of one population in memory-mapped `.npy` files.
 
-  There is a file for each leaf and copy, `[N, ...]`, with holes where nothing
-  was ever written. A file is mapped anew for every call, so that pages do not
-  stay resident: what is in memory is what a call reads or writes.
+  A file is one copy, `[N]` records of all leaves: what a client keeps lies in
+  one place. It has holes where nothing was ever written, and is mapped anew for
+  every call, so that pages do not stay resident: what is in memory is what a
+  call reads or writes.
 
   Tables are `[N]` uint8: 0 for a client that never wrote a row, else the copy
   that holds its row. One process at a time may write.
@@ -51,7 +47,12 @@ class RowFiles:
           'Expected clients to keep numbers where their states lie in files, '
           f'got keys of type {leaf.dtype}.'
         )
-    self._leaves = [(leaf.shape, np.dtype(leaf.dtype)) for leaf in leaves]
+    self._record = np.dtype(
+      [
+        (f'leaf_{i:03d}', np.dtype(leaf.dtype), leaf.shape)
+        for i, leaf in enumerate(leaves)
+      ]
+    )
     self._folder = pathlib.Path(folder)
     self._kept: tuple[np.ndarray, ...] = ()
     self._unsynced: set[pathlib.Path] = set()
@@ -73,14 +74,14 @@ class RowFiles:
       InputError: a file is missing or of another population.
     """
     copies = np.where(wanted, table[rows], 0)
-    values = [np.zeros((len(rows), *s), dtype) for s, dtype in self._leaves]
+    records = np.zeros(len(rows), self._record)
     for copy, chosen in _by_copy(copies):
-      for leaf, value in enumerate(values):
-        # Types that NumPy has no name for, bfloat16, come back as bytes.
-        value[chosen] = self._open(leaf, copy, len(table), 'r')[
-          rows[chosen]
-        ].view(value.dtype)
-    return jax.tree.unflatten(self._structure, values)
+      file = self._open(copy, len(table))
+      records[chosen] = file[rows[chosen]].view(self._record)
+    return jax.tree.unflatten(
+      self._structure,
+      [np.ascontiguousarray(records[name]) for name in self._record.fields],
+    )
 
   def write(
     self, table: np.ndarray, rows: np.ndarray, values: Tree
@@ -96,18 +97,18 @@ class RowFiles:
 
     Raises:
       InputError: a file is of another population.
-      OSError: the disk is full. (A write through a map would end the process.)
+      OSError: the disk is full.
     """
-    if not self._leaves:
+    if not self._record.fields:
       return table
-    self._check_room(len(rows))
+    records = np.zeros(len(rows), self._record)
+    for name, value in zip(
+      self._record.fields, jax.tree.leaves(values), strict=True
+    ):
+      records[name] = value
     copies = self._free_copies(rows)
     for copy, chosen in _by_copy(copies):
-      for leaf, value in enumerate(jax.tree.leaves(values)):
-        file = self._open(leaf, copy, len(table), 'r+')
-        value = np.asarray(value, self._leaves[leaf][1])
-        file[rows[chosen]] = value[chosen].view(file.dtype)
-        self._unsynced.add(self._path(leaf, copy))
+      self._write_records(copy, len(table), rows[chosen], records[chosen])
     table = table.copy()
     table[rows] = copies
     return table
@@ -134,41 +135,52 @@ class RowFiles:
       taken[np.flatnonzero(known), copies[known]] = True
     return taken.argmin(axis=1).astype(np.uint8)
 
-  def _path(self, leaf: int, copy: int) -> pathlib.Path:
-    return self._folder / f'leaf_{leaf:03d}.copy_{copy}.npy'
+  def _write_records(self, copy, num_clients, rows, records):
+    """Writes with one call of the system for each row.
 
-  def _open(
-    self, leaf: int, copy: int, num_clients: int, mode: Any
-  ) -> np.ndarray:
-    """The file of one leaf and copy, mapped; made if it is to be written."""
-    path = self._path(leaf, copy)
-    shape, dtype = self._leaves[leaf]
-    if mode == 'r+' and not path.exists():
-      with files.replacing(path) as unfinished:
+    Through a map every new page would be a fault that waits for the file
+    system to find room for it, one by one (measured: docs/scale.md), and a full
+    disk would end the process.
+    """
+    self._make(copy, num_clients)
+    first = self._open(copy, num_clients).offset
+    size = self._record.itemsize
+    with self._path(copy).open('r+b', buffering=0) as file:
+      for row, record in zip(
+        rows.tolist(), records.view(np.uint8).reshape(-1, size), strict=True
+      ):
+        if os.pwrite(file.fileno(), record, first + row * size) != size:
+          raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file.name)
+    self._unsynced.add(self._path(copy))
+
+  def _path(self, copy: int) -> pathlib.Path:
+    return self._folder / f'copy_{copy}.npy'
+
+  def _make(self, copy: int, num_clients: int) -> None:
+    if not self._path(copy).exists():
+      with files.replacing(self._path(copy)) as unfinished:
         np.lib.format.open_memmap(
-          unfinished, 'w+', dtype, (num_clients, *shape)
+          unfinished, 'w+', self._record, (num_clients,)
         )
+
+  def _open(self, copy: int, num_clients: int) -> np.memmap:
+    """The file of one copy, mapped to be read."""
+    path = self._path(copy)
     try:
-      file = np.load(path, mmap_mode=mode)
+      file = np.load(path, mmap_mode='r')
     except (OSError, ValueError) as error:
       raise InputError(
         f'Cannot read what clients keep from {path}: {error}.'
       ) from error
-    if file.shape != (num_clients, *shape) or (
-      file.dtype.itemsize != dtype.itemsize
-    ):
+    # By size: of types that NumPy has no name for, bfloat16, it knows no more.
+    found = (len(file), file.dtype.itemsize)
+    if found != (num_clients, self._record.itemsize):
       raise InputError(
-        f'Expected {path} to hold {dtype}{[num_clients, *shape]}, found '
-        f'{file.dtype}{list(file.shape)}: it is of another population.'
+        f'Expected {path} to hold {num_clients} rows of '
+        f'{self._record.itemsize} bytes, found {found[0]} of {found[1]}: it is '
+        'of another population.'
       )
     return file
-
-  def _check_room(self, num_rows: int) -> None:
-    sizes = [math.prod(shape) * dtype.itemsize for shape, dtype in self._leaves]
-    self._folder.mkdir(parents=True, exist_ok=True)
-    needed = num_rows * sum(size + 2 * _PAGE for size in sizes)
-    if shutil.disk_usage(self._folder).free < needed:
-      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._folder))
 
 
 def _by_copy(copies: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:

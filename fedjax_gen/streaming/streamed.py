@@ -167,7 +167,7 @@ class StreamedRunner:
     ahead, self._ahead = self._ahead, None
     if ahead is not None:
       fetched = ahead.fetched.result()  # raises what the thread raised
-      if ahead.tables is state.fleets and ahead.key is key:
+      if ahead.tables is state.fleets and _is_same(ahead.key, key):
         return fetched
     return self._fetcher.fetch(self._fetcher.draw(number, key), tables)
 
@@ -280,6 +280,12 @@ def _begun(program: ClientProgram, key: Key, members: Members) -> Tree:
 
   infos = rounds.everyones_infos(members.data, members.cohort.row)
   return jax.lax.map(begin, (infos, members.is_new, members.kept))
+
+
+def _is_same(key: Key, other: Key) -> bool:
+  return key is other or np.array_equal(
+    jax.random.key_data(key), jax.random.key_data(other)
+  )
 
 
 _begin = jax.jit(_begun, static_argnums=0)
