@@ -2,8 +2,8 @@
 
 python -m benchmarks.population --clients=1000000 --cohort=1000 --out=F.json
 
-Clients have ten images of 8 x 8 pixels, drawn at random, and train a small VAE
-of one hidden layer for one pass. Measured are
+Clients have ten images of 8 x 8 pixels, drawn at random, or `--examples`, and
+train a small VAE of one hidden layer on ten of them. Measured are
 
   memory        everything on the device, clients keep nothing
   host          streamed, the images in a file, Adam's moments in files
@@ -40,7 +40,7 @@ from fedjax_gen.models.vae import DataSpec, VaeConfig, build_vae
 from fedjax_gen.streaming import streamed
 
 PATHS = ('memory', 'host', 'host_waiting')
-_SHAPE, _EXAMPLES = (8, 8, 1), 10
+_SHAPE = (8, 8, 1)
 _WARM_UP = 3  # rounds; the first two compile
 _CHUNK = 1_000_000  # images drawn at once
 
@@ -60,6 +60,7 @@ def main(argv: list[str] | None = None) -> None:
         print(path, clients, found, file=sys.stderr, flush=True)
   result = {
     'cohort': flags.cohort,
+    'examples_per_client': flags.examples,
     'rounds': flags.rounds,
     'jax': jax.__version__,
     'device': jax.devices()[0].device_kind,
@@ -95,7 +96,7 @@ def _process(flags, path, clients):
   command = [
     sys.executable, '-m', 'benchmarks.population', f'--worker={path}',
     f'--clients={clients}', f'--cohort={flags.cohort}',
-    f'--rounds={flags.rounds}',
+    f'--rounds={flags.rounds}', f'--examples={flags.examples}',
   ]  # fmt: skip
   done = subprocess.run(command, capture_output=True, text=True, check=False)
   if done.returncode:
@@ -105,9 +106,11 @@ def _process(flags, path, clients):
 
 def _measure(flags):
   """Times rounds of one path and population in this process."""
-  algorithm = _algorithm(is_kept=flags.worker != 'memory')
+  algorithm = _algorithm(flags.worker != 'memory', 10 / flags.examples)
   with tempfile.TemporaryDirectory() as folder:
-    data = _data(pathlib.Path(folder, 'images.npy'), flags.clients)
+    data = _data(
+      pathlib.Path(folder, 'images.npy'), flags.clients, flags.examples
+    )
     samplers = [sampling.uniform(flags.cohort)]
     init_key, key = jax.random.split(jax.random.key(0))
     if flags.worker.startswith('host'):
@@ -136,21 +139,23 @@ def _measure(flags):
     }
 
 
-def _algorithm(is_kept: bool) -> Algorithm:
+def _algorithm(is_kept: bool, epochs: float) -> Algorithm:
   """FedVAE with a small model."""
   vae = build_vae(
     VaeConfig(model='mlp', hidden_size=8, latent_size=2, conditional=False),
     DataSpec(_SHAPE, 1),
   )
   config = fedvae.Config(
-    local_epochs=1, batch_size=5, keep_optimizer_state=is_kept
+    local_epochs=epochs, batch_size=5, keep_optimizer_state=is_kept
   )
   return fedvae.fedvae(config, vae)
 
 
-def _data(path: pathlib.Path, num_clients: int) -> FederatedDataset:
-  """Clients of ten random images each, which lie in a file."""
-  size = num_clients * _EXAMPLES
+def _data(
+  path: pathlib.Path, num_clients: int, examples: int
+) -> FederatedDataset:
+  """Clients of so many random images each, which lie in a file."""
+  size = num_clients * examples
   images = np.lib.format.open_memmap(path, 'w+', np.uint8, (size, *_SHAPE))
   rng = np.random.default_rng(0)
   for start in range(0, size, _CHUNK):
@@ -161,7 +166,7 @@ def _data(path: pathlib.Path, num_clients: int) -> FederatedDataset:
   del images, part
   clients = Partition(
     np.arange(size, dtype=np.int32),
-    np.full(num_clients, _EXAMPLES, np.int32),
+    np.full(num_clients, examples, np.int32),
     np.zeros(num_clients, np.int32),
     'alike',
   )
@@ -187,6 +192,7 @@ def _flags(argv):
   parser.add_argument('--clients', type=int, default=1_000_000)
   parser.add_argument('--small', type=int, default=1_000)
   parser.add_argument('--cohort', type=int, default=1_000)
+  parser.add_argument('--examples', type=int, default=10)
   parser.add_argument('--rounds', type=int, default=10)
   parser.add_argument('--repeats', type=int, default=3)
   parser.add_argument('--paths', default=','.join(PATHS))
