@@ -87,7 +87,8 @@ def params_digest(tree: Any) -> str:
     data = np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf)
     digest.update(f'{name}:{leaf.dtype}:{leaf.shape};'.encode())
     # As bytes without a copy: a leaf may be a file larger than memory.
-    digest.update(np.ascontiguousarray(data).reshape(-1).view(np.uint8))
+    whole = np.ascontiguousarray(data).reshape(-1)
+    digest.update(whole.view(np.uint8).data)
   return digest.hexdigest()
 
 

@@ -53,6 +53,7 @@ class RowFiles:
         for i, leaf in enumerate(leaves)
       ]
     )
+    self._names = self._record.names or ()
     self._folder = pathlib.Path(folder)
     self._kept: tuple[np.ndarray, ...] = ()
     self._unsynced: set[pathlib.Path] = set()
@@ -80,7 +81,7 @@ class RowFiles:
       records[chosen] = file[rows[chosen]].view(self._record)
     return jax.tree.unflatten(
       self._structure,
-      [np.ascontiguousarray(records[name]) for name in self._record.fields],
+      [np.ascontiguousarray(records[name]) for name in self._names],
     )
 
   def write(
@@ -99,12 +100,10 @@ class RowFiles:
       InputError: a file is of another population.
       OSError: the disk is full.
     """
-    if not self._record.fields:
+    if not self._names:
       return table
     records = np.zeros(len(rows), self._record)
-    for name, value in zip(
-      self._record.fields, jax.tree.leaves(values), strict=True
-    ):
+    for name, value in zip(self._names, jax.tree.leaves(values), strict=True):
       records[name] = value
     copies = self._free_copies(rows)
     for copy, chosen in _by_copy(copies):
