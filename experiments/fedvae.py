@@ -29,7 +29,13 @@ from fedjax_gen.federation import (
 )
 from fedjax_gen.models.vae import DataSpec, Vae, VaeConfig, build_vae
 from fedjax_gen.privacy.plan import Plan, PrivacyConfig
-from fedjax_gen.running import federated_step, leaves, saved, training
+from fedjax_gen.running import (
+  engine as engine_lib,
+  federated_step,
+  leaves,
+  saved,
+  training,
+)
 from fedjax_gen.running.workdir import Workdir
 from fedjax_gen.types import Variables
 
@@ -77,6 +83,11 @@ EXPERIMENT = common.Experiment(
       '--privacy=record --epsilon=8 --methods=federated --channels=8,16',
       'Differential privacy of every single image.',
     ),
+    (
+      '--num_clients=1000 --sampling=uniform --cohort_size=20 '
+      '--population_on_host=true --methods=federated --batch_size=4',
+      'Many clients, of whom those of a round are in memory.',
+    ),
     ('--preset=paper_mnist', 'The published model and schedule on MNIST.'),
   ),
   configs={
@@ -85,6 +96,7 @@ EXPERIMENT = common.Experiment(
     ),
     'data': options.DataConfig(),
     'federation': FederationConfig(),
+    'population': options.PopulationConfig(),
     'vae': VaeConfig(),
     'fedvae': fedvae_lib.Config(),
     'privacy': PrivacyConfig(),
@@ -151,7 +163,7 @@ def build_methods(
       fedvae_lib.central(
         config, vae, np.asarray(data.sizes), epochs=central_epochs
       ),
-      data.merged(),
+      data.merged().on_device(),
       sampling.everyone(),
       Mapping(),
       from_server,
@@ -159,7 +171,7 @@ def build_methods(
     ),
     'local': lambda: Method(
       fedvae_lib.local_only(config, vae),
-      few,
+      few.on_device(),
       sampling.everyone(),
       federation.mapping,
       from_clients,
@@ -175,6 +187,7 @@ def main(
   run,
   data,
   federation,
+  population,
   vae,
   fedvae,
   privacy,
@@ -184,7 +197,9 @@ def main(
 ) -> None:
   """Trains, measures and draws; see `common.run`."""
   source = options.load_source(data, seed=run.seed)
-  built = build_federation(federation, source, seed=run.seed)
+  built = build_federation(
+    federation, source, seed=run.seed, on_host=population.population_on_host
+  )
   model = build_vae(vae, DataSpec(source.input_shape, source.num_classes))
   protection = private_run.protect(
     privacy,
@@ -246,7 +261,7 @@ def main(
       name: audits.audit(
         name,
         functools.partial(fedvae_lib.fedvae, fedvae, model),
-        subject, built.data, source.num_classes, audit,
+        subject, built.data.on_device(), source.num_classes, audit,
         run=run, federation=federation, session=session, workdir=workdir,
       )
       for name, subject in to_audit.items() if audit.audit_canaries
@@ -321,10 +336,14 @@ def _train(
   workdir: Workdir,
 ) -> training.TrainResult:
   """Trains one method, evaluating and drawing as it goes."""
-  init_key, run_key = jax.random.split(jax.random.key(run.seed))
-  data = rounds.place([method.data], method.mapping)
-  runner = rounds.round_runner(
-    method.algorithm, samplers=[method.sampler], mapping=method.mapping
+  engine = engine_lib.engine(
+    method.algorithm,
+    [method.data],
+    jax.random.key(run.seed),
+    traffic=traffic,
+    samplers=[method.sampler],
+    mapping=method.mapping,
+    folder=workdir.population_path(name),
   )
   folder = workdir.path / 'samples'
 
@@ -351,8 +370,7 @@ def _train(
 
   return training.train(
     method=name,
-    init=lambda: rounds.init_state(method.algorithm, data, init_key),
-    step=federated_step.federated_step(runner, traffic, data, run_key),
+    **engine._asdict(),
     schedule=training.Schedule(
       run.rounds, run.rounds_per_step, run.eval_every, run.checkpoint_every
     ),

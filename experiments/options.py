@@ -49,6 +49,20 @@ class DataConfig:
   )
 
 
+@dataclasses.dataclass(frozen=True)
+class PopulationConfig:
+  """Where the clients lie."""
+
+  population_on_host: bool = dataclasses.field(
+    default=False,
+    metadata={
+      'help': 'Keep examples and what clients keep on the host, in files as '
+      'far as they go, and bring to the device the clients of a round only; '
+      'for large populations and data. The results are the same.'
+    },
+  )
+
+
 def load_source(config: DataConfig, *, seed: int) -> sources.DataSource:
   """Reads the data that the flags ask for.
 

@@ -129,7 +129,7 @@ class Federation(NamedTuple):
 
   Attributes:
     partition: which rows of the training data belong to which client.
-    data: the federated data set, examples on the device.
+    data: the federated data set, on the device or on the host.
     sampler: who takes part in a round.
     mapping: how clients are laid over time and devices.
   """
@@ -141,7 +141,11 @@ class Federation(NamedTuple):
 
 
 def build_federation(
-  config: FederationConfig, source: DataSource, *, seed: int
+  config: FederationConfig,
+  source: DataSource,
+  *,
+  seed: int,
+  on_host: bool = False,
 ) -> Federation:
   """Deals a source's training examples to clients.
 
@@ -149,6 +153,7 @@ def build_federation(
     config: what to build.
     source: the data.
     seed: of the partition.
+    on_host: whether the data stay on the host, for streamed rounds.
 
   Raises:
     InputError: a field is out of range or does not fit the data.
@@ -156,7 +161,9 @@ def build_federation(
   partition = build_partition(config, source, seed=seed)
   return Federation(
     partition,
-    federated_dataset(source.train.inputs, source.train.labels, partition),
+    federated_dataset(
+      source.train.inputs, source.train.labels, partition, on_host=on_host
+    ),
     build_sampler(config, partition.num_clients),
     build_mapping(config),
   )

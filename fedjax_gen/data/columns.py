@@ -10,6 +10,7 @@ import numpy as np
 
 from fedjax_gen.errors import InputError
 
+_ROWS_AT_ONCE = 4096
 _MAX_LABEL = 2**53  # beyond it floats skip whole numbers
 
 
@@ -45,7 +46,7 @@ def inputs(array: np.ndarray, what: str) -> tuple[np.ndarray, list[str]]:
   finite(array, what)
   if array.ndim == 2:
     with np.errstate(over='ignore'):
-      features = array.astype(np.float32)
+      features = array.astype(np.float32, copy=False)
     finite(features, f'{what} as float32')
     return features, []
   return _images(array, what)
@@ -53,7 +54,7 @@ def inputs(array: np.ndarray, what: str) -> tuple[np.ndarray, list[str]]:
 
 def finite(array: np.ndarray, what: str) -> None:
   """Raises `InputError` if any value is NaN or infinite, with the first row."""
-  if array.dtype.kind != 'f' or np.isfinite(array).all():
+  if array.dtype.kind != 'f' or _all_finite(array):
     return
   bad = ~np.isfinite(np.atleast_1d(array))
   row = int(np.argmax(bad.reshape(len(bad), -1).any(axis=1)))
@@ -144,6 +145,13 @@ def ids(
   return numbered, tuple(str(value) for value in values)
 
 
+def _all_finite(array: np.ndarray) -> bool:
+  """Whether all is finite, by rows: of a file no copy is ever whole."""
+  rows = np.atleast_1d(array)
+  parts = range(0, len(rows), _ROWS_AT_ONCE)
+  return all(np.isfinite(rows[i : i + _ROWS_AT_ONCE]).all() for i in parts)
+
+
 def _images(array: np.ndarray, what: str) -> tuple[np.ndarray, list[str]]:
   """Brings `[n, H, W]` or `[n, H, W, C]` numbers to uint8 images."""
   notes = []
@@ -168,4 +176,5 @@ def _images(array: np.ndarray, what: str) -> tuple[np.ndarray, list[str]]:
   if array.dtype.kind == 'f':
     array = np.rint(array * 255)
     notes.append(f'{what}: float images in [0, 1] rounded to 256 levels')
-  return np.ascontiguousarray(array, dtype=np.uint8), notes
+  # Without a copy if it is that already: it may be a file's.
+  return np.require(array, np.uint8, ['C_CONTIGUOUS']), notes

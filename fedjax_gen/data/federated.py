@@ -2,11 +2,12 @@
 
 A million clients cost two integers each and a permutation of the examples.
 Nothing is copied per client: a client's batch is gathered inside the compiled
-round, at the step that uses it.
+round, at the step that uses it. Examples lie on the device, or, where rounds
+are streamed (`fedjax_gen.streaming`), on the host or in a file.
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -92,7 +93,9 @@ class ClientData(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class FederatedDataset:
-  """Examples once on the device, clients as ranges of a permutation.
+  """Examples once, clients as ranges of a permutation.
+
+  Arrays are JAX's, on the device, or all of them NumPy's, on the host.
 
   Attributes:
     inputs: `[n, ...]` uint8 images or float32 features.
@@ -118,6 +121,15 @@ class FederatedDataset:
   def num_clients(self) -> int:
     """N."""
     return self.sizes.shape[0]
+
+  @property
+  def is_on_host(self) -> bool:
+    """Whether the arrays are NumPy's; `inputs` may be a file's (`memmap`)."""
+    return isinstance(self.inputs, np.ndarray)
+
+  def on_device(self) -> 'FederatedDataset':
+    """The same data set with its arrays on the device."""
+    return jax.tree.map(jnp.asarray, self)
 
   def client(self, index: Array) -> ClientData:
     """The data of one client (a traced scalar index)."""
@@ -180,7 +192,11 @@ class FederatedDataset:
 
 
 def federated_dataset(
-  inputs: np.ndarray, labels: np.ndarray, partition: Partition
+  inputs: np.ndarray,
+  labels: np.ndarray,
+  partition: Partition,
+  *,
+  on_host: bool = False,
 ) -> FederatedDataset:
   """Places examples on the device and lays the clients over them.
 
@@ -188,6 +204,8 @@ def federated_dataset(
     inputs: `[n, ...]` uint8 images or float32 features.
     labels: `[n]` whole numbers.
     partition: which rows belong to which client.
+    on_host: whether to leave everything where it is, for streamed rounds;
+      `inputs` may then be a `np.memmap` larger than memory.
 
   Raises:
     InputError: there is no example or no client, no client has any, lengths
@@ -225,13 +243,15 @@ def federated_dataset(
       f'Expected a group for each of {len(sizes)} clients, got '
       f'{len(partition.groups)}.'
     )
-  return FederatedDataset(
-    inputs=jnp.asarray(inputs),
-    labels=jnp.asarray(labels, jnp.int32),
-    order=jnp.asarray(order),
-    offsets=jnp.asarray(np.cumsum(sizes) - sizes, jnp.int32),
-    sizes=jnp.asarray(sizes),
-    groups=jnp.asarray(partition.groups, jnp.int32),
-    min_size=int(sizes.min()),
-    max_size=max(int(sizes.max()), 1),
+  arrays: dict[str, Any] = {
+    'inputs': np.asanyarray(inputs) if on_host else inputs,
+    'labels': np.asarray(labels, np.int32),
+    'order': order,
+    'offsets': np.asarray(np.cumsum(sizes) - sizes, np.int32),
+    'sizes': sizes,
+    'groups': np.asarray(partition.groups, np.int32),
+  }
+  data = FederatedDataset(
+    **arrays, min_size=int(sizes.min()), max_size=max(int(sizes.max()), 1)
   )
+  return data if on_host else data.on_device()

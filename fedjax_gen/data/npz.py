@@ -26,13 +26,14 @@ _POOLED_NAMES = {
   'users': ('users', 'client_ids'),
   'groups': ('groups', 'domain'),
 }
-_KNOWN = {'classes'}.union(
+KNOWN = {'classes'}.union(
   form.format(split)
   for table in (_SPLIT_NAMES, _POOLED_NAMES)
   for forms in table.values()
   for form in forms
   for split in ('train', 'test')
 )
+"""All names of arrays that mean something."""
 _LAYOUTS = (
   'x_train, y_train, x_test, y_test; train_images, train_labels, '
   'test_images, test_labels; or one of inputs, images, features, embeddings, '
@@ -64,7 +65,31 @@ def read(
   """
   names = array_names(path)
   # Only what is asked for: files often carry other arrays, pickled ones too.
-  arrays = load_arrays(path, [name for name in names if name in _KNOWN])
+  arrays = load_arrays(path, [name for name in names if name in KNOWN])
+  return source(path, arrays, options, name=name, others=names)
+
+
+def source(
+  path: str | os.PathLike,
+  arrays: dict[str, np.ndarray],
+  options: Options,
+  *,
+  name: str | None = None,
+  others: Sequence[str] = (),
+) -> DataSource:
+  """Puts a source together from arrays by name; see `read`.
+
+  Args:
+    path: Where they come from, for messages.
+    arrays: Those of `KNOWN` names.
+    options: Size and split wishes.
+    name: Name of the source, the path if None.
+    others: Names of all that was there, read or not.
+
+  Raises:
+    InputError: As `read`.
+  """
+  names = list(others or arrays)
   split_tables = [
     _table(path, arrays, _SPLIT_NAMES, split) for split in ('train', 'test')
   ]

@@ -17,6 +17,7 @@ from fedjax_gen.data import (
   idx,
   images,
   named,
+  npy,
   npz,
   subset,
   tfds,
@@ -57,7 +58,8 @@ def load(
     have groups. Two are features and need no files: `digits_features`, and
     `gaussian_domains`, drawn from known Gaussians, which has groups and users;
   * `tfds:NAME`, any image-classification set of TensorFlow Datasets;
-  * a path: an npz file (`npz.read` lists the array names), a folder of idx
+  * a path: an npz file (`npz.read` lists the array names), a folder of such
+    arrays as npy files, which are not read into memory (`npy.read`), of idx
     files, an archive of CIFAR or Tiny ImageNet, unpacked, or a folder of
     pictures, one folder per class (`folder.read`);
   * `clients:PATH` or `groups:PATH`, a folder of pictures whose first level is
@@ -131,6 +133,8 @@ def _read(spec: str, options: Options) -> DataSource:
     return cifar.read(path, options, name=spec)
   if tiny_imagenet.is_folder(path) and not owner_kind:
     return tiny_imagenet.read(path, options, name=spec)
+  if npy.is_folder(path) and not owner_kind:
+    return npy.read(path, options, name=spec)
   if os.path.isdir(path):
     return folder.read(path, options, name=spec)
   if os.path.isfile(path) and not owner_kind:

@@ -49,6 +49,7 @@ class _Member(NamedTuple):
   """One client of a cohort, as the engine hands it to the mapping."""
 
   info: ClientInfo
+  slot: Array  # where the data set holds it; its row, if that is everyone's
   key: Key
 
 
@@ -65,21 +66,18 @@ def init_state(
   Raises:
     InputError: there is not one data set for each fleet.
   """
-  _check_fleets(algorithm, datasets)
+  check_fleets(algorithm, datasets)
 
   # Compiled as one: an initialiser is dozens of small programs otherwise.
   @jax.jit
   def init(datasets, key):
-    server_key, *fleet_keys = jax.random.split(key, 1 + len(datasets))
+    server_key, *fleet_keys = init_keys(key, len(datasets))
     # One client after the other: what mapped initialisers draw is alive for
     # all of them, and can exceed what they return.
     fleets = tuple(
       jax.lax.map(
-        lambda key_and_info, init=program.init: init(*key_and_info),
-        (
-          jax.random.split(fleet_key, data.num_clients),
-          everyones_infos(data),
-        ),
+        functools.partial(init_client, program, fleet_key),
+        everyones_infos(data),
       )
       for program, data, fleet_key in zip(
         algorithm.fleets, datasets, fleet_keys, strict=True
@@ -89,6 +87,16 @@ def init_state(
     return FederatedState(jnp.zeros((), jnp.int32), server, fleets)
 
   return init(tuple(datasets), key)
+
+
+def init_keys(key: Key, num_fleets: int) -> Key:
+  """Keys of `init_state`, `[1 + num_fleets]`: the server's, each fleet's."""
+  return jax.random.split(key, 1 + num_fleets)
+
+
+def init_client(program: ClientProgram, key: Key, info: ClientInfo) -> Tree:
+  """What ONE client keeps before its first round, by its fleet's key."""
+  return program.init(jax.random.fold_in(key, info.row), info)
 
 
 def federated_round(
@@ -114,51 +122,115 @@ def federated_round(
   Returns:
     The state after the round, and its metrics.
   """
-  aggregate = algorithm.server.aggregate
-  server_key, *fleet_keys = jax.random.split(
-    jax.random.fold_in(key, state.round), 1 + len(algorithm.fleets)
+  cohorts = draw_cohorts(samplers, datasets, key, state.round)
+  return cohort_round(
+    algorithm,
+    state,
+    datasets,
+    key,
+    cohorts=cohorts,
+    slots=[cohort.row for cohort in cohorts],
+    mapping=mapping,
   )
-  sums, fleets, client_metrics, cohorts = zip(
+
+
+def draw_cohorts(
+  samplers: Sequence[sampling.Sampler],
+  datasets: Sequence[FederatedDataset],
+  key: Key,
+  round_number: Array | int,
+) -> tuple[sampling.Cohort, ...]:
+  """Who takes part in a round, which does not depend on any before.
+
+  Args:
+    samplers: one for each fleet.
+    datasets: the clients of each fleet; samplers read their sizes.
+    key: the run's key, not consumed.
+    round_number: rounds done before this one.
+  """
+  _, sample_keys, _ = _round_keys(key, round_number, len(datasets))
+  return tuple(
+    sampler(sample_key, data)
+    for sampler, data, sample_key in zip(
+      samplers, datasets, sample_keys, strict=True
+    )
+  )
+
+
+def cohort_round(
+  algorithm: Algorithm,
+  state: FederatedState,
+  datasets: Sequence[FederatedDataset],
+  key: Key,
+  *,
+  cohorts: Sequence[sampling.Cohort],
+  slots: Sequence[Array],
+  mapping: Mapping = Mapping(),
+) -> tuple[FederatedState, RoundMetrics]:
+  """`federated_round` with the cohorts drawn before.
+
+  Data sets and the clients' states need hold no more than the cohorts: a
+  client's keys and what algorithms know it by follow its row in the
+  population, whatever slot it lies in.
+
+  Args:
+    algorithm: the algorithm.
+    state: what the last round left; leaves of `fleets` as the data sets' axis.
+    datasets: of each fleet the clients that slots name.
+    key: the run's key, not consumed.
+    cohorts: one for each fleet, `[K]` rows of the population.
+    slots: for each fleet `[K]` distinct places of the cohort's clients in data
+      set and state.
+    mapping: how clients are laid over time and devices.
+
+  Returns:
+    The state after the round, and its metrics.
+  """
+  aggregate = algorithm.server.aggregate
+  server_key, _, client_keys = _round_keys(
+    key, state.round, len(algorithm.fleets)
+  )
+  sums, fleets, client_metrics = zip(
     *(
       _fleet_round(
-        aggregate,
-        program,
-        state.server,
-        clients,
-        data,
-        sampler,
-        mapping,
-        fleet_key,
-      )  # fmt: skip
-      for program, clients, data, sampler, fleet_key in zip(
-        algorithm.fleets,
-        state.fleets,
-        datasets,
-        samplers,
-        fleet_keys,
+        aggregate, program, state.server, clients, data, cohort, places,
+        mapping, client_key,
+      )
+      for program, clients, data, cohort, places, client_key in zip(
+        algorithm.fleets, state.fleets, datasets, cohorts, slots, client_keys,
         strict=True,
       )
     ),
     strict=True,
-  )
+  )  # fmt: skip
   aggregated = aggregate.finish(functools.reduce(aggregate.merge, sums))
   server, server_metrics = algorithm.server.update(
     state.server, aggregated, server_key
   )
   state = FederatedState(state.round + 1, server, fleets)
-  return state, RoundMetrics(server_metrics, client_metrics, cohorts)
+  return state, RoundMetrics(server_metrics, client_metrics, tuple(cohorts))
+
+
+def _round_keys(key, round_number, num_fleets):
+  """Keys of a round: the server's, each fleet's for sampling, for clients."""
+  server_key, *fleet_keys = jax.random.split(
+    jax.random.fold_in(key, round_number), 1 + num_fleets
+  )
+  sample_keys, client_keys = zip(
+    *(jax.random.split(fleet_key) for fleet_key in fleet_keys), strict=True
+  )
+  return server_key, sample_keys, client_keys
 
 
 def _fleet_round(
-  aggregate, program, server, clients, data, sampler, mapping, key
+  aggregate, program, server, clients, data, cohort, slots, mapping, key
 ):
   """Runs the cohort of one fleet; axis 0 is the client axis."""
-  sample_key, client_key = jax.random.split(key)
-  cohort = sampler(sample_key, data)
   members = _Member(
-    info=_infos(data, cohort),
-    # By index and not by slot: who else was sampled changes nothing.
-    key=jax.vmap(jax.random.fold_in, (None, 0))(client_key, cohort.row),
+    info=_infos(data, cohort, slots),
+    slot=slots,
+    # By row and not by slot: who else was sampled changes nothing.
+    key=jax.vmap(jax.random.fold_in, (None, 0))(key, cohort.row),
   )
   sums, clients, metrics = map_population(
     mapping,
@@ -166,18 +238,18 @@ def _fleet_round(
     _work(program),
     (server, data),
     members,
-    cohort.row,
+    slots,
     clients,
   )
-  return sums, clients, metrics, cohort
+  return sums, clients, metrics
 
 
 def _work(program: ClientProgram) -> Work:
   """The work of ONE client: what it receives, does, sends and keeps."""
 
   def run(shared, member: _Member, client):
-    (server, data), (info, key) = shared, member
-    local_data = data.client(info.row)._replace(size=info.num_examples)
+    (server, data), (info, slot, key) = shared, member
+    local_data = data.client(slot)._replace(size=info.num_examples)
     view = program.view(server, info)
     message, trained, metrics = program.update(view, client, local_data, key)
     client = trees.where(info.present, trained, client)
@@ -235,7 +307,7 @@ class Runner:
     return int(program.memory_analysis().temp_size_in_bytes)
 
   def _placed(self, state, datasets, key, num_rounds):
-    _check_fleets(self.algorithm, datasets)
+    check_fleets(self.algorithm, datasets)
     validate.positive_int(num_rounds=num_rounds)
     return place((state, tuple(datasets), key), self.mapping)
 
@@ -322,9 +394,9 @@ def exchanged(
   algorithm: Algorithm, datasets: Sequence[FederatedDataset]
 ) -> tuple[tuple[Tree, Tree], ...]:
   """Shapes of one client's view and message, for each fleet."""
-  _check_fleets(algorithm, datasets)
+  check_fleets(algorithm, datasets)
   state = jax.eval_shape(
-    lambda key: init_state(algorithm, datasets, key), jax.random.key(0)
+    functools.partial(init_state, algorithm), tuple(datasets), jax.random.key(0)
   )
 
   def exchange(program, server, clients, data, key):
@@ -348,21 +420,28 @@ def exchanged(
   )
 
 
-def everyones_infos(data: FederatedDataset) -> ClientInfo:
-  """The infos of a fleet's clients, all present, `[N]`."""
-  return _infos(data, _everyone(data))
+def everyones_infos(
+  data: FederatedDataset, rows: Array | None = None
+) -> ClientInfo:
+  """The infos of a data set's clients, all present, `[N]`.
+
+  Args:
+    data: the clients.
+    rows: `[N]` their rows in a larger population that they were taken from.
+  """
+  everyone = sampling.everyone()(jax.random.key(0), data)
+  infos = _infos(data, everyone, everyone.row)
+  return infos if rows is None else infos._replace(row=rows)
 
 
-def _everyone(data: FederatedDataset) -> sampling.Cohort:
-  return sampling.everyone()(jax.random.key(0), data)
-
-
-def _infos(data: FederatedDataset, cohort: sampling.Cohort) -> ClientInfo:
+def _infos(
+  data: FederatedDataset, cohort: sampling.Cohort, slots: Array
+) -> ClientInfo:
   """The infos of a cohort, `[K]`; absent clients count and hold nothing."""
   return ClientInfo(
     row=cohort.row,
-    group=data.groups[cohort.row],
-    num_examples=jnp.where(cohort.present, data.sizes[cohort.row], 0),
+    group=data.groups[slots],
+    num_examples=jnp.where(cohort.present, data.sizes[slots], 0),
     weight=jnp.where(cohort.present, cohort.weight, 0.0),
     present=cohort.present,
   )
@@ -381,9 +460,10 @@ def _absent(members: _Member) -> _Member:
   )
 
 
-def _check_fleets(
+def check_fleets(
   algorithm: Algorithm, datasets: Sequence[FederatedDataset]
 ) -> None:
+  """Raises `InputError` unless there is one data set for each fleet."""
   if len(algorithm.fleets) != len(datasets):
     raise InputError(
       f'Expected one data set for each of {len(algorithm.fleets)} fleets, '

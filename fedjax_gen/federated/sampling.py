@@ -48,6 +48,8 @@ def everyone() -> Sampler:
 def uniform(cohort_size: int) -> Sampler:
   """`cohort_size` clients without replacement, all equally likely.
 
+  What a draw costs depends on the cohort, not on the population.
+
   Raises:
     InputError: `cohort_size` is not a whole number above zero; when first
       used, also if it exceeds the number of clients.
@@ -56,8 +58,7 @@ def uniform(cohort_size: int) -> Sampler:
 
   def sample(key, data):
     _check_fits(cohort_size, data)
-    return _cohort(data, _largest(jax.random.uniform(key, data.sizes.shape),
-                                  cohort_size))  # fmt: skip
+    return _cohort(data, distinct(key, cohort_size, data.num_clients))
 
   return sample
 
@@ -131,6 +132,48 @@ def with_dropout(sampler: Sampler, rate: float) -> Sampler:
     return cohort._replace(present=cohort.present & alive)
 
   return sample
+
+
+def distinct(key: Key, count: int, population: int) -> Array:
+  """`[count]` distinct rows of a population, all sets of them equally likely.
+
+  Of a large population every slot draws by itself, and slots that repeat
+  another draw again. Who draws again depends on which slots are equal and on
+  nothing else; so no row is treated unlike another, and every tuple of
+  distinct rows is as likely. A slot repeats another with a probability below
+  one half, so that a few passes do. Of a small population the largest of one
+  uniform number for each are taken, which costs no more there.
+
+  Args:
+    key: consumed.
+    count: at most `population`.
+    population: rows to choose from.
+  """
+  if population <= max(_FEW_CLIENTS, 2 * count):
+    return _largest(jax.random.uniform(key, (population,)), count)
+  return redrawn(key, count, population)
+
+
+_FEW_CLIENTS = 4096
+"""A population for which one draw for each client is nothing."""
+
+
+def redrawn(key: Key, count: int, population: int) -> Array:
+  """`distinct` by drawing repeated rows again."""
+
+  def draw(carry):
+    key, rows, is_open = carry
+    key, draw_key = jax.random.split(key)
+    drawn = jax.random.randint(draw_key, (count,), 0, population, jnp.int32)
+    rows = jnp.where(is_open, drawn, rows)
+    # Equal rows side by side, one that was settled before in front.
+    order = jnp.lexsort((is_open, rows))
+    ordered = rows[order]
+    repeats = ordered == jnp.roll(ordered, 1)
+    return key, rows, is_open.at[order].set(repeats.at[0].set(False))
+
+  carry = (key, jnp.zeros(count, jnp.int32), jnp.ones(count, bool))
+  return jax.lax.while_loop(lambda carry: carry[2].any(), draw, carry)[1]
 
 
 def _cohort(data: FederatedDataset, index: Array) -> Cohort:

@@ -1,6 +1,7 @@
 """The engine's rounds as the training loop's steps, with the meter read."""
 
 from collections.abc import Callable, Mapping, Sequence
+import functools
 from typing import Any
 
 import jax
@@ -59,9 +60,12 @@ def dry_run(
   """
   try:
     state = jax.eval_shape(
-      lambda key: rounds.init_state(algorithm, datasets, key),
+      functools.partial(rounds.init_state, algorithm),
+      tuple(datasets),
       jax.random.key(0),
     )
+    if any(data.is_on_host for data in datasets):
+      state = state._replace(fleets=())  # they lie in files
     size, memory = trees.num_bytes(state), environment.memory_bytes()
     if size > memory:
       raise InputError(

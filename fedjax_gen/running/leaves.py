@@ -86,7 +86,9 @@ def params_digest(tree: Any) -> str:
     leaf = jnp.asarray(leaf) if not hasattr(leaf, 'dtype') else leaf
     data = np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf)
     digest.update(f'{name}:{leaf.dtype}:{leaf.shape};'.encode())
-    digest.update(np.ascontiguousarray(data).tobytes())
+    # As bytes without a copy: a leaf may be a file larger than memory.
+    whole = np.ascontiguousarray(data).reshape(-1)
+    digest.update(whole.view(np.uint8).data)
   return digest.hexdigest()
 
 

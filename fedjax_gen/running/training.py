@@ -7,6 +7,7 @@ that takes it some rounds further; everything here holds for any such pair.
 from collections.abc import Callable, Mapping
 import contextlib
 import dataclasses
+import pathlib
 import time
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from fedjax_gen.running import (
   checkpoints as checkpoints_lib,
   divergence,
   leaves,
+  population_checkpoints,
 )
 from fedjax_gen.running.compile_clock import CompileClock
 from fedjax_gen.running.progress import Progress
@@ -91,6 +93,7 @@ def train(
   best_metric: str | None = None,
   best_mode: str = 'max',
   trained: Callable[[Any], Any] = lambda state: state,
+  population: population_checkpoints.Population | None = None,
   stop: StopSignal | None = None,
 ) -> TrainResult:
   """Trains one method, or resumes it, or returns it if it is done.
@@ -110,6 +113,7 @@ def train(
       is kept beside the last ones; None for none.
     best_mode: 'max' or 'min'.
     trained: the part of the state whose floats must stay finite.
+    population: the files of what clients keep, if that is not in the state.
     stop: if given, a signal lets the running step end and be saved.
 
   Returns:
@@ -122,8 +126,9 @@ def train(
     InputError: the checkpoint found is not one of this state.
     DiskFullError: the disk is full; the last checkpoint is as it was.
   """
-  checkpoints = checkpoints_lib.Checkpoints(
+  checkpoints = _checkpoints(
     workdir.checkpoints_path(method),
+    population,
     best_metric=best_metric,
     best_mode=best_mode,
   )
@@ -157,6 +162,18 @@ def train(
           checkpoints.save(end, state, metrics=rounds[-1], extra=times)
         done = end
   return TrainResult(state, **times, history=workdir.history(method))
+
+
+def _checkpoints(
+  path: pathlib.Path,
+  population: population_checkpoints.Population | None,
+  **policy: Any,
+) -> checkpoints_lib.Checkpoints:
+  if population is None:
+    return checkpoints_lib.Checkpoints(path, **policy)
+  return population_checkpoints.PopulationCheckpoints(
+    path, population, **policy
+  )
 
 
 def _restore_or_init(

@@ -7,6 +7,7 @@ In the directory are:
     DIR/metrics.jsonl        one object a method and round
     DIR/tensorboard/METHOD/  the same numbers as TensorBoard events
     DIR/checkpoints/METHOD/  see `checkpoints`
+    DIR/population/METHOD/   what clients keep, if not in the state (`streaming`)
     DIR/methods/METHOD.json  final metrics of each method that is done
     DIR/summary.json         written last: the run is finished
 """
@@ -157,6 +158,10 @@ class Workdir:
   def checkpoints_path(self, method: str) -> pathlib.Path:
     """Returns the directory of the checkpoints of `method`."""
     return self.path / 'checkpoints' / method
+
+  def population_path(self, method: str) -> pathlib.Path:
+    """Returns the directory of what clients of `method` keep in files."""
+    return self.path / 'population' / method
 
   def rewind(self, method: str, num_rounds: int) -> None:
     """Forgets what was logged of `method` after its first `num_rounds` rounds.

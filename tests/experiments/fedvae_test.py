@@ -491,3 +491,31 @@ def test_help_fits_a_terminal_and_begins_with_what_it_is(execute):
   # Every flag is explained in a sentence.
   assert ' Default: ' in out
   assert not [line for line in lines if line.strip() == 'Default: off.']
+
+
+def test_a_population_on_the_host_gives_the_same_bits(
+  execute, features_file, tmp_path
+):
+  args = [
+    f'--data={features_file}', *_QUICK[:4], '--rounds=2', '--eval_every=2',
+    '--importance_samples=0', '--num_clients=8', '--sampling=uniform',
+    '--cohort_size=3', '--dropout_rate=0.2',
+  ]  # fmt: skip
+  summaries = []
+  for name, on_host, methods in [
+    ('device', 'false', 'federated'),
+    ('host', 'true', 'federated,local'),  # the latter is in memory anyway
+  ]:
+    status, _, err = execute(
+      f'--workdir={name}', *args, f'--population_on_host={on_host}',
+      f'--methods={methods}',
+    )  # fmt: skip
+    assert status == 0, err
+    summary = json.loads((tmp_path / name / 'summary.json').read_text())
+    summaries.append(summary['methods'])
+  device, host = summaries
+  assert device['federated'] == host['federated']
+  assert 'local' in host
+  rows = {path.name for path in (tmp_path / 'host').rglob('population/*/*')}
+  assert rows == {'fleet_0'}
+  assert not (tmp_path / 'device/population').exists()

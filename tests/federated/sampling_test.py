@@ -36,6 +36,27 @@ class SamplingTest(parameterized.TestCase):
     share = np.bincount(index.ravel(), minlength=6) / len(index)
     np.testing.assert_allclose(share, 0.5, atol=0.03)
 
+  def test_rows_drawn_again_are_uniform_over_all_tuples(self):
+    keys = jax.random.split(jax.random.key(0), 6000)
+    rows = jax.jit(jax.vmap(lambda key: sampling.redrawn(key, 3, 6)))(keys)
+    tuples, counts = np.unique(np.asarray(rows), axis=0, return_counts=True)
+    self.assertLen(tuples, 6 * 5 * 4)
+    self.assertTrue((np.diff(np.sort(tuples, axis=1), axis=1) > 0).all())
+    # Chi-squared of 119 degrees of freedom exceeds 180 once in 4000.
+    self.assertLess(((counts - 50) ** 2 / 50).sum(), 180)
+
+  def test_a_cohort_of_a_large_population_is_distinct_and_in_range(self):
+    draw = jax.jit(lambda key: sampling.distinct(key, 2000, 4097))
+    rows = np.asarray(draw(jax.random.key(0)))
+    self.assertLen(np.unique(rows), 2000)
+    self.assertBetween(rows.min(), 0, 20)
+    self.assertBetween(rows.max(), 4076, 4096)
+
+  def test_a_draw_costs_the_cohort_and_not_the_population(self):
+    draw = jax.jit(lambda key: sampling.distinct(key, 10, 10**9))
+    memory = draw.lower(jax.random.key(0)).compile().memory_analysis()
+    self.assertLess(memory.temp_size_in_bytes, 10_000)
+
   def test_by_size_first_draw_is_proportional_to_size_and_counts_once(self):
     draws = _draws(sampling.by_size(1))
     share = np.bincount(draws.row.ravel(), minlength=6) / len(draws.row)

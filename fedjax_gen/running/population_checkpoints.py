@@ -1,0 +1,73 @@
+"""Checkpoints of a population that lies in files: only changed rows are new.
+
+Rows are written as rounds go, beside those that a checkpoint knows and never
+over them (`streaming.row_files`). So a checkpoint is the server's state and one
+byte for each client, saved as any other, whole or not at all; and a run that is
+killed, at whatever moment, finds the rows of its last checkpoint as they were.
+"""
+
+from collections.abc import Mapping, Sequence
+import os
+from typing import Any, Protocol
+
+from fedjax_gen.running.checkpoints import Checkpoints, Restored
+from fedjax_gen.types import Tree
+
+
+class Population(Protocol):
+  """What `streaming.streamed.StreamedRunner` is here."""
+
+  def flush(self) -> None:
+    """Returns when all rows written have reached the disk."""
+
+  def keep(self, populations: Sequence[tuple[Tree, ...]]) -> None:
+    """Says whose rows not to write over: the `fleets` of states."""
+
+
+class PopulationCheckpoints(Checkpoints):
+  """`Checkpoints` of states whose `fleets` say where in files rows lie.
+
+  Args:
+    path: the directory of the checkpoints.
+    population: whose rows; told which checkpoints there are.
+    **policy: of `Checkpoints`.
+
+  Raises:
+    InputError: as `Checkpoints`.
+  """
+
+  def __init__(
+    self, path: str | os.PathLike, population: Population, **policy: Any
+  ):
+    super().__init__(path, **policy)
+    self._population = population
+    self._known: dict[int, tuple[Tree, ...]] = {}  # fleets by round
+
+  def save(
+    self,
+    round_number: int,
+    state: Any,
+    *,
+    metrics: Mapping[str, float] | None = None,
+    extra: Mapping[str, Any] | None = None,
+  ) -> None:
+    """As `Checkpoints.save`, once the rows are on disk."""
+    if round_number in self.rounds():
+      return
+    self._population.flush()
+    super().save(round_number, state, metrics=metrics, extra=extra)
+    self._known[round_number] = state.fleets
+    self._keep_known()
+
+  def restore(self, target: Any, round_number: int | None = None) -> Restored:
+    """As `Checkpoints.restore`; from here on no checkpoint's row is lost."""
+    restored = super().restore(target, round_number)
+    for other in set(self.rounds()) - set(self._known):
+      self._known[other] = super().restore(target, other).state.fleets
+    self._keep_known()
+    return restored
+
+  def _keep_known(self) -> None:
+    there = self.rounds()
+    self._known = {r: f for r, f in self._known.items() if r in there}
+    self._population.keep(list(self._known.values()))

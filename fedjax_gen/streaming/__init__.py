@@ -1,0 +1,1 @@
+"""Rounds of populations that lie on the host, of which cohorts move."""

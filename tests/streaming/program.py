@@ -1,0 +1,54 @@
+"""A run of a population in files, to be killed by its test."""
+
+import pathlib
+import sys
+import time
+
+import jax
+import numpy as np
+
+from fedjax_gen.federated import sampling
+from fedjax_gen.running import federated_step, leaves, training
+from fedjax_gen.running.progress import progress
+from fedjax_gen.running.workdir import Workdir
+from fedjax_gen.streaming import streamed
+from tests.streaming import toys
+
+ROUNDS = 20
+
+
+def main(path: pathlib.Path, pause: float):
+  init_key, key = jax.random.split(jax.random.key(0))
+  _, data = toys.datasets()
+  sampler = sampling.with_dropout(sampling.uniform(7), 0.2)
+  run = streamed.streamed_runner(
+    toys.keeping(), [data], init_key, folder=path / 'clients',
+    samplers=[sampler],
+  )  # fmt: skip
+
+  def slowly(*arguments):
+    time.sleep(pause)
+    return run(*arguments)
+
+  with Workdir(path, {'what': 'toy'}) as workdir:
+    result = training.train(
+      method='toy',
+      init=run.init_state,
+      step=federated_step.federated_step(
+        slowly, [federated_step.rounds.Traffic(1, 1)], [data], key
+      ),
+      # Two rounds in three are lost with the process.
+      schedule=training.Schedule(ROUNDS, checkpoint_every=3),
+      workdir=workdir,
+      progress=progress(),
+      best_metric='loss',
+      best_mode='min',
+      population=run,
+    )
+    everyone = run.client_states(result.state, np.arange(len(toys.SIZES)))
+    digest = leaves.params_digest((result.state.server, everyone))
+    (path / 'digest.txt').write_text(digest)
+
+
+if __name__ == '__main__':
+  main(pathlib.Path(sys.argv[1]), float(sys.argv[2]))
