@@ -8,18 +8,19 @@ import signal
 import tempfile
 import time
 
-import numpy as np
 import pytest
 
 from tests.running import several
 
-_SECONDS = 10  # of silence until a process counts as dead
+_SECONDS = 6  # of silence until a process counts as dead
+_ROUNDS = 60  # so many that an interruption comes in their midst
 _FLAGS = (
-  '-m', 'experiments.fedvae', '--data=digits', '--num_clients=5',
-  '--num_examples=100', '--num_test_examples=40', '--channels=2,4',
-  '--latent_size=2', '--methods=federated', '--num_devices=0', '--rounds=6',
-  '--eval_every=6', '--checkpoint_every=2', '--num_samples=20',
-  '--importance_samples=0', f'--silence_seconds={_SECONDS}',
+  '-m', 'experiments.fedvae', '--methods=federated', '--num_devices=0',
+  '--reproducible', f'--rounds={_ROUNDS}', f'--eval_every={_ROUNDS}',
+  '--checkpoint_every=2', f'--silence_seconds={_SECONDS}', '--data=digits',
+  '--num_clients=5', '--num_examples=100', '--num_test_examples=40',
+  '--channels=2,4', '--latent_size=2', '--num_samples=20',
+  '--importance_samples=0',
 )  # fmt: skip
 
 
@@ -35,18 +36,11 @@ def _clean():
   shutil.rmtree(_home(), ignore_errors=True)
 
 
-def _start(name, num_processes, *flags):
-  command = [*_FLAGS, f'--workdir={_home() / name}', *flags]
-  return several.start(command, num_processes, cache=_home() / 'cache')
-
-
-@functools.cache
-def _trained(num_processes, *flags):
-  """Trains to the end; returns the work directory."""
-  name = f'run{num_processes}{"".join(flags)}'
-  results = several.finish(_start(name, num_processes, *flags))
-  assert [status for status, _ in results] == [0] * num_processes, results
-  return _home() / name
+def _start(name, num_processes, num_devices=1):
+  return several.start(
+    [*_FLAGS, f'--workdir={_home() / name}'],
+    num_processes, num_devices, _home() / 'cache',
+  )  # fmt: skip
 
 
 def _digest(workdir):
@@ -58,42 +52,58 @@ def _records(workdir):
   return [json.loads(line) for line in lines]
 
 
-def _wait_for_checkpoint(processes, workdir, number):
-  path = workdir / 'checkpoints' / 'federated' / str(number)
+def _wait_for_rounds(processes, workdir, number):
+  """Waits until a checkpoint of so many rounds, or more, is there."""
+  path = workdir / 'checkpoints' / 'federated'
   deadline = time.time() + several.TIMEOUT
-  while not path.is_dir():
+  while not any(int(p.name) >= number for p in path.glob('[0-9]*')
+                if p.name.isdigit()):  # fmt: skip
     running = [process.poll() is None for process in processes]
     assert all(running) and time.time() < deadline, several.finish(processes)
     time.sleep(0.02)
 
 
-def test_two_processes_give_the_bits_of_one():
-  one, two = (_trained(n, '--reproducible') for n in (1, 2))
-  assert _digest(one) == _digest(two)
+# One run in two processes, interrupted three times: each step is where the one
+# before left it. A test of any step runs those that it needs.
 
 
-def test_two_processes_agree_with_one_to_float_tolerance():
-  # By all metrics of all rounds, and the last of what is measured at the end.
-  one, two = (_records(path) for path in (_trained(1, '--reproducible'),
-                                          _trained(2)))  # fmt: skip
-  assert len(one) == len(two) == 6  # written once, by one process
-  for ours, theirs in zip(one, two, strict=True):
-    assert ours.keys() == theirs.keys()
-    del ours['method'], theirs['method']
-    np.testing.assert_allclose(
-      list(ours.values()), list(theirs.values()), rtol=1e-4
-    )
-
-
-@pytest.mark.parametrize('victim', [0, 1])
-def test_a_killed_process_is_named_and_the_run_resumes_to_the_same_bits(victim):
-  name = f'killed{victim}'
-  # So many rounds that the kill comes in their midst.
-  processes = _start(name, 2, '--reproducible', '--rounds=5000')
-  _wait_for_checkpoint(processes, _home() / name, 4)
-  processes[victim].kill()
+@functools.cache
+def _stopped():
+  """One process gets a signal; returns what both say, and the last round."""
+  processes = _start('run', 2)
+  _wait_for_rounds(processes, _home() / 'run', 2)
+  processes[1].send_signal(signal.SIGTERM)
   results = several.finish(processes)
-  status, output = results[1 - victim]
+  return results, _records(_home() / 'run')[-1]['round']
+
+
+@functools.cache
+def _killed(victim):
+  """One process is killed; returns status and output of the other."""
+  _, done = _stopped() if victim else (_killed(1), 10)
+  processes = _start('run', 2)
+  _wait_for_rounds(processes, _home() / 'run', done + 2)
+  processes[victim].kill()
+  return several.finish(processes)[1 - victim]
+
+
+@functools.cache
+def _resumed():
+  """To the end, now on four devices; returns what both say."""
+  _killed(0)
+  return several.finish(_start('run', 2, num_devices=2))
+
+
+def test_a_signal_to_one_process_stops_all_at_one_round_and_saves_it():
+  results, last = _stopped()
+  assert [status for status, _ in results] == [143, 143], results
+  assert last < _ROUNDS
+  assert (_home() / f'run/checkpoints/federated/{last}').is_dir()
+
+
+@pytest.mark.parametrize('victim', [1, 0])
+def test_the_other_process_names_the_one_that_was_killed(victim):
+  status, output = _killed(victim)
   assert status == 1, output
   assert f'Lost process {victim} (' in output
   assert 'run the same commands again' in output
@@ -101,29 +111,18 @@ def test_a_killed_process_is_named_and_the_run_resumes_to_the_same_bits(victim):
   assert len(output.splitlines()) < 40
 
 
-def test_a_resumed_run_ends_with_the_bits_of_the_uninterrupted_one():
-  name = 'resumed'
-  processes = _start(name, 2, '--reproducible')
-  _wait_for_checkpoint(processes, _home() / name, 2)
-  processes[1].kill()
-  several.finish(processes)
-  # In one process, and then to the end: the topology may change.
-  results = several.finish(_start(name, 2, '--reproducible'))
+def test_resumed_in_two_processes_a_run_ends_with_the_bits_of_one():
+  results = _resumed()
   assert [status for status, _ in results] == [0, 0], results
   assert 'resumed after' in results[0][1]
-  assert _digest(_home() / name) == _digest(_trained(1, '--reproducible'))
-
-
-def test_a_signal_to_one_process_stops_all_and_saves():
-  name = 'stopped'
-  processes = _start(name, 2, '--reproducible', '--rounds=5000')
-  _wait_for_checkpoint(processes, _home() / name, 2)
-  processes[1].send_signal(signal.SIGTERM)
-  results = several.finish(processes)
-  assert [status for status, _ in results] == [143, 143], results
-  rounds = [record['round'] for record in _records(_home() / name)]
-  path = _home() / name / 'checkpoints' / 'federated' / str(rounds[-1])
-  assert path.is_dir()  # at the round where they stopped, due or not
+  assert 'resumed after' not in results[1][1]  # one process tells for all
+  [alone] = several.finish(_start('alone', 1))
+  assert alone[0] == 0, alone
+  assert _digest(_home() / 'run') == _digest(_home() / 'alone')
+  # Every round once, with the same numbers, whoever computed it.
+  ours, theirs = (_records(_home() / name) for name in ('run', 'alone'))
+  assert [r['round'] for r in ours] == list(range(1, _ROUNDS + 1))
+  assert [r['loss'] for r in ours] == [r['loss'] for r in theirs]
 
 
 def test_another_command_in_one_process_is_refused_in_all():
