@@ -12,14 +12,13 @@ import hashlib
 import os
 import pathlib
 import sys
-import textwrap
 import traceback
 from typing import TYPE_CHECKING, Any
 import warnings
 
 from absl import flags
 
-from experiments import config_flags, distributed, recipes
+from experiments import config_flags, distributed, help_page, recipes
 from fedjax_gen import validate
 from fedjax_gen.errors import InputError
 from fedjax_gen.running import (
@@ -32,16 +31,6 @@ from fedjax_gen.running.processes import EndedError, Processes
 
 if TYPE_CHECKING:
   from fedjax_gen.running.progress import Progress
-
-_HELP_END = """\
-Anywhere:
-  --flagfile=PATH         Read flags from a file, one on each line.
-  --list_presets          Show the presets with their recorded results.
-  --help                  Show this text.
-
-Run the same command again to resume an interrupted run. Exit status: 0 done,
-1 diverged, disk full, out of memory or another process lost, 2 mistake in the
-command or the data, 130 or 143 stopped by a signal with everything saved."""
 
 _MAX_INT = 2**31 - 1  # rounds are counted in 32 bits
 
@@ -263,6 +252,8 @@ def _execute(
   except BaseException as error:
     cause = processes.cause(error)
     processes.end(*(_answer(cause) or (1, f'{type(cause).__name__}: {cause}')))
+    if cause is error:
+      raise
     raise cause from error
   processes.end(0)
   return 0
@@ -290,7 +281,8 @@ def _train(
       main(session, **configs)
     except workdir_lib.FinishedError:
       print('The other process finished this run.')
-  print(f'Results: {path}')
+  if processes.is_writer:
+    print(f'Results: {path}')
 
 
 def _check_commands(processes: Processes, record: dict[str, Any]) -> None:
@@ -336,33 +328,13 @@ def _flag_values(
 
 
 def _help(experiment: Experiment) -> str:
-  command = f'python -m experiments.{experiment.name}'
-  examples = [
-    '\n'.join(
-      [*_wrapped(f'  {command} {arguments}'.rstrip()), f'      {result}']
-    )
-    for arguments, result in experiment.examples
-  ]
-  parts = [
+  return help_page.text(
+    experiment.name,
     experiment.sentence,
-    '\n'.join(['Examples:', *examples]),
-    config_flags.help_text(list(_configs(experiment).values())),
-  ]
-  if 'run' in experiment.configs:
-    parts.append(_HELP_END)
-  return '\n\n'.join(parts)
-
-
-def _wrapped(command: str) -> list[str]:
-  """Breaks a command into lines that a shell joins again."""
-  lines = textwrap.wrap(
-    command,
-    78,
-    subsequent_indent='    ',
-    break_long_words=False,
-    break_on_hyphens=False,
+    experiment.examples,
+    list(_configs(experiment).values()),
+    is_training='run' in experiment.configs,
   )
-  return [f'{line} \\' for line in lines[:-1]] + lines[-1:]
 
 
 def _default_path(record: dict[str, Any]) -> str:

@@ -17,9 +17,10 @@ _ROUNDS = 60  # so many that an interruption comes in their midst
 _FLAGS = (
   '-m', 'experiments.fedvae', '--methods=federated', '--num_devices=0',
   '--reproducible', f'--rounds={_ROUNDS}', f'--eval_every={_ROUNDS}',
-  '--checkpoint_every=2', f'--silence_seconds={_SECONDS}', '--data=digits',
+  '--checkpoint_every=2', f'--silence_seconds={_SECONDS}',
+  '--data=digits_features', '--model=mlp', '--hidden_size=16',
   '--num_clients=5', '--num_examples=100', '--num_test_examples=40',
-  '--channels=2,4', '--latent_size=2', '--num_samples=20',
+  '--latent_size=2', '--num_samples=20',
   '--importance_samples=0',
 )  # fmt: skip
 
@@ -52,15 +53,23 @@ def _records(workdir):
   return [json.loads(line) for line in lines]
 
 
-def _wait_for_rounds(processes, workdir, number):
-  """Waits until a checkpoint of so many rounds, or more, is there."""
-  path = workdir / 'checkpoints' / 'federated'
-  deadline = time.time() + several.TIMEOUT
-  while not any(int(p.name) >= number for p in path.glob('[0-9]*')
-                if p.name.isdigit()):  # fmt: skip
+def _last_saved():
+  path = _home() / 'run' / 'checkpoints' / 'federated'
+  return max(
+    (int(p.name) for p in path.glob('*') if p.name.isdigit()), default=0
+  )
+
+
+def _interrupted(victim, signum):
+  """Signals one of two processes as soon as they have saved something new."""
+  before, deadline = _last_saved(), time.time() + several.TIMEOUT
+  processes = _start('run', 2)
+  while _last_saved() == before:
     running = [process.poll() is None for process in processes]
     assert all(running) and time.time() < deadline, several.finish(processes)
     time.sleep(0.02)
+  processes[victim].send_signal(signum)
+  return several.finish(processes)
 
 
 # One run in two processes, interrupted three times: each step is where the one
@@ -70,21 +79,15 @@ def _wait_for_rounds(processes, workdir, number):
 @functools.cache
 def _stopped():
   """One process gets a signal; returns what both say, and the last round."""
-  processes = _start('run', 2)
-  _wait_for_rounds(processes, _home() / 'run', 2)
-  processes[1].send_signal(signal.SIGTERM)
-  results = several.finish(processes)
+  results = _interrupted(1, signal.SIGTERM)
   return results, _records(_home() / 'run')[-1]['round']
 
 
 @functools.cache
 def _killed(victim):
   """One process is killed; returns status and output of the other."""
-  _, done = _stopped() if victim else (_killed(1), 10)
-  processes = _start('run', 2)
-  _wait_for_rounds(processes, _home() / 'run', done + 2)
-  processes[victim].kill()
-  return several.finish(processes)[1 - victim]
+  _stopped() if victim else _killed(1)
+  return _interrupted(victim, signal.SIGKILL)[1 - victim]
 
 
 @functools.cache
