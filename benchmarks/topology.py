@@ -118,7 +118,7 @@ def _rounds(flags: argparse.Namespace, *, is_reproducible: bool) -> dict:
     partition.iid(len(source.train.labels), flags.clients, seed=0),
   )
   vae = build_vae(
-    VaeConfig(channels=(8, 16), latent_size=8, hidden_size=64),
+    VaeConfig(model='mlp', hidden_size=128),
     DataSpec(source.input_shape, source.num_classes),
   )
   algorithm = fedvae.fedvae(fedvae.Config(), vae)

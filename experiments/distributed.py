@@ -126,7 +126,7 @@ def _make_cpu_devices(num_devices: int, count: int) -> None:
   import jax
 
   is_decided = (
-    jax.config.jax_num_cpu_devices >= 0
+    jax.config.jax_num_cpu_devices >= 0  # type: ignore[attr-defined]
     or 'xla_force_host_platform_device_count' in os.environ.get('XLA_FLAGS', '')
   )
   if is_decided or num_devices < 2:

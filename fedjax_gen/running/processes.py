@@ -17,9 +17,7 @@ import os
 import sys
 import threading
 import time
-from typing import Any, TypeVar
-
-Value = TypeVar('Value')
+from typing import Any
 
 _POLL_MS = 500  # between two looks at whether another process has ended
 _FAREWELL_MS = 10_000  # for all to hear that one ends
@@ -76,7 +74,7 @@ class Processes:
     """Whether this process writes, evaluates and draws for all."""
     return self.index == 0
 
-  def exchange(self, value: Value) -> list[Value]:
+  def exchange(self, value: Any) -> list[Any]:
     """Gives every process the values of all, in the order of their indices.
 
     A meeting: nobody goes on before everybody has come. All must make the same
@@ -104,13 +102,13 @@ class Processes:
       self._client.key_value_delete(f'exchange/{number - 1}/')
     return self._wait_for(result)
 
-  def from_writer(self, compute: Callable[[], Value]) -> Value:
+  def from_writer(self, compute: Callable[[], Any]) -> Any:
     """Computes a JSON value in the writer and gives it to all.
 
     Raises:
       EndedError: the writer failed; the writer itself raises what it met.
     """
-    return self.exchange(compute() if self.is_writer else None)[0]  # type: ignore[return-value]
+    return self.exchange(compute() if self.is_writer else None)[0]
 
   def release(self) -> None:
     """Parts the writer, which goes on alone, from the others, which wait.

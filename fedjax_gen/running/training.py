@@ -199,7 +199,7 @@ def _restore_or_init(
     checkpoints.clean()
   if not processes.from_writer(lambda: bool(checkpoints.rounds())):
     return state, 0, {'seconds': 0.0, 'compile_seconds': 0.0}
-  restored = None
+  restored: Any = None
   if processes.is_writer:
     target = leaves.abstract(state)
     del state  # frees the memory before the other state comes
