@@ -7,18 +7,18 @@ status that says what happened.
 
 from collections.abc import Callable, Sequence
 import dataclasses
+import functools
 import hashlib
 import os
 import pathlib
 import sys
-import textwrap
 import traceback
 from typing import TYPE_CHECKING, Any
 import warnings
 
 from absl import flags
 
-from experiments import config_flags, recipes
+from experiments import config_flags, distributed, help_page, recipes
 from fedjax_gen import validate
 from fedjax_gen.errors import InputError
 from fedjax_gen.running import (
@@ -27,19 +27,10 @@ from fedjax_gen.running import (
   stopping,
   workdir as workdir_lib,
 )
+from fedjax_gen.running.processes import EndedError, Processes
 
 if TYPE_CHECKING:
   from fedjax_gen.running.progress import Progress
-
-_HELP_END = """\
-Anywhere:
-  --flagfile=PATH         Read flags from a file, one on each line.
-  --list_presets          Show the presets with their recorded results.
-  --help                  Show this text.
-
-Run the same command again to resume an interrupted run. Exit status: 0 done,
-1 diverged, disk full or out of memory, 2 mistake in the command or the data,
-130 or 143 stopped by a signal with everything saved."""
 
 _MAX_INT = 2**31 - 1  # rounds are counted in 32 bits
 
@@ -132,17 +123,33 @@ class Session:
     path: the work directory, not yet opened.
     config: what is recorded there.
     stop: tells of signals.
-    progress: shows the advance.
+    processes: of the run. All do the same up to `part`, but process 0 alone
+      writes, says and evaluates.
   """
 
   path: pathlib.Path
   config: dict[str, Any]
   stop: stopping.StopSignal
-  progress: 'Progress'
+  processes: Processes
+
+  @functools.cached_property
+  def progress(self) -> 'Progress':
+    """Shows the advance."""
+    from fedjax_gen.running import progress  # not needed to answer a mistake
+
+    return progress.progress() if self.processes.is_writer else progress.NONE
 
   def say(self, text: str) -> None:
     """Tells what is going on, beside the progress of training."""
-    print(text, file=sys.stderr, flush=True)
+    if self.processes.is_writer:
+      print(text, file=sys.stderr, flush=True)
+
+  def part(self) -> None:
+    """Ends the work of all processes but the first, which measures and draws.
+
+    To be called after the last training: no collective may follow.
+    """
+    self.processes.release()
 
   def open_workdir(self) -> workdir_lib.Workdir:
     """Opens the work directory, a context manager.
@@ -154,7 +161,9 @@ class Session:
       InputError: the directory cannot be used.
       FinishedError: another process, which was waited for, finished the run.
     """
-    return workdir_lib.Workdir(self.path, self.config, on_wait=self.say)
+    return workdir_lib.Workdir(
+      self.path, self.config, on_wait=self.say, processes=self.processes
+    )
 
 
 def run(experiment: Experiment, main: Callable[..., None]) -> None:
@@ -182,28 +191,40 @@ def execute(
   try:
     with stopping.StopSignal() as stop:
       return _execute(experiment, main, argv, stop)
-  except (InputError, stopping.DivergedError, files.DiskFullError) as error:
-    if is_debug:
-      traceback.print_exc()
-    print(f'{experiment.name}: {error}', file=sys.stderr)
-    return 2 if isinstance(error, InputError) else 1
-  except Exception as error:
-    # JAX has no exception of its own for memory, on any device.
-    if not isinstance(error, MemoryError) and (
-      'RESOURCE_EXHAUSTED' not in str(error)
-    ):
+  except BaseException as error:
+    if (answer := _answer(error)) is None:
       raise
     if is_debug:
       traceback.print_exc()
-    print(
-      f'{experiment.name}: Out of memory. {str(error).partition(chr(10))[0]}\n'
-      'Ask for less at once: a smaller model, batch, block or sample.',
-      file=sys.stderr,
+    status, message = answer
+    if message:
+      print(f'{experiment.name}: {message}', file=sys.stderr)
+    return status
+
+
+def _answer(error: BaseException) -> tuple[int, str] | None:
+  """Exit status and words for what is no defect of the program."""
+  match error:
+    case InputError():
+      return 2, str(error)
+    case stopping.DivergedError() | files.DiskFullError():
+      return 1, str(error)
+    case EndedError():
+      return error.status, str(error) if error.status else ''
+    case stopping.StoppedError():
+      return (
+        128 + error.signum,
+        f'{error} Run the same command again to resume.',
+      )
+  # JAX has no exception of its own for memory, on any device.
+  if isinstance(error, MemoryError) or (
+    isinstance(error, Exception) and 'RESOURCE_EXHAUSTED' in str(error)
+  ):
+    return 1, (
+      f'Out of memory. {str(error).partition(chr(10))[0]}\n'
+      'Ask for less at once: a smaller model, batch, block or sample.'
     )
-    return 1
-  except stopping.StoppedError as error:
-    print(f'{error} Run the same command again to resume.', file=sys.stderr)
-    return 128 + error.signum
+  return None
 
 
 def _execute(
@@ -216,24 +237,63 @@ def _execute(
   if 'run' not in configs:
     main(**configs)
     return 0
-  run_config: RunConfig = configs['run']
+  several: distributed.DistributedConfig = configs.pop('distributed')
   record: dict[str, Any] = {'experiment': experiment.name}
   for name, config in configs.items():
     record[name] = config_records.to_record(config)
-  path = pathlib.Path(run_config.workdir or _default_path(record))
-  if workdir_lib.finished_summary(path, record) is not None:
-    print(f'This run is finished: {path / "summary.json"}')
-    return 0
-  _prepare_jax(run_config.compilation_cache)
-  from fedjax_gen.running.progress import progress
+  path = pathlib.Path(configs['run'].workdir or _default_path(record))
+  if not several.is_given and _is_finished(path, record):
+    return 0  # JAX need not start
+  processes = distributed.start(
+    several, getattr(configs.get('federation'), 'num_devices', 1)
+  )
+  try:
+    _train(main, configs, Session(path, record, stop, processes))
+  except BaseException as error:
+    cause = processes.cause(error)
+    processes.end(*(_answer(cause) or (1, f'{type(cause).__name__}: {cause}')))
+    if cause is error:
+      raise
+    raise cause from error
+  processes.end(0)
+  return 0
 
+
+def _is_finished(path: pathlib.Path, record: dict[str, Any]) -> bool:
+  """Tells so if the run is finished."""
+  is_finished = workdir_lib.finished_summary(path, record) is not None
+  if is_finished:
+    print(f'This run is finished: {path / "summary.json"}')
+  return is_finished
+
+
+def _train(
+  main: Callable[..., None], configs: dict[str, Any], session: Session
+) -> None:
+  """Runs the program in a process that has met the others."""
+  processes, path = session.processes, session.path
+  _check_commands(processes, session.config)
+  if processes.from_writer(lambda: _is_finished(path, session.config)):
+    return
+  _prepare_jax(configs['run'].compilation_cache)
   with files.full_disk_named(path):
     try:
-      main(Session(path, record, stop, progress()), **configs)
+      main(session, **configs)
     except workdir_lib.FinishedError:
       print('The other process finished this run.')
-  print(f'Results: {path}')
-  return 0
+  if processes.is_writer:
+    print(f'Results: {path}')
+
+
+def _check_commands(processes: Processes, record: dict[str, Any]) -> None:
+  """Raises InputError, in all processes, if their commands differ."""
+  everyones = processes.exchange(record)
+  for name, theirs in zip(processes.names, everyones, strict=True):
+    if lines := workdir_lib.different_fields(everyones[0], theirs):
+      raise InputError(
+        f'Expected the same flags in all processes; of {processes.names[0]} '
+        f'(there) and {name} (here) differ:\n{lines}'
+      )
 
 
 def _parse(experiment: Experiment, argv: Sequence[str]) -> dict[str, Any]:
@@ -245,8 +305,16 @@ def _parse(experiment: Experiment, argv: Sequence[str]) -> dict[str, Any]:
     given = _flag_values(experiment, [argv[0], flagfile, *argv[1:]])
   return {
     name: config_flags.from_flags(given, defaults)
-    for name, defaults in experiment.configs.items()
+    for name, defaults in _configs(experiment).items()
   }
+
+
+def _configs(experiment: Experiment) -> dict[str, Any]:
+  """Configurations of the program, and those of every program that trains."""
+  if 'run' not in experiment.configs:
+    return experiment.configs
+  several = distributed.DistributedConfig()
+  return experiment.configs | {'distributed': several}
 
 
 def _flag_values(
@@ -254,39 +322,19 @@ def _flag_values(
 ) -> flags.FlagValues:
   # Not absl's global flags: they hold those of every module imported.
   flag_values = flags.FlagValues()
-  config_flags.define_flags(flag_values, *experiment.configs.values())
+  config_flags.define_flags(flag_values, *_configs(experiment).values())
   config_flags.parse(flag_values, argv)
   return flag_values
 
 
 def _help(experiment: Experiment) -> str:
-  command = f'python -m experiments.{experiment.name}'
-  examples = [
-    '\n'.join(
-      [*_wrapped(f'  {command} {arguments}'.rstrip()), f'      {result}']
-    )
-    for arguments, result in experiment.examples
-  ]
-  parts = [
+  return help_page.text(
+    experiment.name,
     experiment.sentence,
-    '\n'.join(['Examples:', *examples]),
-    config_flags.help_text(list(experiment.configs.values())),
-  ]
-  if 'run' in experiment.configs:
-    parts.append(_HELP_END)
-  return '\n\n'.join(parts)
-
-
-def _wrapped(command: str) -> list[str]:
-  """Breaks a command into lines that a shell joins again."""
-  lines = textwrap.wrap(
-    command,
-    78,
-    subsequent_indent='    ',
-    break_long_words=False,
-    break_on_hyphens=False,
+    experiment.examples,
+    list(_configs(experiment).values()),
+    is_training='run' in experiment.configs,
   )
-  return [f'{line} \\' for line in lines[:-1]] + lines[-1:]
 
 
 def _default_path(record: dict[str, Any]) -> str:

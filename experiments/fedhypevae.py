@@ -229,6 +229,7 @@ def main(
       )
       for name, target in to_audit.items() if audit.audit_canaries
     }  # fmt: skip
+    session.part()
     session.say('Measuring against held-out embeddings.')
     local = heads.fit_local(clients.rows, head)
     synthetic: dict[str, Synthetic] = {}

@@ -256,7 +256,8 @@ def main(
       for name, method in methods.items()
     }
     for name, trained in models.items():
-      saved.save_model(workdir.path, name, vae, source, trained[0])
+      if workdir.is_writer:
+        saved.save_model(workdir.path, name, vae, source, trained[0])
     audited = {
       name: audits.audit(
         name,
@@ -266,6 +267,7 @@ def main(
       )
       for name, subject in to_audit.items() if audit.audit_canaries
     }  # fmt: skip
+    session.part()
     session.say('Measuring against held-out data.')
     extractor = build_extractor()
     if extractor is None:

@@ -211,6 +211,7 @@ def main(
         name, method, clients, federation, run, session, workdir,
         traffic[name], judge,
       )  # fmt: skip
+    session.part()
     session.say('Measuring on data that no client trained on.')
     judged = {
       name: judge.everything(method, results[name].state)

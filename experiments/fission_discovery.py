@@ -6,7 +6,6 @@ before: their groups are found from what the others left.
 
 from collections.abc import Callable
 import dataclasses
-import pathlib
 from typing import NamedTuple
 
 import jax
@@ -20,6 +19,7 @@ from fedjax_gen.errors import InputError
 from fedjax_gen.federated import collect, grouping as grouping_lib, local
 from fedjax_gen.models.vae import build_vae
 from fedjax_gen.running import groupings, saved, training
+from fedjax_gen.running.workdir import Workdir
 
 # What the key of discovery is folded with: far from the small numbers by which
 # training splits the same seed.
@@ -58,7 +58,7 @@ def discover(
   config: discovery_lib.DiscoveryConfig,
   setting: fission_methods.Setting,
   train: Callable[..., training.TrainResult],
-  workdir: pathlib.Path,
+  workdir: Workdir,
 ) -> tuple[fission_methods.Setting, Found]:
   """Warms a FedVAE up, clusters the clients, and lets newcomers find theirs.
 
@@ -117,8 +117,11 @@ def discover(
     num_examples=np.asarray(data.sizes),
     seed=setting.seed,
   )
-  saved.save_model(workdir, 'warmup', vae_config, setting.source, variables)
-  groupings.save_grouping(workdir / 'grouping.npz', grouping)
+  if workdir.is_writer:
+    saved.save_model(
+      workdir.path, 'warmup', vae_config, setting.source, variables
+    )
+    groupings.save_grouping(workdir.path / 'grouping.npz', grouping)
   true, found = np.asarray(data.groups), grouping.groups
   counts = np.zeros((len(setting.source.group_names), grouping.num_groups), int)
   np.add.at(counts, (true, found), 1)

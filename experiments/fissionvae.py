@@ -218,7 +218,7 @@ def main(
     found = None
     if not is_given:
       setting, found = fission_discovery.discover(
-        discovery, setting, train, workdir.path
+        discovery, setting, train, workdir
       )
       session.say(
         f'Discovered {found.num_groups} groups; {found.accuracy:.0%} of the '
@@ -229,6 +229,7 @@ def main(
       name: train(name, method, setting, reference, setting.num_rounds)
       for name, method in methods.items()
     }
+    session.part()
     trained = {
       name: method.variables(results[name].state)
       for name, method in methods.items()

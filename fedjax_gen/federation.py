@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import dataclasses
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from fedjax_gen import validate
@@ -80,7 +81,10 @@ class FederationConfig:
   block_size: str = _option(
     'auto', 'Clients computed at once: a number, all, or auto.'
   )
-  num_devices: int = _option(1, 'Devices that share a cohort; 0 for all.')
+  num_devices: int = _option(
+    0,
+    'Devices that share a cohort; 0 for all, on CPU one for each core, up to 8.',
+  )
   reproducible: bool = _option(
     False, 'The same bits on 1, 2, 4 or 8 devices, for one more gather.'
   )
@@ -296,7 +300,7 @@ def build_mapping(config: FederationConfig) -> Mapping:
     InputError: see `build_federation`.
   """
   mesh = None
-  if config.num_devices != 1:
+  if (config.num_devices or jax.device_count()) > 1:
     mesh = clients_mesh(config.num_devices or None)
   return Mapping(_block_size(config.block_size), mesh, config.reproducible)
 

@@ -115,8 +115,8 @@ def clients_mesh(num_devices: int | None = None) -> Mesh:
   if count > available:
     raise InputError(
       f'Expected num_devices <= {available}, the devices there are, got '
-      f'num_devices={count}. On CPU the environment variable '
-      f'XLA_FLAGS=--xla_force_host_platform_device_count={count} makes more.'
+      f"num_devices={count}. On CPU jax.config.update('jax_num_cpu_devices', "
+      f'{count}) makes so many, before the first use of one.'
     )
   return jax.make_mesh(
     (count,),

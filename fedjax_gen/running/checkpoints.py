@@ -71,7 +71,17 @@ class Checkpoints:
     self._best_metric = best_metric
     self._sign = 1 if best_mode == 'max' else -1
     self._records: dict[int, dict[str, Any]] = {}  # by round, as read
-    self._orbax = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
+    # Of several processes the first saves and restores, as if it were alone:
+    # no barrier of Orbax, and no directory that all hosts see, is needed.
+    alone = ocp.options.MultiprocessingOptions(
+      primary_host=0, active_processes={0}
+    )
+    self._orbax = ocp.Checkpointer(
+      ocp.CompositeCheckpointHandler(
+        composite_options=ocp.CompositeOptions(multiprocessing_options=alone)
+      ),
+      multiprocessing_options=alone,
+    )
 
   def rounds(self) -> list[int]:
     """Returns the rounds with a complete checkpoint, in ascending order."""
@@ -121,6 +131,8 @@ class Checkpoints:
       for name, leaf in named.items()
       if leaf.size  # Orbax refuses arrays without elements
     }
+    if jax.process_count() > 1:  # it refuses one process's arrays among several
+      arrays = jax.tree.map(np.asarray, arrays)
     path = self.path / str(round_number)
     self.path.mkdir(parents=True, exist_ok=True)
     files.check_room(path, sum(leaf.nbytes for leaf in arrays.values()))

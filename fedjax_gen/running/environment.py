@@ -24,7 +24,7 @@ def environment() -> dict[str, str]:
 
 def memory_bytes() -> int:
   """Returns the memory of the first device; of the machine if it shares it."""
-  stats = jax.devices()[0].memory_stats() or {}
+  stats = jax.local_devices()[0].memory_stats() or {}
   if 'bytes_limit' in stats:
     return stats['bytes_limit']
   return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')

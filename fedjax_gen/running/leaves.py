@@ -5,6 +5,7 @@ import hashlib
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 import jax.numpy as jnp
 import numpy as np
 
@@ -31,17 +32,61 @@ def is_key(leaf: Any) -> bool:
 def abstract(state: Any) -> Any:
   """Returns the shapes of `state`, `jax.ShapeDtypeStruct`, to restore to.
 
-  Leaves committed to devices keep their sharding; the others stay free to be
-  placed by whoever uses them.
+  Leaves committed to devices of this process keep their sharding; the others
+  stay free to be placed by whoever uses them.
   """
   return jax.tree.map(
     lambda leaf: jax.ShapeDtypeStruct(
       leaf.shape,
       leaf.dtype,
-      sharding=leaf.sharding if leaf.committed else None,
+      sharding=leaf.sharding
+      if leaf.committed and leaf.is_fully_addressable
+      else None,
     ),
     state,
   )
+
+
+def local(tree: Any) -> Any:
+  """Returns replicated leaves as this process's first device has them.
+
+  What is computed from them is computed once, not by every device, and without
+  the other processes. Nothing is copied.
+  """
+
+  def own(leaf):
+    if not isinstance(leaf, jax.Array) or len(leaf.sharding.device_set) == 1:
+      return leaf
+    if not leaf.is_fully_replicated:
+      return leaf
+    if is_key(leaf):
+      data = own(jax.random.key_data(leaf))
+      return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+    return leaf.addressable_data(0)
+
+  return jax.tree.map(own, tree)
+
+
+def from_writer(tree: Any) -> Any:
+  """Returns in every process, to the bit, the leaves that process 0 holds.
+
+  One collective a leaf, of its bytes: a sum of floats would turn -0 into 0.
+
+  Args:
+    tree: arrays of this process, in all processes of the same types and shapes.
+  """
+
+  def received(leaf):
+    if is_key(leaf):
+      data = received(jax.random.key_data(leaf))
+      return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+    if not leaf.size:
+      return leaf
+    sent = np.frombuffer(np.asarray(leaf).tobytes(), np.uint8)
+    found = multihost_utils.broadcast_one_to_all(sent).tobytes()
+    return jnp.asarray(np.frombuffer(found, leaf.dtype).reshape(leaf.shape))
+
+  return jax.tree.map(received, tree)
 
 
 def describe(leaf: Any) -> dict[str, Any]:

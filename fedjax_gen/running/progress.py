@@ -101,6 +101,23 @@ class _LineProgress:
     print(line, file=self._stream, flush=True)
 
 
+class _NoProgress:
+  """Shows nothing."""
+
+  def start(self, method: str, num_rounds: int, done: int) -> None:
+    pass
+
+  def update(self, rounds: int, loss: float | None) -> None:
+    pass
+
+  def close(self) -> None:
+    pass
+
+
+NONE: Progress = _NoProgress()
+"""For processes beside the one that shows the advance."""
+
+
 class _Timer:
   """Estimates the seconds left, from the steps after the first."""
 

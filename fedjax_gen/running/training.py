@@ -23,6 +23,7 @@ from fedjax_gen.running import (
   population_checkpoints,
 )
 from fedjax_gen.running.compile_clock import CompileClock
+from fedjax_gen.running.processes import Processes
 from fedjax_gen.running.progress import Progress
 from fedjax_gen.running.stopping import StopSignal
 from fedjax_gen.running.workdir import Workdir
@@ -108,16 +109,18 @@ def train(
     schedule: when to evaluate and save.
     workdir: where to log and save.
     progress: where to show the advance.
-    evaluate: returns more metrics of a state, logged with its round.
+    evaluate: returns more metrics of a state, logged with its round. Of several
+      processes the first alone calls it, with copies of its own.
     best_metric: the metric, of rounds or of evaluation, whose best checkpoint
       is kept beside the last ones; None for none.
     best_mode: 'max' or 'min'.
     trained: the part of the state whose floats must stay finite.
     population: the files of what clients keep, if that is not in the state.
-    stop: if given, a signal lets the running step end and be saved.
+    stop: if given, a signal lets the running step end and be saved; of several
+      processes any may receive it.
 
   Returns:
-    The trained state and what it took.
+    The trained state, on one device of each process, and what it took.
 
   Raises:
     DivergedError: a loss or a trained parameter is not finite. The state is
@@ -125,17 +128,19 @@ def train(
     StoppedError: a signal arrived; the state is saved.
     InputError: the checkpoint found is not one of this state.
     DiskFullError: the disk is full; the last checkpoint is as it was.
+    EndedError: another process ended.
   """
+  processes = workdir.processes
   checkpoints = _checkpoints(
     workdir.checkpoints_path(method),
     population,
     best_metric=best_metric,
     best_mode=best_mode,
   )
-  checkpoints.clean()
   with CompileClock() as clock, contextlib.closing(progress):
-    state, done, times = _restore_or_init(checkpoints, init)
-    workdir.rewind(method, done)
+    state, done, times = _restore_or_init(checkpoints, init, processes)
+    if workdir.is_writer:
+      workdir.rewind(method, done)
     if done < schedule.num_rounds:
       progress.start(method, schedule.num_rounds, done)
     compiled_before = times['compile_seconds']
@@ -144,11 +149,16 @@ def train(
         end = schedule.next_end(done)
         state, metrics, seconds = _timed_step(step, state, end - done, clock)
         rounds = _per_round(metrics, done + 1)
-        problem = divergence.find(rounds, metrics, trained(state))
-        is_eval_due = schedule.is_due(schedule.eval_every, done, end)
-        if evaluate and is_eval_due and not problem:
-          rounds[-1] |= {k: float(v) for k, v in evaluate(state).items()}
-        workdir.log(method, rounds)
+        own = leaves.local(state)
+        problem, is_best = None, False
+        if workdir.is_writer:
+          problem = divergence.find(rounds, metrics, trained(own))
+          is_eval_due = schedule.is_due(schedule.eval_every, done, end)
+          if evaluate and is_eval_due and not problem:
+            rounds[-1] |= {k: float(v) for k, v in evaluate(own).items()}
+          workdir.log(method, rounds)
+          is_best = bool(checkpoints.is_best(rounds[-1]))
+        problem, is_best = _agree(processes, problem, is_best, stop)
         if problem:
           raise divergence.error(method, problem, checkpoints)
         progress.update(end, rounds[-1].get('loss'))
@@ -156,12 +166,31 @@ def train(
         times['compile_seconds'] = compiled_before + clock.seconds
         if (
           schedule.is_due(schedule.checkpoint_every, done, end)
-          or checkpoints.is_best(rounds[-1])
+          or is_best
           or (stop and stop.requested)
         ):
-          checkpoints.save(end, state, metrics=rounds[-1], extra=times)
+          if workdir.is_writer:
+            checkpoints.save(end, own, metrics=rounds[-1], extra=times)
+          processes.exchange('saved')
         done = end
-  return TrainResult(state, **times, history=workdir.history(method))
+  history = workdir.history(method) if workdir.is_writer else []
+  return TrainResult(leaves.local(state), **times, history=history)
+
+
+def _agree(
+  processes: Processes,
+  problem: str | None,
+  is_best: bool,
+  stop: StopSignal | None,
+) -> tuple[str | None, bool]:
+  """Returns what the writer found, and hands a signal of one process to all."""
+  signal = stop.requested if stop else None
+  everyones = processes.exchange([problem, is_best, signal])
+  signals = [theirs for _, _, theirs in everyones if theirs is not None]
+  if stop and signals:
+    stop.requested = signals[0]
+  [problem, is_best, _] = everyones[0]
+  return problem, is_best
 
 
 def _checkpoints(
@@ -177,15 +206,26 @@ def _checkpoints(
 
 
 def _restore_or_init(
-  checkpoints: checkpoints_lib.Checkpoints, init: Callable[[], Any]
+  checkpoints: checkpoints_lib.Checkpoints,
+  init: Callable[[], Any],
+  processes: Processes,
 ) -> tuple[Any, int, dict[str, float]]:
+  """Returns the writer's last checkpoint, to all, or the state of round 0."""
   state = jax.tree.map(jnp.asarray, init())
-  if not checkpoints.rounds():
+  if processes.is_writer:
+    checkpoints.clean()
+  if not processes.from_writer(lambda: bool(checkpoints.rounds())):
     return state, 0, {'seconds': 0.0, 'compile_seconds': 0.0}
-  target = leaves.abstract(state)
-  del state  # frees the memory before the other state comes
-  restored = checkpoints.restore(target)
-  return restored.state, restored.round, restored.extra
+  restored: Any = None
+  if processes.is_writer:
+    target = leaves.abstract(state)
+    del state  # frees the memory before the other state comes
+    restored = checkpoints.restore(target)
+    state = restored.state
+  done, times = processes.from_writer(lambda: (restored.round, restored.extra))
+  if processes.count > 1:
+    state = leaves.from_writer(leaves.local(state))
+  return state, done, times
 
 
 def _timed_step(

@@ -7,7 +7,7 @@ In the directory are:
     DIR/metrics.jsonl        one object a method and round
     DIR/tensorboard/METHOD/  the same numbers as TensorBoard events
     DIR/checkpoints/METHOD/  see `checkpoints`
-    DIR/population/METHOD/   what clients keep, if not in the state (`streaming`)
+    DIR/population/METHOD/   what clients keep, if not in the state
     DIR/methods/METHOD.json  final metrics of each method that is done
     DIR/summary.json         written last: the run is finished
 """
@@ -19,10 +19,11 @@ import math
 import os
 import pathlib
 import time
-from typing import Any
+from typing import Any, TextIO
 
 from fedjax_gen.errors import InputError
 from fedjax_gen.running import files
+from fedjax_gen.running.processes import ALONE, Processes
 
 _POLL_SECONDS = 0.5
 _MAX_DIFFERENCES = 8  # an error message is to fit on a screen
@@ -44,8 +45,11 @@ class Workdir:
       values.
     on_wait: where another process uses the directory, wait for it to end,
       after telling so; None to refuse.
+    processes: of the run. Process 0 opens the directory, the others do as it
+      does and touch no file; they need not see the directory.
 
   Raises:
+    EndedError: process 0 could not open it, and this is another.
     InputError: the path is not a directory, holds files of something else or a
       run of another config (nothing is changed), or is in use.
     FinishedError: the process that was waited for finished the run.
@@ -58,29 +62,37 @@ class Workdir:
     config: Mapping[str, Any],
     *,
     on_wait: Callable[[str], None] | None = None,
+    processes: Processes = ALONE,
   ):
     self.path = pathlib.Path(path).absolute()
+    self.processes = processes
     self._waited = False
+    self._lock: TextIO | None = None
     self._writers: dict[str, Any] = {}
     self._purge_steps: dict[str, int] = {}
+    processes.from_writer(lambda: self._open(config, on_wait))
+
+  def _open(
+    self, config: Mapping[str, Any], on_wait: Callable[[str], None] | None
+  ) -> None:
     text = files.to_json(config, indent=2) + '\n'
     finished_summary(self.path, config)  # refuses before anything is written
     try:
       with files.full_disk_named(self.path):
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.path / '.lock').open('a')
+        lock = self._lock = (self.path / '.lock').open('a')
     except OSError as error:
       raise InputError(
         f'Cannot use the work directory {self.path}: {error.strerror}.'
       ) from error
     try:
-      self._take_lock(on_wait)
+      self._take_lock(lock, on_wait)
       # Again: another process may have begun, or ended, a run in between.
       if finished_summary(self.path, config) is not None and self._waited:
         raise FinishedError(self.path)
       files.write_atomically(self.path / 'config.json', text)
     except BaseException:
-      self._lock.close()
+      lock.close()
       raise
 
   def __enter__(self) -> 'Workdir':
@@ -93,7 +105,13 @@ class Workdir:
     """Writes out what is buffered and lets another process in."""
     for writer in self._writers.values():
       writer.close()
-    self._lock.close()
+    if self._lock is not None:
+      self._lock.close()
+
+  @property
+  def is_writer(self) -> bool:
+    """Whether this process is the one that may write here."""
+    return self.processes.is_writer
 
   def pin(self, **facts: str) -> None:
     """Records what a run depends on beside its config; refuses another value.
@@ -105,20 +123,27 @@ class Workdir:
       **facts: by name.
 
     Raises:
-      InputError: the run began with another value.
+      InputError: the run began with another value, or another process has one.
       DiskFullError: the disk is full.
     """
+    everyones = self.processes.exchange(facts)
+    for name, theirs in zip(self.processes.names, everyones, strict=True):
+      if changed := _changed(facts, theirs):
+        raise InputError(
+          f'Expected the same {changed} in all processes, {name} has another: '
+          'give all hosts the same files.'
+        )
+    self.processes.from_writer(lambda: self._pin(facts))
+
+  def _pin(self, facts: Mapping[str, str]) -> None:
     path = self.path / 'inputs.json'
     found = files.read_json(path)
     if found is None:
       files.write_atomically(path, files.to_json(facts, indent=2) + '\n')
       return
-    changed = [
-      name for name, value in facts.items() if found.get(name) != value
-    ]
-    if changed:
+    if changed := _changed(facts, found):
       raise InputError(
-        f'The {" and the ".join(changed)} of the run in {self.path} changed '
+        f'The {changed} of the run in {self.path} changed '
         'since it began. Bring back what it began with, or give another '
         '--workdir.'
       )
@@ -232,11 +257,13 @@ class Workdir:
       )
     return self._writers[method]
 
-  def _take_lock(self, on_wait: Callable[[str], None] | None) -> None:
+  def _take_lock(
+    self, lock: TextIO, on_wait: Callable[[str], None] | None
+  ) -> None:
     occupied = f'Another process is running in the work directory {self.path}.'
     while True:
       try:
-        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return
       except BlockingIOError as error:
         if on_wait is None:
@@ -248,6 +275,13 @@ class Workdir:
         self._waited = True
         # Polled, so that a signal ends the wait at once.
         time.sleep(_POLL_SECONDS)
+
+
+def _changed(facts: Mapping[str, str], others: Mapping[str, str]) -> str:
+  """Returns the names of the facts that the others do not have, in words."""
+  return ' and the '.join(
+    name for name, value in facts.items() if others.get(name) != value
+  )
 
 
 def finished_summary(
@@ -283,21 +317,22 @@ def finished_summary(
   found = files.read_json(path / 'config.json')
   if found is None:
     raise InputError(f'Cannot read {path / "config.json"} as a JSON object.')
-  differences = list(_differences(found, json.loads(files.to_json(config))))
-  if differences:
-    raise InputError(_different_config(path, differences))
+  if differences := different_fields(found, config):
+    raise InputError(
+      f'The work directory {path} holds a run of another configuration:\n'
+      f'{differences}\n'
+      'Repeat that configuration to resume it, or give another --workdir.'
+    )
   return files.read_json(path / 'summary.json')
 
 
-def _different_config(path: pathlib.Path, differences: list[str]) -> str:
+def different_fields(found: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
+  """Returns a line for each field in which two configurations differ."""
+  differences = list(_differences(found, json.loads(files.to_json(asked))))
   shown = differences[:_MAX_DIFFERENCES]
   if len(differences) > len(shown):
     shown.append(f'... and {len(differences) - len(shown)} more')
-  return (
-    f'The work directory {path} holds a run of another configuration:\n  '
-    + '\n  '.join(shown)
-    + '\nRepeat that configuration to resume it, or give another --workdir.'
-  )
+  return '\n'.join(f'  {line}' for line in shown)
 
 
 def _differences(

@@ -13,14 +13,14 @@ _TIMEOUT = 240  # seconds; a broken rendezvous would wait for ever
 
 
 @functools.cache
-def _bits(num_processes):
-  """Runs processes of a device; returns the devices seen and both results."""
+def _bits(num_processes, num_devices):
+  """Runs processes; returns the devices that each sees and both results."""
   with socket.socket() as probe:
     probe.bind(('127.0.0.1', 0))
     port = probe.getsockname()[1]
-  # The last of two equal flags counts: one device, all else as in the tests.
+  # The last of two equal flags counts; all else is as in the tests.
   flags = os.environ.get('XLA_FLAGS', '')
-  flags += ' --xla_force_host_platform_device_count=1'
+  flags += f' --xla_force_host_platform_device_count={num_devices}'
   environment = os.environ | {'XLA_FLAGS': flags, 'JAX_PLATFORMS': 'cpu'}
   command = [sys.executable, '-m', 'tests.federated.process', str(port)]
   processes = [
@@ -43,15 +43,15 @@ def _bits(num_processes):
 
 class ProcessesTest(absltest.TestCase):
   def test_reproducible_bits_do_not_depend_on_processes(self):
-    [(devices, bits, _)] = _bits(1)
+    [(devices, bits, _)] = _bits(1, 1)
     self.assertEqual(devices, '1')
-    # Both processes ended with the bits of the one, on two devices.
-    self.assertEqual({result[:2] for result in _bits(2)}, {('2', bits)})
+    # Both processes ended with the bits of the one, on eight devices.
+    self.assertEqual({result[:2] for result in _bits(2, 4)}, {('8', bits)})
 
   def test_a_psum_over_processes_agrees_to_float_tolerance(self):
     first, second = (
       np.frombuffer(bytes.fromhex(bits), np.float32)
-      for [(_, _, bits)] in (_bits(1), _bits(2))
+      for [(_, _, bits)] in (_bits(1, 1), _bits(2, 4))
     )
     np.testing.assert_allclose(first, second, rtol=1e-5)
 

@@ -1,0 +1,154 @@
+"""Flags of a run in several processes, and their start."""
+
+import dataclasses
+import os
+from typing import Any
+
+from fedjax_gen import validate
+from fedjax_gen.errors import InputError
+from fedjax_gen.running import rendezvous
+from fedjax_gen.running.processes import ALONE, Processes
+
+
+def _field(default: Any, help_text: str, **metadata: Any) -> Any:
+  return dataclasses.field(
+    default=default, metadata={'help': help_text, 'recorded': False, **metadata}
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class DistributedConfig:
+  """Several processes, the same command in each but for `--process_id`.
+
+  Raises:
+    InputError: a value is out of range, or one that it needs is missing.
+  """
+
+  coordinator: str = _field(
+    '',
+    'Address of process 0, as all processes reach it.',
+    placeholder='HOST:PORT',
+  )
+  num_processes: int | None = _field(None, 'P, processes in all.')
+  process_id: int | None = _field(
+    None, 'Which of them this is, from 0 to P-1; 0 writes the work directory.'
+  )
+  distributed: str = _field(
+    'off',
+    'auto: in a TPU pod, a Slurm step and the like the cluster says the three '
+    'above.',
+    choices=('off', 'auto'),
+  )
+  start_seconds: int = _field(300, 'How long to wait for all processes.')
+  silence_seconds: int = _field(
+    60, 'After so long without a sign of life a process counts as dead.'
+  )
+
+  @property
+  def is_given(self) -> bool:
+    """Whether there are several processes."""
+    return self.distributed == 'auto' or self.process_id is not None
+
+  def __post_init__(self):
+    validate.one_of(('off', 'auto'), distributed=self.distributed)
+    validate.positive_int(
+      start_seconds=self.start_seconds, silence_seconds=self.silence_seconds
+    )
+    given = {
+      'coordinator': bool(self.coordinator),
+      'num_processes': self.num_processes is not None,
+      'process_id': self.process_id is not None,
+    }
+    if self.distributed == 'auto' and any(given.values()):
+      raise InputError(
+        'Expected either --distributed=auto or --coordinator, --num_processes '
+        'and --process_id, got both.'
+      )
+    if any(given.values()) and not all(given.values()):
+      missing = [
+        f'--{name}' for name, is_given in given.items() if not is_given
+      ]
+      raise InputError(
+        'Expected --coordinator, --num_processes and --process_id together, '
+        f'got no {" and no ".join(missing)}.'
+      )
+    if self.num_processes is None or self.process_id is None:
+      return
+    rendezvous.address(self.coordinator)
+    validate.positive_int(num_processes=self.num_processes)
+    if not 0 <= self.process_id < self.num_processes:
+      raise InputError(
+        f'Expected 0 <= process_id < {self.num_processes}, the number of '
+        f'processes, got process_id={self.process_id}.'
+      )
+
+
+def start(config: DistributedConfig, num_devices: int) -> Processes:
+  """Joins the other processes, if there are any; before a device is used.
+
+  On CPU it also makes the devices that are asked for.
+
+  Args:
+    config: of the processes.
+    num_devices: that share a cohort, in all processes; 0 for all there are.
+
+  Raises:
+    InputError: the processes do not meet, or `num_devices` leaves some out.
+  """
+  _make_cpu_devices(num_devices, config.num_processes or 1)
+  if config.distributed == 'auto':
+    processes = rendezvous.detect(
+      patience=config.silence_seconds, start_seconds=config.start_seconds
+    )
+  elif config.num_processes is not None and config.process_id is not None:
+    processes = rendezvous.connect(
+      config.coordinator,
+      config.num_processes,
+      config.process_id,
+      patience=config.silence_seconds,
+      start_seconds=config.start_seconds,
+    )
+  else:
+    return ALONE
+  import jax
+
+  if processes.count > 1 and num_devices not in (0, jax.device_count()):
+    raise InputError(
+      f'Expected num_devices=0, all of {jax.device_count()} devices of '
+      f'{processes.count} processes, got num_devices={num_devices}: a process '
+      'without a part would train everything by itself.'
+    )
+  return processes
+
+
+def _make_cpu_devices(num_devices: int, count: int) -> None:
+  """Has the CPU appear as so many devices; without effect on other backends."""
+  import jax
+
+  is_decided = (
+    jax.config.jax_num_cpu_devices >= 0  # type: ignore[attr-defined]
+    or 'xla_force_host_platform_device_count' in os.environ.get('XLA_FLAGS', '')
+  )
+  if num_devices == 0 and count == 1:
+    num_devices = _default_cpu_devices()
+  if is_decided or num_devices < 2:
+    return
+  if num_devices % count:
+    raise InputError(
+      f'Expected num_devices to be a multiple of the {count} processes, got '
+      f'num_devices={num_devices}.'
+    )
+  jax.config.update('jax_num_cpu_devices', num_devices // count)
+
+
+def _default_cpu_devices() -> int:
+  """A device for each core: clients side by side scale better than products.
+
+  A power of two and no more than 8, so that it divides the lanes of
+  `Mapping.reproducible`.
+  """
+  if hasattr(os, 'sched_getaffinity'):
+    cores = len(os.sched_getaffinity(0))
+  else:
+    cores = os.cpu_count() or 1
+  return 1 << min(cores.bit_length() - 1, 3)
