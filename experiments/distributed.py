@@ -125,12 +125,14 @@ def _make_cpu_devices(num_devices: int, count: int) -> None:
   """Has the CPU appear as so many devices; without effect on other backends."""
   import jax
 
+  from fedjax_gen.federated import mapping
+
   is_decided = (
     jax.config.jax_num_cpu_devices >= 0  # type: ignore[attr-defined]
     or 'xla_force_host_platform_device_count' in os.environ.get('XLA_FLAGS', '')
   )
   if num_devices == 0 and count == 1:
-    num_devices = _default_cpu_devices()
+    num_devices = mapping.default_cpu_devices()
   if is_decided or num_devices < 2:
     return
   if num_devices % count:
@@ -139,16 +141,3 @@ def _make_cpu_devices(num_devices: int, count: int) -> None:
       f'num_devices={num_devices}.'
     )
   jax.config.update('jax_num_cpu_devices', num_devices // count)
-
-
-def _default_cpu_devices() -> int:
-  """A device for each core: clients side by side scale better than products.
-
-  A power of two and no more than 8, so that it divides the lanes of
-  `Mapping.reproducible`.
-  """
-  if hasattr(os, 'sched_getaffinity'):
-    cores = len(os.sched_getaffinity(0))
-  else:
-    cores = os.cpu_count() or 1
-  return 1 << min(cores.bit_length() - 1, 3)

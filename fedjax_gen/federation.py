@@ -18,7 +18,11 @@ from fedjax_gen.data.partition import Partition
 from fedjax_gen.data.sources import DataSource
 from fedjax_gen.errors import InputError
 from fedjax_gen.federated import sampling
-from fedjax_gen.federated.mapping import Mapping, clients_mesh
+from fedjax_gen.federated.mapping import (
+  Mapping,
+  clients_mesh,
+  default_cpu_devices,
+)
 
 PARTITIONS = (
     'iid', 'dirichlet', 'classes', 'quantity', 'groups', 'natural', 'file',
@@ -83,7 +87,7 @@ class FederationConfig:
   )
   num_devices: int = _option(
     0,
-    'Devices that share a cohort; 0 for all, on CPU one for each core, up to 8.',
+    'Devices that share a cohort; 0 for all, or on CPU one for each core.',
   )
   reproducible: bool = _option(
     False, 'The same bits on 1, 2, 4 or 8 devices, for one more gather.'
@@ -299,9 +303,11 @@ def build_mapping(config: FederationConfig) -> Mapping:
   Raises:
     InputError: see `build_federation`.
   """
-  mesh = None
-  if (config.num_devices or jax.device_count()) > 1:
-    mesh = clients_mesh(config.num_devices or None)
+  num_devices = config.num_devices or jax.device_count()
+  is_cpu = jax.default_backend() == 'cpu' and jax.process_count() == 1
+  if is_cpu and not config.num_devices:  # more than cores may be made up
+    num_devices = min(num_devices, default_cpu_devices())
+  mesh = clients_mesh(num_devices) if num_devices > 1 else None
   return Mapping(_block_size(config.block_size), mesh, config.reproducible)
 
 

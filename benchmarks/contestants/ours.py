@@ -5,8 +5,6 @@ mappings of one's choice: `one` after the other on one device, blocks of 8 on
 one device, `all` clients mapped at once on one device.
 """
 
-import os
-
 import jax
 import numpy as np
 
@@ -15,7 +13,11 @@ from benchmarks.contestants import noise
 from fedjax_gen.data.federated import FederatedDataset, federated_dataset
 from fedjax_gen.data.partition import Partition
 from fedjax_gen.federated import averaging, rounds
-from fedjax_gen.federated.mapping import Mapping, clients_mesh
+from fedjax_gen.federated.mapping import (
+  Mapping,
+  clients_mesh,
+  default_cpu_devices,
+)
 from fedjax_gen.running.compile_clock import CompileClock
 
 _MAPPINGS = {'one': 1, 'blocks of 8': 8, 'all': 'all'}
@@ -54,7 +56,7 @@ def build(task, option: str):
   if option != 'auto':
     return _Rounds(task, Mapping(_MAPPINGS[option]))
   # Before a device is used: a core is a device, as in the experiments.
-  jax.config.update('jax_num_cpu_devices', len(os.sched_getaffinity(0)))
+  jax.config.update('jax_num_cpu_devices', default_cpu_devices())
   return _Rounds(task, Mapping(mesh=clients_mesh()))
 
 

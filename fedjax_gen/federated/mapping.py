@@ -11,6 +11,7 @@ are what devices share.
 from collections.abc import Callable
 import dataclasses
 import functools
+import os
 from typing import NamedTuple
 
 import jax
@@ -124,6 +125,19 @@ def clients_mesh(num_devices: int | None = None) -> Mesh:
     axis_types=(jax.sharding.AxisType.Auto,),
     devices=jax.devices()[:count],
   )
+
+
+def default_cpu_devices() -> int:
+  """How many devices a CPU had best be: one for each core, as a power of two.
+
+  Clients side by side scale with the cores, the matrix products of one client
+  do not. No more than the 8 lanes of `Mapping.reproducible`, which they divide.
+  """
+  if hasattr(os, 'sched_getaffinity'):
+    cores = len(os.sched_getaffinity(0))
+  else:
+    cores = os.cpu_count() or 1
+  return 1 << min(cores.bit_length() - 1, 3)
 
 
 class Work(NamedTuple):
