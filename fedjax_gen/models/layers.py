@@ -9,6 +9,7 @@ stride s a (k/s) x (k/s) one of stride 1, so that a 4 x 4 stride-2 layer copies
 """
 
 from collections.abc import Sequence
+import functools
 
 from flax import linen as nn
 import jax
@@ -136,16 +137,19 @@ def depthwise_conv(
 def max_pool(inputs: jax.Array, factor: int = 2) -> jax.Array:
   """The largest of each `factor` x `factor` cell of `[B, H, W, C]`.
 
-  Rows and columns beyond the last whole cell are dropped, as in PyTorch. A
-  maximum over an axis of its own: the gradient of a window reduction is slow
-  inside a loop on CPU.
+  Rows and columns beyond the last whole cell are dropped, as in PyTorch. As
+  maxima of two at a time: the gradient of a reduction counts ties, and that of
+  a window reduction is slow inside a loop on CPU.
   """
   batch, height, width, channels = inputs.shape
   rows, columns = height // factor, width // factor
   cells = inputs[:, : rows * factor, : columns * factor].reshape(
     batch, rows, factor, columns, factor, channels
   )
-  return cells.max(axis=(2, 4))
+  cells = functools.reduce(jnp.maximum, [cells[:, :, i] for i in range(factor)])
+  return functools.reduce(
+    jnp.maximum, [cells[:, :, :, i] for i in range(factor)]
+  )
 
 
 class Conv(nn.Module):
