@@ -319,6 +319,11 @@ def _temporary_bytes(program: Callable[..., Tree], *arguments: Tree) -> int:
   return int(compiled.memory_analysis().temp_size_in_bytes)
 
 
+def build_setting(argv: list[str]) -> Setting:
+  """What flags of this program ask for."""
+  return _setting(_flags(argv))
+
+
 def _setting(flags: argparse.Namespace) -> Setting:
   """Noise for images, and models of the sizes that are asked for."""
   spec = DataSpec((flags.image_size, flags.image_size, flags.channels), CLASSES)

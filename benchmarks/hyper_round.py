@@ -41,8 +41,8 @@ _KEY = jax.random.key(1)
 def main(argv: list[str] | None = None) -> None:
   """Measures, prints and writes a JSON object."""
   flags = _flags(argv)
-  data = _noise(flags.clients, flags.records)
-  algorithm = _algorithm(data, flags.batch)
+  data = noise_data(flags.clients, flags.records)
+  algorithm = build_algorithm(data, flags.batch)
   state = rounds.init_state(algorithm, [data], jax.random.key(0))
   jax.block_until_ready(state)
   result = {
@@ -117,7 +117,8 @@ def _flags(argv):
   return parser.parse_args(argv)
 
 
-def _noise(clients: int, records: int) -> FederatedDataset:
+def noise_data(clients: int, records: int) -> FederatedDataset:
+  """Embeddings of so many clients, so many records each."""
   count = clients * records
   rng = np.random.default_rng(0)
   inputs = rng.standard_normal((count, FEATURES), np.float32)
@@ -127,7 +128,8 @@ def _noise(clients: int, records: int) -> FederatedDataset:
   )
 
 
-def _algorithm(data: FederatedDataset, batch_size: int) -> Algorithm:
+def build_algorithm(data: FederatedDataset, batch_size: int) -> Algorithm:
+  """FedHypeVAE, one private minibatch a round."""
   model = build_hyper_vae(
     HyperVaeConfig(
       latent_size=100,

@@ -485,7 +485,7 @@ def test_help_fits_a_terminal_and_begins_with_what_it_is(execute):
   lines = out.splitlines()
   assert lines[0].startswith('Trains one VAE')
   assert max(map(len, lines)) <= 80
-  assert out.count('python -m experiments.fedvae') == 4
+  assert out.count('python -m experiments.fedvae') == 5
   for title in ('The run:', 'The data:', 'What is compared:'):
     assert title in lines
   # Every flag is explained in a sentence.
