@@ -1,7 +1,6 @@
 """A communication round, and many of them as one compiled program."""
 
 from collections.abc import Sequence
-import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -13,7 +12,7 @@ import numpy as np
 from fedjax_gen import trees, validate
 from fedjax_gen.data.federated import FederatedDataset
 from fedjax_gen.errors import InputError
-from fedjax_gen.federated import sampling
+from fedjax_gen.federated import fitting, sampling
 from fedjax_gen.federated.algorithm import (
   Algorithm,
   ClientInfo,
@@ -264,19 +263,27 @@ def _work(program: ClientProgram) -> Work:
   return Work(run, skip, lambda member: member.info.present, _absent)
 
 
-@dataclasses.dataclass(frozen=True)
 class Runner:
   """Rounds as one compiled program; `round_runner` makes it.
 
   Attributes:
     algorithm: what runs.
-    mapping: how clients are laid over time and devices.
-    compiled: `(state, datasets, key, num_rounds) -> (state, metrics)`, jitted.
+    samplers: who takes part, one for each fleet.
+    mapping: how clients are laid over time and devices; with
+      `block_size='auto'` on an accelerator, from the first call on, the
+      largest block that fits (`fitting.fitted`).
   """
 
-  algorithm: Algorithm
-  mapping: Mapping
-  compiled: Any
+  def __init__(
+    self,
+    algorithm: Algorithm,
+    samplers: Sequence[sampling.Sampler],
+    mapping: Mapping,
+  ):
+    self.algorithm = algorithm
+    self.samplers = samplers
+    self.mapping = mapping
+    self._compiled: Any = None
 
   def __call__(
     self,
@@ -286,9 +293,11 @@ class Runner:
     num_rounds: int,
   ) -> tuple[FederatedState, RoundMetrics]:
     """Runs rounds; the state given is donated."""
-    return self.compiled(
-      *self._placed(state, datasets, key, num_rounds), num_rounds
-    )
+    arguments = self._placed(state, datasets, key, num_rounds)
+    if self._compiled is None:
+      self.mapping = self._fitted(arguments, num_rounds)
+      self._compiled = self._program(self.mapping)
+    return self._compiled(*arguments, num_rounds)
 
   def temporary_bytes(
     self,
@@ -303,13 +312,67 @@ class Runner:
     program in the compilation cache, and runs nothing.
     """
     arguments = self._placed(state, datasets, key, num_rounds)
-    program = self.compiled.lower(*arguments, num_rounds).compile()
-    return int(program.memory_analysis().temp_size_in_bytes)
+    return self._needed(self.mapping, arguments, num_rounds)
+
+  def lowered(
+    self,
+    state: FederatedState,
+    datasets: Sequence[FederatedDataset],
+    key: Key,
+    num_rounds: int,
+  ) -> jax.stages.Lowered:
+    """The program before it is compiled, to look at."""
+    arguments = self._placed(state, datasets, key, num_rounds)
+    return self._program(self.mapping).lower(*arguments, num_rounds)
 
   def _placed(self, state, datasets, key, num_rounds):
     check_fleets(self.algorithm, datasets)
     validate.positive_int(num_rounds=num_rounds)
     return place((state, tuple(datasets), key), self.mapping)
+
+  def _needed(self, mapping, arguments, num_rounds) -> int:
+    program = self._program(mapping).lower(*arguments, num_rounds).compile()
+    return int(program.memory_analysis().temp_size_in_bytes)
+
+  def _fitted(self, arguments, num_rounds) -> Mapping:
+    _, datasets, key = arguments
+    cohorts = [
+      jax.eval_shape(sampler, key, data).row.shape[0]
+      for sampler, data in zip(self.samplers, datasets, strict=True)
+    ]
+    return fitting.fitted(
+      self.mapping,
+      max(cohorts),
+      lambda mapping: self._needed(mapping, arguments, num_rounds),
+      fitting.free_bytes(),
+    )
+
+  def _program(self, mapping: Mapping):
+    """`(state, datasets, key, num_rounds) -> (state, metrics)`, jitted."""
+    everywhere = None
+    if mapping.mesh is not None:
+      everywhere = NamedSharding(mapping.mesh, P())
+
+    @functools.partial(
+      jax.jit,
+      static_argnames='num_rounds',
+      donate_argnums=0,
+      out_shardings=everywhere,
+    )
+    def program(state, datasets, key, num_rounds):
+      def body(state, _):
+        return federated_round(
+          self.algorithm,
+          state,
+          datasets,
+          key,
+          samplers=self.samplers,
+          mapping=mapping,
+        )
+
+      return jax.lax.scan(body, state, length=num_rounds)
+
+    return program
 
 
 def round_runner(
@@ -332,25 +395,7 @@ def round_runner(
   """
   if samplers is None:
     samplers = [sampling.everyone()] * len(algorithm.fleets)
-  everywhere = None
-  if mapping.mesh is not None:
-    everywhere = NamedSharding(mapping.mesh, P())
-
-  @functools.partial(
-    jax.jit,
-    static_argnames='num_rounds',
-    donate_argnums=0,
-    out_shardings=everywhere,
-  )
-  def compiled(state, datasets, key, num_rounds):
-    def body(state, _):
-      return federated_round(
-        algorithm, state, datasets, key, samplers=samplers, mapping=mapping
-      )
-
-    return jax.lax.scan(body, state, length=num_rounds)
-
-  return Runner(algorithm, mapping, compiled)
+  return Runner(algorithm, samplers, mapping)
 
 
 def place(tree: Tree, mapping: Mapping) -> Tree:

@@ -54,12 +54,13 @@ def correlate(
   products = pad_or_cut(
     inputs @ columns, low, (size[0] + height - 1, size[1] + width - 1)
   )
-  return sum(
+  windows = [
     products[
       :, a : a + size[0], b : b + size[1], i * num_out : (i + 1) * num_out
     ]
     for i, (a, b) in enumerate(np.ndindex(height, width))
-  )
+  ]
+  return functools.reduce(jnp.add, windows)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
