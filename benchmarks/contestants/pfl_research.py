@@ -128,7 +128,9 @@ def _model(task):
     def __init__(self, model):
       super().__init__()
       self.model = model
-      self.loss = model.loss
+
+    def loss(self, *batch):
+      return self.model(*batch)
 
     def metrics(self, *batch):
       count = len(batch[0])
