@@ -5,6 +5,9 @@ import signal
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from experiments import common, config_flags, recipes
@@ -272,3 +275,29 @@ def test_a_field_that_no_command_line_can_write_is_a_defect():
 
   with pytest.raises(TypeError, match='table'):
     config_flags.define_flags(flags.FlagValues(), Odd({}))
+
+
+_prepare_jax = common._prepare_jax
+
+
+@pytest.mark.parametrize(
+  'precision, expected', [('float32', 'HIGHEST'), ('bfloat16', 'DEFAULT')]
+)
+def test_precision_of_products_is_that_of_the_flag(precision, expected):
+  config = common.RunConfig(matmul_precision=precision, compilation_cache='off')
+  square = np.ones((2, 2), np.float32)
+  names = ('jax_default_matmul_precision', 'jax_enable_compilation_cache')
+  before = {name: getattr(jax.config, name) for name in names}
+  try:
+    _prepare_jax(config)
+    text = jax.jit(jnp.matmul).lower(square, square).as_text()
+  finally:
+    for name, value in before.items():
+      jax.config.update(name, value)
+  assert f'precision = [{expected}, {expected}]' in text
+
+
+def test_an_unknown_precision_is_a_mistake(execute):
+  code, _, err, _ = execute('--matmul_precision=float8')
+  assert code == 2
+  assert 'float8' in err
