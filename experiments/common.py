@@ -8,8 +8,10 @@ status that says what happened.
 from collections.abc import Callable, Sequence
 import dataclasses
 import hashlib
+import io
 import os
 import pathlib
+import signal
 import sys
 import textwrap
 import traceback
@@ -31,7 +33,9 @@ from fedjax_gen.running import (
 if TYPE_CHECKING:
   from fedjax_gen.running.progress import Progress
 
-_HELP_END = """\
+COMMAND = 'fedjax-gen'  # of the installed package, for all programs
+
+_HELP_END_OF_A_RUN = """\
 Anywhere:
   --flagfile=PATH         Read flags from a file, one on each line.
   --list_presets          Show the presets with their recorded results.
@@ -40,6 +44,15 @@ Anywhere:
 Run the same command again to resume an interrupted run. Exit status: 0 done,
 1 diverged, disk full or out of memory, 2 mistake in the command or the data,
 130 or 143 stopped by a signal with everything saved."""
+
+_HELP_END_OF_A_TOOL = """\
+Anywhere:
+  --flagfile=PATH         Read flags from a file, one on each line.
+  --help                  Show this text.
+
+Exit status: 0 done, 1 disk full or out of memory, 2 mistake in the command or
+the data, 130 or 143 stopped by a signal. A file is written whole or not at
+all."""
 
 _MAX_INT = 2**31 - 1  # rounds are counted in 32 bits
 
@@ -172,8 +185,26 @@ def execute(
   experiment: Experiment, main: Callable[..., None], argv: Sequence[str]
 ) -> int:
   """Runs a program with a command line and returns its exit status."""
+  for stream in (sys.stdout, sys.stderr):
+    # A terminal that cannot show an arrow is no reason to fail.
+    if isinstance(stream, io.TextIOWrapper):
+      stream.reconfigure(errors='replace')
+  try:
+    status = _answered(experiment, main, argv)
+    sys.stdout.flush()
+  except BrokenPipeError:  # as in `... --help | head`
+    # Else the interpreter complains when it flushes at its end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 128 + signal.SIGPIPE
+  return status
+
+
+def _answered(
+  experiment: Experiment, main: Callable[..., None], argv: Sequence[str]
+) -> int:
+  """Shows a text that is asked for, or runs and answers what goes wrong."""
   if {'-h', '--help', '-help'} & set(argv[1:]):
-    print(_help(experiment))
+    print(_help(experiment, argv[0]))
     return 0
   if '--list_presets' in argv[1:]:
     print(recipes.list_presets(experiment.name))
@@ -202,7 +233,9 @@ def execute(
     )
     return 1
   except stopping.StoppedError as error:
-    print(f'{error} Run the same command again to resume.', file=sys.stderr)
+    resume = ' Run the same command again to resume.'
+    hint = resume if 'run' in experiment.configs else ''
+    print(f'{error}{hint}', file=sys.stderr)
     return 128 + error.signum
 
 
@@ -259,8 +292,11 @@ def _flag_values(
   return flag_values
 
 
-def _help(experiment: Experiment) -> str:
-  command = f'python -m experiments.{experiment.name}'
+def _help(experiment: Experiment, called: str) -> str:
+  is_installed = called.startswith(f'{COMMAND} ')
+  command = (
+    called if is_installed else f'python -m experiments.{experiment.name}'
+  )
   examples = [
     '\n'.join(
       [*_wrapped(f'  {command} {arguments}'.rstrip()), f'      {result}']
@@ -268,12 +304,12 @@ def _help(experiment: Experiment) -> str:
     for arguments, result in experiment.examples
   ]
   parts = [
-    experiment.sentence,
+    textwrap.fill(experiment.sentence, 80),
     '\n'.join(['Examples:', *examples]),
     config_flags.help_text(list(experiment.configs.values())),
   ]
-  if 'run' in experiment.configs:
-    parts.append(_HELP_END)
+  is_run = 'run' in experiment.configs
+  parts.append(_HELP_END_OF_A_RUN if is_run else _HELP_END_OF_A_TOOL)
   return '\n\n'.join(parts)
 
 
