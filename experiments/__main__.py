@@ -7,6 +7,7 @@ where it is started first; this one does not.
 from collections.abc import Sequence
 import difflib
 import importlib
+import signal
 import sys
 import textwrap
 
@@ -34,6 +35,9 @@ PROGRAMS = {
 
 def main() -> None:
   """Runs the program that the command line names, and exits."""
+  # Ctrl-C while JAX is imported ends it without a traceback: there is nothing
+  # to save. The program itself takes signals over.
+  signal.signal(signal.SIGINT, signal.SIG_DFL)
   sys.exit(execute(sys.argv[1:]))
 
 

@@ -3,6 +3,7 @@
 import importlib
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -99,6 +100,24 @@ def test_a_reader_that_goes_away_sees_no_traceback():
   os.close(reader)
   assert _help_of_fedvae(writer) == (141, None, b'')
   os.close(writer)
+
+
+def test_a_signal_while_a_program_is_imported_leaves_no_traceback():
+  script = """
+import os, signal
+from experiments import __main__ as command
+stop = lambda name: os.kill(os.getpid(), signal.SIGINT)
+command.importlib.import_module = stop
+command.main()
+"""
+  ended = subprocess.run(
+    [sys.executable, '-c', script, 'fedvae'],
+    cwd=_ROOT,
+    capture_output=True,
+    check=False,
+  )
+  # A shell says 130 of it.
+  assert (ended.returncode, ended.stderr) == (-signal.SIGINT, b'')
 
 
 def test_what_a_terminal_cannot_show_is_replaced():
