@@ -9,8 +9,10 @@ from collections.abc import Callable, Sequence
 import dataclasses
 import functools
 import hashlib
+import io
 import os
 import pathlib
+import signal
 import sys
 import traceback
 from typing import TYPE_CHECKING, Any
@@ -32,6 +34,7 @@ from fedjax_gen.running.processes import EndedError, Processes
 if TYPE_CHECKING:
   from fedjax_gen.running.progress import Progress
 
+COMMAND = 'fedjax-gen'  # of the installed package, for all programs
 _MAX_INT = 2**31 - 1  # rounds are counted in 32 bits
 
 
@@ -192,8 +195,26 @@ def execute(
   experiment: Experiment, main: Callable[..., None], argv: Sequence[str]
 ) -> int:
   """Runs a program with a command line and returns its exit status."""
+  for stream in (sys.stdout, sys.stderr):
+    # A terminal that cannot show an arrow is no reason to fail.
+    if isinstance(stream, io.TextIOWrapper):
+      stream.reconfigure(errors='replace')
+  try:
+    status = _answered(experiment, main, argv)
+    sys.stdout.flush()
+  except BrokenPipeError:  # as in `... --help | head`
+    # Else the interpreter complains when it flushes at its end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 128 + signal.SIGPIPE
+  return status
+
+
+def _answered(
+  experiment: Experiment, main: Callable[..., None], argv: Sequence[str]
+) -> int:
+  """Shows a text that is asked for, or runs and answers what goes wrong."""
   if {'-h', '--help', '-help'} & set(argv[1:]):
-    print(_help(experiment))
+    print(_help(experiment, argv[0]))
     return 0
   if '--list_presets' in argv[1:]:
     print(recipes.list_presets(experiment.name))
@@ -203,7 +224,7 @@ def execute(
     with stopping.StopSignal() as stop:
       return _execute(experiment, main, argv, stop)
   except BaseException as error:
-    if (answer := _answer(error)) is None:
+    if (answer := _answer(error, 'run' in experiment.configs)) is None:
       raise
     if is_debug:
       traceback.print_exc()
@@ -213,7 +234,9 @@ def execute(
     return status
 
 
-def _answer(error: BaseException) -> tuple[int, str] | None:
+def _answer(
+  error: BaseException, is_run: bool = True
+) -> tuple[int, str] | None:
   """Exit status and words for what is no defect of the program."""
   match error:
     case InputError():
@@ -223,10 +246,8 @@ def _answer(error: BaseException) -> tuple[int, str] | None:
     case EndedError():
       return error.status, str(error) if error.status else ''
     case stopping.StoppedError():
-      return (
-        128 + error.signum,
-        f'{error} Run the same command again to resume.',
-      )
+      hint = ' Run the same command again to resume.' if is_run else ''
+      return 128 + error.signum, f'{error}{hint}'
   # JAX has no exception of its own for memory, on any device.
   if isinstance(error, MemoryError) or (
     isinstance(error, Exception) and 'RESOURCE_EXHAUSTED' in str(error)
@@ -338,9 +359,10 @@ def _flag_values(
   return flag_values
 
 
-def _help(experiment: Experiment) -> str:
+def _help(experiment: Experiment, called: str) -> str:
+  is_installed = called.startswith(f'{COMMAND} ')
   return help_page.text(
-    experiment.name,
+    called if is_installed else f'python -m experiments.{experiment.name}',
     experiment.sentence,
     experiment.examples,
     list(_configs(experiment).values()),

@@ -6,7 +6,7 @@ from typing import Any
 
 from experiments import config_flags
 
-_END = """\
+_END_OF_A_RUN = """\
 Anywhere:
   --flagfile=PATH         Read flags from a file, one on each line.
   --list_presets          Show the presets with their recorded results.
@@ -16,9 +16,18 @@ Run the same command again to resume an interrupted run. Exit status: 0 done,
 1 diverged, disk full, out of memory or another process lost, 2 mistake in the
 command or the data, 130 or 143 stopped by a signal with everything saved."""
 
+_END_OF_A_TOOL = """\
+Anywhere:
+  --flagfile=PATH         Read flags from a file, one on each line.
+  --help                  Show this text.
+
+Exit status: 0 done, 1 disk full or out of memory, 2 mistake in the command or
+the data, 130 or 143 stopped by a signal. A file is written whole or not at
+all."""
+
 
 def text(
-  name: str,
+  command: str,
   sentence: str,
   examples: Sequence[tuple[str, str]],
   configs: Sequence[Any],
@@ -28,7 +37,7 @@ def text(
   """The page.
 
   Args:
-    name: of the module in `experiments`.
+    command: how the program is called.
     sentence: what it does.
     examples: arguments, each with what they give.
     configs: all that are flags.
@@ -36,18 +45,16 @@ def text(
   """
   commands = [
     '\n'.join(
-      [*_wrapped(f'  python -m experiments.{name} {arguments}'.rstrip()),
-       f'      {result}']
+      [*_wrapped(f'  {command} {arguments}'.rstrip()), f'      {result}']
     )
     for arguments, result in examples
-  ]  # fmt: skip
+  ]
   parts = [
-    sentence,
+    textwrap.fill(sentence, 80),
     '\n'.join(['Examples:', *commands]),
     config_flags.help_text(configs),
+    _END_OF_A_RUN if is_training else _END_OF_A_TOOL,
   ]
-  if is_training:
-    parts.append(_END)
   return '\n\n'.join(parts)
 
 

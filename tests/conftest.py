@@ -1,17 +1,21 @@
 """Settings that every test shares; they must precede JAX's first use."""
 
+import importlib.metadata
 import os
 
 # Eight CPU devices in one process, so that meshes are tested everywhere; and
 # little optimisation, because compiling is most of what tests do: the older
 # emitters of loops and one LLVM module for each program, in place of many
 # that share the cores with other tests, take a third of the time.
-os.environ.setdefault(
-  'XLA_FLAGS',
+_FLAGS = (
   '--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0'
-  ' --xla_cpu_use_fusion_emitters=false'
-  ' --xla_cpu_parallel_codegen_split_count=1',
+  ' --xla_cpu_parallel_codegen_split_count=1'
 )
+# Gone from jaxlib 0.12, which ends a process that asks for what it lacks.
+_JAXLIB = tuple(map(int, importlib.metadata.version('jaxlib').split('.')[:2]))
+if _JAXLIB < (0, 12):
+  _FLAGS += ' --xla_cpu_use_fusion_emitters=false'
+os.environ.setdefault('XLA_FLAGS', _FLAGS)
 
 import jax  # noqa: E402 (the flags above must come first)
 

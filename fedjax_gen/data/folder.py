@@ -12,6 +12,7 @@ from fedjax_gen.data.assemble import Column, Table, assemble
 from fedjax_gen.data.examples import DataSource, Options
 from fedjax_gen.errors import InputError
 
+_KINDS = {'users': 'clients', 'groups': 'groups'}
 _MAX_NAMED = 4  # skipped files that a note names before it only counts
 
 
@@ -57,7 +58,8 @@ def read(
 
   Raises:
     InputError: The folder cannot be read or holds no picture; some clients
-      have class folders and others have not.
+      have class folders and others have not; there are pictures but no folders
+      of clients or groups.
   """
   root = pathlib.Path(path)
   trees, notes = walk.splits(root, owner_kind)
@@ -66,6 +68,12 @@ def read(
   pictures = [picture for split in found for picture in split]
   if not all(found):
     raise _no_pictures(root, trees, found, skipped)
+  if owner_kind and not any(picture.entry.owner for picture in pictures):
+    raise InputError(
+      f'{root}: expected a folder for each of the {_KINDS[owner_kind]}, with '
+      f'pictures in it, got {_relative(pictures[0].entry.path, root)} and no '
+      'pictures in folders.'
+    )
   size, size_note = images.common_size(
     [picture.size for picture in pictures], options.image_size
   )
@@ -78,6 +86,7 @@ def read(
     raise _no_pictures(root, trees, [e for e, _ in decoded], skipped)
   notes += [size_note] if size_note else []
   notes += _skip_notes(root, skipped)
+  notes += _left_out_notes(trees, [entries for entries, _ in decoded])
   return _to_source(root, decoded, options, owner_kind, name, notes)
 
 
@@ -192,7 +201,23 @@ def _skip_notes(
   ]
   more = len(skipped) - len(named)
   end = f' and {more} more' if more else ''
-  return [f'{len(skipped)} files skipped: {", ".join(named)}{end}']
+  files = '1 file' if len(skipped) == 1 else f'{len(skipped)} files'
+  return [f'{files} skipped: {", ".join(named)}{end}']
+
+
+def _left_out_notes(
+  trees: Sequence[Sequence[walk.Entry]], kept: Sequence[Sequence[walk.Entry]]
+) -> list[str]:
+  """Names the clients, groups and classes of which no file is a picture."""
+  notes = []
+  for what in ('owner', 'label'):
+    names, left = (
+      {getattr(entry, what) for entries in splits for entry in entries}
+      for splits in (trees, kept)
+    )
+    if lost := sorted(names - left - {''}):
+      notes.append(f'folders without any picture left out: {", ".join(lost)}')
+  return notes
 
 
 def _relative(path: pathlib.Path, root: pathlib.Path) -> str:

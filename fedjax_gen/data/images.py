@@ -1,8 +1,10 @@
 """Picture files to arrays, and images of any size to one size."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+import contextlib
 import io
 import os
+import warnings
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -22,6 +24,16 @@ class BadImage(Exception):
   """
 
 
+@contextlib.contextmanager
+def _large_allowed() -> Iterator[None]:
+  """Has Pillow read up to twice its limit of pixels without a warning."""
+  with warnings.catch_warnings():
+    # It warns of attacks; these are pictures of the user's own.
+    warnings.simplefilter('ignore', Image.DecompressionBombWarning)
+    yield
+
+
+@_large_allowed()
 def open_image(file: str | os.PathLike | bytes) -> Image.Image:
   """Decodes one picture, upright, in mode L or RGB.
 
@@ -46,6 +58,7 @@ def open_image(file: str | os.PathLike | bytes) -> Image.Image:
     raise BadImage(f'broken: {error}') from error
 
 
+@_large_allowed()
 def probe(file: str | os.PathLike) -> tuple[tuple[int, int], int]:
   """Returns `(width, height)` upright and channels (1 or 3), from the header.
 
@@ -64,6 +77,7 @@ def probe(file: str | os.PathLike) -> tuple[tuple[int, int], int]:
   return ((height, width) if turned else (width, height)), channels
 
 
+@_large_allowed()
 def to_array(
   image: Image.Image, size: tuple[int, int], channels: int
 ) -> np.ndarray:
@@ -150,6 +164,9 @@ def _open(file: str | os.PathLike | bytes) -> Image.Image:
     return Image.open(stream, formats=_FORMATS)
   except Image.UnidentifiedImageError as error:
     raise BadImage('not an image') from error
+  except Image.DecompressionBombError as error:
+    limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+    raise BadImage(f'more than {limit:,} pixels') from error
   except OSError as error:
     raise BadImage(error.strerror or str(error)) from error
   except Exception as error:  # as in open_image

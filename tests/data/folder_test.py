@@ -123,6 +123,50 @@ def test_many_skipped_files_are_counted(tmp_path):
   assert note.startswith('30 files') and note.endswith('and 26 more')
 
 
+def test_a_client_of_whom_nothing_can_be_read_is_named(tmp_path):
+  fill(tmp_path, 'ann', 'bob')
+  for name in ('cyd', 'dan'):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / '0.png').write_text('not a picture')
+  source = sources.load(f'clients:{tmp_path}')
+  assert source.user_names == ('ann', 'bob')
+  assert 'folders without any picture left out: cyd, dan' in source.notes
+  (tmp_path / 'cyd' / '0.png').unlink()
+  put(tmp_path / 'cyd' / '0.png')
+  notes = sources.load(f'clients:{tmp_path}').notes
+  assert 'folders without any picture left out: dan' in notes
+  assert any(note.startswith('1 file skipped: dan/0.png') for note in notes)
+
+
+@pytest.mark.parametrize('kind', ['clients', 'groups'])
+def test_pictures_without_the_folders_asked_for_are_refused(tmp_path, kind):
+  put(tmp_path / '0.png')
+  put(tmp_path / '1.png', row=1)
+  with pytest.raises(InputError, match=f'each of the {kind}.*got 0.png'):
+    sources.load(f'{kind}:{tmp_path}')
+  assert sources.load(str(tmp_path)).num_classes == 1
+
+
+def test_files_of_one_name_in_two_clients_are_two_pictures(tmp_path):
+  put(tmp_path / 'ann' / '0.png', row=1)
+  put(tmp_path / 'bob' / '0.png', row=2)
+  source = sources.load(f'clients:{tmp_path}')
+  found = {image.tobytes() for image in everything(source)}
+  assert found == {DIGITS[1].tobytes(), DIGITS[2].tobytes()}
+
+
+@pytest.mark.filterwarnings('error')
+def test_large_pictures_are_read_and_enormous_ones_named(tmp_path, monkeypatch):
+  monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 100)
+  fill(tmp_path, 'a')
+  put(tmp_path / 'a' / 'large.png', size=(12, 14))  # Pillow would warn
+  put(tmp_path / 'a' / 'enormous.png', size=(15, 14))
+  source = sources.load(str(tmp_path), image_size=8)
+  assert len(everything(source)) == 6
+  (skipped,) = [note for note in source.notes if 'skipped' in note]
+  assert skipped == '1 file skipped: a/enormous.png (more than 200 pixels)'
+
+
 def test_size_is_asked_for_common_or_32(tmp_path):
   root = fill(tmp_path, 'a')
   assert sources.load(root).input_shape == (8, 8, 1)

@@ -211,6 +211,16 @@ def test_a_signal_outside_of_training_ends_at_once(execute, signum, status):
   assert len(err.splitlines()) == 1
 
 
+def test_a_tool_that_is_stopped_has_nothing_to_resume(capsys):
+  def main(model):
+    os.kill(os.getpid(), signal.SIGTERM)
+    raise AssertionError('went on')
+
+  tool = dataclasses.replace(EXPERIMENT, configs={'model': ModelConfig()})
+  assert common.execute(tool, main, ['toy']) == 143
+  assert capsys.readouterr().err == 'Stopped by SIGTERM.\n'
+
+
 def test_the_default_directory_follows_the_configuration(execute):
   def path(*args):
     return execute(*args)[-1]['session'].path
