@@ -218,7 +218,7 @@ def test_a_tool_that_is_stopped_has_nothing_to_resume(capsys):
 
   tool = dataclasses.replace(EXPERIMENT, configs={'model': ModelConfig()})
   assert common.execute(tool, main, ['toy']) == 143
-  assert capsys.readouterr().err == 'Stopped by SIGTERM.\n'
+  assert capsys.readouterr().err == 'toy: Stopped by SIGTERM.\n'
 
 
 def test_the_default_directory_follows_the_configuration(execute):
