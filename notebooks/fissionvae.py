@@ -19,7 +19,7 @@
 # is asked for one kind, where the kinds lie in latent space, and the numbers
 # beside those recorded in [docs/fissionvae.md](../docs/fissionvae.md#results).
 #
-# About two minutes on two CPU cores; nothing is downloaded but, on Colab, the
+# About a minute on two CPU cores; nothing is downloaded but, on Colab, the
 # library itself.
 
 # %%

@@ -115,8 +115,9 @@ print(
 #
 # A cohort of $K$ clients is laid out as lanes × blocks × clients. Clients of a
 # *block* are computed at once, blocks follow each other, *lanes* are devices.
-# `block_size=1` has the least memory and is the fastest on most CPUs; on a GPU
-# or TPU one small client does not fill the device, and blocks of hundreds do.
+# `block_size=1` needs the least memory; a GPU or TPU is not filled by one small
+# client, and wants blocks of hundreds. What is fastest depends on the model
+# too, so it is measured.
 
 # %%
 import time
@@ -169,9 +170,9 @@ panels[0].legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# The memory of a round is that of a block, whatever the number of clients. The
-# compiler knows it before anything runs: `temporary_bytes` asks it. A Python
-# loop that keeps every client's message would need
+# The memory of a round is that of a block: of each further client it holds a
+# few numbers. The compiler knows it before anything runs, and `temporary_bytes`
+# asks it. Beside it, what a loop would need that keeps every client's message:
 
 # %%
 [most] = [max(numbers)]
@@ -224,12 +225,12 @@ for other in servers[1:]:
 # %% [markdown]
 # ## Train
 #
-# Everyone takes part, for a few rounds. (Of a larger population a round asks a
-# part: `samplers=[sampling.uniform(1_000)]`.) Every client makes one step of
+# Everyone takes part, in a hundred rounds. (Of a larger population a round asks
+# a part: `samplers=[sampling.uniform(1_000)]`.) Every client makes one step of
 # 16 images, so the server takes longer ones than an average: Adam.
 
 # %%
-ROUNDS = 2 if SMALL else 12
+ROUNDS = 2 if SMALL else 100
 adam = fedvae.Config(
   local_epochs=1.0, batch_size=PER_CLIENT, keep_optimizer_state=False,
   server_optimizer='fedadam', server_learning_rate=0.02,
@@ -238,7 +239,13 @@ algorithm = fedvae.fedvae(adam, model)
 state = rounds.init_state(algorithm, [data], jax.random.key(0))
 run = rounds.round_runner(algorithm, mapping=layout)
 state, history = notebook.train(
-  f'{NUM_CLIENTS:,} clients', run, state, [data], jax.random.key(1), ROUNDS
+  f'{NUM_CLIENTS:,} clients',
+  run,
+  state,
+  [data],
+  jax.random.key(1),
+  ROUNDS,
+  rounds_per_call=ROUNDS // 2,
 )
 total = history['bytes_up'].sum() + history['bytes_down'].sum()
 print(f'{total / 1e9:.2f} GB would have travelled.')

@@ -45,7 +45,7 @@ def test_rounds_in_several_calls_are_those_of_one_and_are_told():
 
 
 def test_a_number_of_rounds_that_is_none_is_refused():
-  with pytest.raises(InputError, match='rounds_per_call > 0'):
+  with pytest.raises(InputError, match='rounds_per_call to be'):
     notebook.train('x', None, None, [], None, 3, rounds_per_call=0)
 
 
