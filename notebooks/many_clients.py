@@ -18,7 +18,7 @@
 # costs in time as their number grows, what `block_size` and the devices do to
 # it, what memory a round needs, and what comes out.
 #
-# About two minutes on two CPU cores, less on a GPU or TPU; nothing is
+# About a minute on two CPU cores, less on a GPU or TPU; nothing is
 # downloaded but, on Colab, the library itself. Times are of your machine: none
 # is recorded here. (On Colab choose a GPU or TPU first: Runtime, Change runtime
 # type.)
