@@ -35,8 +35,7 @@ class DistributedConfig:
   )
   distributed: str = _field(
     'off',
-    'auto: in a TPU pod, a Slurm step and the like the cluster says the three '
-    'above.',
+    'auto: the cluster (TPU pod, Slurm step ...) says the three above.',
     choices=('off', 'auto'),
   )
   start_seconds: int = _field(300, 'How long to wait for all processes.')

@@ -27,7 +27,7 @@ from fedjax_gen.federated.mapping import (
 from fedjax_gen.models.vae import DataSpec, VaeConfig, build_vae
 from fedjax_gen.running.compile_clock import CompileClock
 
-_KEY = jax.random.key(1)
+_SEED = 1  # of rounds; a key would start JAX
 
 
 class System(NamedTuple):
@@ -69,14 +69,14 @@ def _rounds(system: System, mapping: Mapping) -> Callable[[], object]:
 
   def run():
     nonlocal state
-    state, _ = runner(state, data, _KEY, 1)
+    state, _ = runner(state, data, jax.random.key(_SEED), 1)
     return state
 
   return run
 
 
 def _loop(system: System) -> Callable[[], object]:
-  return Loop(system.algorithm, system.datasets, _KEY).round
+  return Loop(system.algorithm, system.datasets, jax.random.key(_SEED)).round
 
 
 def fedvae_paper(task) -> System:

@@ -1,9 +1,10 @@
-"""Rounds of a population on the host: only the cohort is on the device.
+"""Rounds of a population on the host: only the cohort is on the device::
 
-run = streamed.streamed_runner(
-  algorithm, [data], init_key, folder='rows', samplers=[sampling.uniform(1000)]
-)
-state, metrics = run(run.init_state(), [data], key, num_rounds)
+    run = streamed.streamed_runner(
+      algorithm, [data], init_key, folder='rows',
+      samplers=[sampling.uniform(1000)],
+    )
+    state, metrics = run(run.init_state(), [data], key, num_rounds)
 
 The bits are those of `rounds.round_runner`: keys follow a client's row in the
 population, and a client that never took part is initialised, on the device,
