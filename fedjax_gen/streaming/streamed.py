@@ -1,4 +1,6 @@
-"""Rounds of a population on the host: only the cohort is on the device::
+"""Rounds of a population on the host; the device has the cohort only.
+
+As in
 
     run = streamed.streamed_runner(
       algorithm, [data], init_key, folder='rows',
