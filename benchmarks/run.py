@@ -29,15 +29,17 @@ from benchmarks.tasks import Task
 
 _OURS = ('ours:auto', 'ours:one', 'ours:blocks of 8', 'ours:all')
 _TORCH = ('torch_loop', 'torch_loop:fused', 'torch_vmap')
+_DENSE = ('dense', 'dense:patches')
 _PEERS = ('fedjax_head', 'pfl_research', 'flower_simulation')
 _LIBRARY = ('system:auto', 'system:one', 'system:all', 'system:loop')
 _CONTESTANTS: dict[str, Sequence[str]] = {
-  'conv_vae': (*_OURS, 'naive_vmap', *_TORCH),
+  'conv_vae': (*_OURS, 'naive_vmap', *_TORCH, *_DENSE),
   'mlp_vae': (*_OURS, *_TORCH, *_PEERS),
   'emnist_conv': (*_OURS, *_TORCH, *_PEERS),
 }
-_AT_ONCE = ('ours:all', 'naive_vmap', 'torch_vmap')  # memory of all clients
+_AT_ONCE = ('ours:all', 'naive_vmap', 'torch_vmap', *_DENSE)
 _MOST_AT_ONCE = 4000  # examples; 8 GiB
+_WITHOUT_QUICK = ('torch_loop:fused', *_DENSE)
 _SLOW = ('naive_vmap', 'flower_simulation')  # measured in fewer rounds
 _START_SECONDS = 400
 
@@ -49,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   for task in _chosen(flags):
     print(f'{task.name}: {task.clients} clients x {task.steps} steps x '
           f'{task.batch}', flush=True)  # fmt: skip
-    more = _measure(task, flags.repeats, flags.python_for, flags.quick)
+    more = _measure(task, flags)
     rows += more
     print(_table(more), flush=True)
     if flags.out:  # after every task: a later one may be interrupted
@@ -82,6 +84,24 @@ def _flags(argv):
     metavar='NAME=PATH',
     help='interpreter of a contestant that needs another environment',
   )
+  parser.add_argument(
+    '--contestants',
+    type=lambda text: text.split(','),
+    help='only these, separated by commas',
+  )
+  parser.add_argument(
+    '--most_at_once',
+    type=int,
+    default=_MOST_AT_ONCE,
+    help='examples of a step of all clients, beyond which those that hold them '
+    'all at once are left out',
+  )
+  parser.add_argument(
+    '--start_together',
+    action='store_true',
+    help='start contestants at the same time: sooner, and compile times count '
+    'for less',
+  )
   parser.add_argument('--out', help='JSON file to write')
   flags = parser.parse_args(argv)
   flags.python_for = dict(text.split('=', 1) for text in flags.python_for)
@@ -107,7 +127,7 @@ class _Contestant:
   Attributes:
     name: of the module, and its option.
     task: what it does.
-    first: its first answer.
+    first: its first answer, once it was waited for.
     rounds: one answer for each round.
   """
 
@@ -121,9 +141,15 @@ class _Contestant:
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
       text=True,
+      # Contestants share an accelerator: none may take all of its memory.
+      env={'XLA_PYTHON_CLIENT_PREALLOCATE': 'false', **os.environ},
     )
-    self.first = self._answer()
+    self.first: dict[str, Any] = {}
     self.rounds: list[dict[str, Any]] = []
+
+  def wait(self) -> None:
+    """Until it has run a round untimed."""
+    self.first = self.first or self._answer()
 
   @property
   def absent(self) -> str | None:
@@ -159,38 +185,45 @@ def _shorter(task: Task) -> Task:
 
 @contextlib.contextmanager
 def _started(
-  names: Sequence[str], task: Task, pythons: Mapping[str, str]
+  names: Sequence[str], task: Task, flags
 ) -> Iterator[list[_Contestant]]:
   contestants: list[_Contestant] = []
   try:
     for name in names:
-      python = pythons.get(name.partition(':')[0], sys.executable)
-      contestant = _Contestant(name, task, python)
+      python = flags.python_for.get(name.partition(':')[0], sys.executable)
+      contestants.append(_Contestant(name, task, python))
+      if not flags.start_together:
+        contestants[-1].wait()
+    for contestant in contestants:
+      contestant.wait()
       if contestant.absent:
-        print(f'  without {name}: {contestant.absent}', flush=True)
-      contestants.append(contestant)
+        print(f'  without {contestant.name}: {contestant.absent}', flush=True)
     yield [one for one in contestants if not one.absent]
   finally:
     for contestant in contestants:
       contestant.end()
 
 
-def _measure(
-  task: Task, repeats: int, pythons: Mapping[str, str], quick: bool
-) -> list[dict[str, Any]]:
-  names = [*_CONTESTANTS.get(task.name, _LIBRARY), 'gemm']
-  if task.clients * task.batch > _MOST_AT_ONCE:
-    left_out = [name for name in names if name in _AT_ONCE]
-    print(f'  without {", ".join(left_out)}: memory', flush=True)
-    names = [name for name in names if name not in left_out]
-  if quick:
-    names.remove('torch_loop:fused')
-  with _started(names, task, pythons) as contestants:
-    for turn in range(repeats):
+def _measure(task: Task, flags) -> list[dict[str, Any]]:
+  with _started(_names(task, flags), task, flags) as contestants:
+    for turn in range(flags.repeats):
       for contestant in contestants:
         if turn == 0 or contestant.name not in _SLOW:
           contestant.round()
   return _rows(task, contestants)
+
+
+def _names(task: Task, flags) -> list[str]:
+  names = list(_CONTESTANTS.get(task.name, _LIBRARY))
+  if task.clients * task.batch > flags.most_at_once:
+    left_out = [name for name in names if name in _AT_ONCE]
+    print(f'  without {", ".join(left_out)}: memory', flush=True)
+    names = [name for name in names if name not in left_out]
+  if flags.quick:
+    names = [name for name in names if name not in _WITHOUT_QUICK]
+  if flags.contestants:
+    names = [name for name in names if name in flags.contestants]
+  return [*names, 'gemm']
 
 
 def _rows(task: Task, contestants: Sequence[_Contestant]) -> list[dict]:

@@ -23,7 +23,7 @@ class _Rounds:
   """Rounds one after the other; `compile_seconds` is that of the round."""
 
   def __init__(self, task):
-    model = models.conv_vae(_conv, _conv_transpose)
+    model = models.conv_vae(conv, transposed)
     images = jnp.asarray(
       noise.images(task).reshape(
         task.clients, task.steps, task.batch, *model.shape
@@ -62,9 +62,11 @@ class _Rounds:
     )
 
 
-def _conv(features):
+def conv(features: int) -> nn.Module:
+  """A convolution of the task, as Flax has it."""
   return nn.Conv(features, (4, 4), (2, 2))
 
 
-def _conv_transpose(features):
+def transposed(features: int) -> nn.Module:
+  """A transposed convolution of the task, as Flax has it."""
   return nn.ConvTranspose(features, (4, 4), (2, 2))

@@ -57,7 +57,8 @@ def build(task, option: str):
     return _Rounds(task, Mapping(_MAPPINGS[option]))
   # Before a device is used: a core is a device, as in the experiments.
   jax.config.update('jax_num_cpu_devices', default_cpu_devices())
-  return _Rounds(task, Mapping(mesh=clients_mesh()))
+  mesh = clients_mesh() if jax.device_count() > 1 else None
+  return _Rounds(task, Mapping(mesh=mesh))
 
 
 def _dataset(task, shape) -> FederatedDataset:

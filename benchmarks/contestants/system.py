@@ -44,7 +44,8 @@ def build(task, option: str):
   system = _SYSTEMS[task.name](task)
   if option == 'loop':
     return _Timed(_loop(system))
-  mesh = clients_mesh() if option == 'auto' else None
+  is_spread = option == 'auto' and jax.device_count() > 1
+  mesh = clients_mesh() if is_spread else None
   block_size = {'auto': 'auto', 'one': 1, 'all': 'all'}[option]
   return _Timed(_rounds(system, Mapping(block_size, mesh)))
 

@@ -42,3 +42,4 @@ class _Rounds:
         for name in states[0]
       }
     )
+    torch_models.finish()

@@ -12,6 +12,11 @@ from torch.nn import functional as F
 
 from benchmarks.contestants import noise
 
+DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
+if DEVICE == 'cuda':
+  # Products in TF32 where there is such a thing, as JAX has them by default.
+  torch.set_float32_matmul_precision('high')
+
 
 class Conv(nn.Module):
   """The convolutional EMNIST model of Reddi et al. (2021), 62 classes.
@@ -92,7 +97,8 @@ class ConvVae(Vae):
 
 def model(name: str) -> nn.Module:
   """A new model of the task of that name."""
-  return {'emnist_conv': Conv, 'mlp_vae': Vae, 'conv_vae': ConvVae}[name]()
+  models = {'emnist_conv': Conv, 'mlp_vae': Vae, 'conv_vae': ConvVae}
+  return models[name]().to(DEVICE)
 
 
 def optimizer(
@@ -110,10 +116,16 @@ def optimizer(
 
 def data(task) -> tuple[torch.Tensor, ...]:
   """What a model takes, of all clients: arrays of a leading axis of clients."""
-  images = torch.from_numpy(noise.images(task))
+  images = torch.from_numpy(noise.images(task)).to(DEVICE)
   if task.name != 'emnist_conv':
     return (images,)
-  return images, torch.from_numpy(noise.labels(task))
+  return images, torch.from_numpy(noise.labels(task)).to(DEVICE)
+
+
+def finish() -> None:
+  """Waits until the device has done what it was sent."""
+  if DEVICE == 'cuda':
+    torch.cuda.synchronize()
 
 
 def train(

@@ -39,6 +39,7 @@ class _Rounds:
     with torch.no_grad():
       for own, one in zip(self._model.parameters(), stacked, strict=True):
         own.copy_(one.mean(dim=0))
+    torch_models.finish()
 
   def _loss(self, parameters, *part):
     named = dict(zip(self._names, parameters, strict=True))
