@@ -51,11 +51,11 @@ def main(argv: Sequence[str] | None = None) -> None:
   for task in _chosen(flags):
     print(f'{task.name}: {task.clients} clients x {task.steps} steps x '
           f'{task.batch}', flush=True)  # fmt: skip
-    more = _measure(task, flags)
+    more, device = _measure(task, flags)
     rows += more
     print(_table(more), flush=True)
     if flags.out:  # after every task: a later one may be interrupted
-      record = {'machine': _machine(), 'rows': rows}
+      record = {'machine': _machine(device), 'rows': rows}
       text = json.dumps(record, indent=1)
       pathlib.Path(flags.out).write_text(text + '\n', encoding='utf-8')
 
@@ -128,6 +128,7 @@ class _Contestant:
     name: of the module, and its option.
     task: what it does.
     first: its first answer, once it was waited for.
+    absent: why it does not take part, if it does not.
     rounds: one answer for each round.
   """
 
@@ -145,22 +146,23 @@ class _Contestant:
       env={'XLA_PYTHON_CLIENT_PREALLOCATE': 'false', **os.environ},
     )
     self.first: dict[str, Any] = {}
+    self.absent: str | None = None
     self.rounds: list[dict[str, Any]] = []
 
   def wait(self) -> None:
     """Until it has run a round untimed."""
     self.first = self.first or self._answer()
-
-  @property
-  def absent(self) -> str | None:
-    """Why it does not take part, if it does not."""
-    return self.first.get('absent')
+    self.absent = self.first.get('absent')
 
   def round(self) -> None:
-    """Runs a round."""
-    self._process.stdin.write('\n')
-    self._process.stdin.flush()
-    self.rounds.append(self._answer())
+    """Runs a round; who does not come back from it is absent from then on."""
+    with contextlib.suppress(BrokenPipeError):
+      self._process.stdin.write('\n')
+      self._process.stdin.flush()
+    answer = self._answer()
+    self.absent = answer.get('absent')
+    if self.absent is None:
+      self.rounds.append(answer)
 
   def end(self) -> None:
     """Lets the worker go."""
@@ -196,21 +198,26 @@ def _started(
         contestants[-1].wait()
     for contestant in contestants:
       contestant.wait()
-      if contestant.absent:
-        print(f'  without {contestant.name}: {contestant.absent}', flush=True)
-    yield [one for one in contestants if not one.absent]
+    yield contestants
   finally:
     for contestant in contestants:
       contestant.end()
 
 
-def _measure(task: Task, flags) -> list[dict[str, Any]]:
+def _measure(task: Task, flags) -> tuple[list[dict[str, Any]], str]:
+  """The rows of a task, and the device that JAX ran them on."""
   with _started(_names(task, flags), task, flags) as contestants:
     for turn in range(flags.repeats):
       for contestant in contestants:
-        if turn == 0 or contestant.name not in _SLOW:
+        if contestant.absent is None and (
+          turn == 0 or contestant.name not in _SLOW
+        ):
           contestant.round()
-  return _rows(task, contestants)
+  for contestant in contestants:
+    if contestant.absent is not None:
+      print(f'  without {contestant.name}: {contestant.absent}', flush=True)
+  there = [one for one in contestants if one.absent is None]
+  return _rows(task, there), there[-1].first['device']
 
 
 def _names(task: Task, flags) -> list[str]:
@@ -294,8 +301,9 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
   )
 
 
-def _machine() -> dict[str, Any]:
+def _machine(device: str) -> dict[str, Any]:
   return {
+    'device': device,
     'date': datetime.date.today().isoformat(),
     'cores': os.cpu_count(),
     'machine': platform.machine(),

@@ -38,6 +38,7 @@ def main(name: str, task: str) -> None:
   answer(
     first_seconds=time.perf_counter() - started,
     compile_seconds=getattr(run, 'compile_seconds', None),
+    device=getattr(run, 'device', None),
   )
   for _ in sys.stdin:
     wall, cpu = time.perf_counter(), time.process_time()

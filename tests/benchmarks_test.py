@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks import run
-from benchmarks.contestants import naive_vmap, ours
+from benchmarks.contestants import dense, naive_vmap, ours
 from benchmarks.tasks import Task
 
 
@@ -31,14 +31,29 @@ def test_a_round_of_ours_descends(option):
   assert min(jax.tree.leaves(moved)) > 0
 
 
-def test_the_naive_round_trains_the_same_model():
+def test_the_others_in_jax_train_the_same_model():
   task = Task('conv_vae', 2, 2, 2)
-  naive, mapped = naive_vmap.build(task), ours.build(task, 'one')
   shapes = [
     sorted(leaf.shape for leaf in jax.tree.leaves(tree))
-    for tree in (naive._variables, mapped._state.server.variables)
+    for tree in (
+      naive_vmap.build(task)._variables,
+      dense.build(task)._variables,
+      ours.build(task, 'one')._state.server.variables,
+    )
   ]
-  assert shapes[0] == shapes[1]
+  assert shapes[0] == shapes[1] == shapes[2]
+
+
+def test_who_dies_in_a_round_is_absent(monkeypatch):
+  monkeypatch.setattr(run, '_START_SECONDS', 60)
+  contestant = run._Contestant('gemm', Task('mlp_vae', 1, 1, 1), sys.executable)
+  contestant.wait()
+  assert contestant.absent is None
+  contestant._process.kill()
+  contestant._process.wait()
+  contestant.round()
+  assert contestant.absent == 'no answer'
+  assert not contestant.rounds
 
 
 def test_rows_compare_with_the_loop_and_the_peak():

@@ -10,9 +10,15 @@ _PRODUCTS = 4
 
 
 class _Products:
-  """Products one after the other; a round is the fastest of them."""
+  """Products one after the other; a round is the fastest of them.
+
+  Attributes:
+    flops: of a round.
+    device: what JAX calls the device.
+  """
 
   def __init__(self):
+    self.device = jax.devices()[0].device_kind
     # Large enough to keep all of an accelerator busy.
     size = 2048 if jax.default_backend() == 'cpu' else 8192
     self.flops = 2 * size**3 * _PRODUCTS
