@@ -11,9 +11,9 @@ _FLAGS = (
   '--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0'
   ' --xla_cpu_parallel_codegen_split_count=1'
 )
-# Gone from jaxlib 0.12, which ends a process that asks for what it lacks.
+# Gone since jaxlib 0.11, which ends a process that asks for what it lacks.
 _JAXLIB = tuple(map(int, importlib.metadata.version('jaxlib').split('.')[:2]))
-if _JAXLIB < (0, 12):
+if _JAXLIB < (0, 11):
   _FLAGS += ' --xla_cpu_use_fusion_emitters=false'
 os.environ.setdefault('XLA_FLAGS', _FLAGS)
 

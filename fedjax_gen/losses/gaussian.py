@@ -1,5 +1,6 @@
 """Diagonal Gaussians over the latent space, in closed form."""
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -10,9 +11,7 @@ from fedjax_gen.types import Array, Key
 
 LOGVAR_RANGE = (-10.0, 10.0)
 """Log-variances are clipped to this range, standard deviations from 0.007 to
-148: wider and narrower ones buy nothing, and their exponentials overflow.
-Beyond it the log-variance has no gradient.
-"""
+148: wider and narrower ones buy nothing, and their exponentials overflow."""
 
 
 class Gaussian(NamedTuple):
@@ -33,8 +32,25 @@ def standard(shape: tuple[int, ...]) -> Gaussian:
 
 
 def clipped(mean: Array, logvar: Array) -> Gaussian:
-  """A Gaussian whose log-variance is kept in `LOGVAR_RANGE`."""
-  return Gaussian(mean, jnp.clip(logvar, *LOGVAR_RANGE))
+  """A Gaussian whose log-variance is kept in `LOGVAR_RANGE`, see `kept_in`."""
+  return Gaussian(mean, kept_in(logvar, *LOGVAR_RANGE))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def kept_in(value: Array, low: float, high: float) -> Array:
+  """`clip`, with the gradient of the identity.
+
+  With that of `clip`, which is zero outside, what a step threw out of the range
+  would stay there: a first step of Adam does that to hundreds of latents of a
+  wide encoder, and they were lost. So the loss at the end of the range pulls
+  the value back.
+  """
+  return jnp.clip(value, low, high)
+
+
+@kept_in.defjvp
+def _kept_in_jvp(low, high, primals, tangents):
+  return kept_in(*primals, low, high), tangents[0]
 
 
 def sample(key: Key, gaussian: Gaussian) -> Array:

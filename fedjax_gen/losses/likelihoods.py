@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from fedjax_gen import validate
 from fedjax_gen.errors import InputError
+from fedjax_gen.losses.gaussian import kept_in
 from fedjax_gen.types import Array, Key
 
 
@@ -108,7 +109,7 @@ def discretised_logistic(num_levels: int = 256) -> Likelihood:
     mean, log_scale = jnp.split(outputs, 2, axis=-1)
     # From exp(-7), a quarter of a grey level, up to the flattest useful; an
     # untrained decoder, giving 0, starts at exp(-2), about 35 levels.
-    return jax.nn.sigmoid(mean), jnp.clip(log_scale - 2.0, -7.0, 3.0)
+    return jax.nn.sigmoid(mean), kept_in(log_scale - 2.0, -7.0, 3.0)
 
   def log_prob(outputs, data):
     mean, log_scale = parameters(outputs)

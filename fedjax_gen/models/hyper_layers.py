@@ -17,7 +17,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from fedjax_gen.losses.gaussian import Gaussian
+from fedjax_gen.losses.gaussian import Gaussian, kept_in
 from fedjax_gen.types import Array, Key, Tree
 
 PRIOR_LOGVAR_RANGE = (-8.0, 8.0)
@@ -79,7 +79,7 @@ class PriorHead(nn.Module):
       name='joint',
     )(jnp.concatenate([features, embeddings], axis=-1))
     mean, log_stddev = jnp.split(outputs, 2, axis=-1)
-    return Gaussian(mean, jnp.clip(2 * log_stddev, *PRIOR_LOGVAR_RANGE))
+    return Gaussian(mean, kept_in(2 * log_stddev, *PRIOR_LOGVAR_RANGE))
 
 
 def init_dense(key: Key, sizes: Sequence[int]) -> Tree:

@@ -82,6 +82,19 @@ class GaussianTest(parameterized.TestCase):
     chex.assert_trees_all_equal(kept.mean, mean)
     chex.assert_trees_all_equal(kept.logvar, jnp.array([-10.0, 1.5, 10.0]))
 
+  def test_the_divergence_pulls_lost_log_variances_back(self):
+    logvar = jnp.array([-50.0, 1.5, 50.0])
+
+    def divergence(logvar):
+      kept = gaussian.clipped(jnp.zeros(3), logvar)
+      return gaussian.kl(kept, gaussian.standard((3,)))
+
+    slopes = jax.grad(divergence)(logvar)
+    # (exp(l) - 1) / 2 at the end of the range.
+    at = np.array([-10.0, 1.5, 10.0])
+    np.testing.assert_allclose(slopes, (np.exp(at) - 1) / 2, rtol=1e-6)
+    chex.assert_trees_all_equal(slopes, jax.jacfwd(divergence)(logvar))
+
   def test_samples_have_the_mean_and_the_variance(self):
     wide = jax.tree.map(
       lambda leaf: jnp.broadcast_to(leaf, (100_000, 2)), _POSTERIOR
