@@ -49,7 +49,7 @@ from fedjax_gen.models import hypernetwork
 from fedjax_gen.models.hypernetwork import HyperVaeConfig
 from fedjax_gen.models.meta_code import MetaConfig
 from fedjax_gen.models.vae import DataSpec
-from fedjax_gen.running import federated_step, leaves, saved, training
+from fedjax_gen.running import federated_step, leaves, saving, training
 from fedjax_gen.running.workdir import Workdir
 from fedjax_gen.types import Tree
 
@@ -419,7 +419,7 @@ def _save(
   """Saves the generators that `fedjax_gen.load` knows."""
   for name, made in synthetic.items():
     if made.hyper is not None:
-      saved.save_hyper(
+      saving.save_hyper(
         workdir.path,
         name,
         methods[trained_as(name, synthetic)].model.config,

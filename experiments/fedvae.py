@@ -34,7 +34,7 @@ from fedjax_gen.running import (
   engine as engine_lib,
   federated_step,
   leaves,
-  saved,
+  saving,
   training,
 )
 from fedjax_gen.running.workdir import Workdir
@@ -263,7 +263,7 @@ def main(
     }
     for name, trained in models.items():
       if workdir.is_writer:
-        saved.save_model(workdir.path, name, vae, source, trained[0])
+        saving.save_model(workdir.path, name, vae, source, trained[0])
     audited = {
       name: audits.audit(
         name,

@@ -18,7 +18,7 @@ from fedjax_gen.data.partition import Partition
 from fedjax_gen.errors import InputError
 from fedjax_gen.federated import collect, grouping as grouping_lib, local
 from fedjax_gen.models.vae import build_vae
-from fedjax_gen.running import groupings, saved, training
+from fedjax_gen.running import groupings, saving, training
 from fedjax_gen.running.workdir import Workdir
 
 # What the key of discovery is folded with: far from the small numbers by which
@@ -118,7 +118,7 @@ def discover(
     seed=setting.seed,
   )
   if workdir.is_writer:
-    saved.save_model(
+    saving.save_model(
       workdir.path, 'warmup', vae_config, setting.source, variables
     )
     groupings.save_grouping(workdir.path / 'grouping.npz', grouping)

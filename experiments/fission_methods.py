@@ -31,7 +31,7 @@ from fedjax_gen.federation import Federation, build_samplers
 from fedjax_gen.models.gan import build_gan
 from fedjax_gen.models.vae import DataSpec, Vae, VaeConfig, build_vae
 from fedjax_gen.privacy.plan import Plan
-from fedjax_gen.running import federated_step, saved
+from fedjax_gen.running import federated_step, saving
 
 PARTS = ('H', 'L', 'D', 'het')
 BASELINES = ('group_vaes', 'local', 'central', 'fedgan')
@@ -221,7 +221,7 @@ def _fission(
 
   def save(path, name, variables):
     used = [configs[group] for group in setting.model_of_group]
-    saved.save_groups(path, name, used, setting.source, variables)
+    saving.save_groups(path, name, used, setting.source, variables)
 
   return Method(
     fission.algorithm,
@@ -302,7 +302,7 @@ def _local(setting: Setting) -> Method:
 
   def save(path, name, variables):
     configs = [config] * len(members)
-    saved.save_groups(path, name, configs, setting.source, variables)
+    saving.save_groups(path, name, configs, setting.source, variables)
 
   return Method(
     fedvae_lib.local_only(_fedvae_config(setting), vae),
@@ -331,7 +331,7 @@ def _fedgan(setting: Setting) -> Method:
     setting.federation.mapping,
     lambda state: [group_models.of_gan(gan, state.server.variables)],
     lambda state: state.server.variables,
-    lambda path, name, variables: saved.save_gan(
+    lambda path, name, variables: saving.save_gan(
       path, name, config, setting.source, variables
     ),
   )
@@ -349,4 +349,4 @@ def _fedvae_config(setting: Setting) -> fedvae_lib.Config:
 
 
 def _save_vae(config, source, path, name, variables):
-  saved.save_model(path, name, config, source, variables)
+  saving.save_model(path, name, config, source, variables)

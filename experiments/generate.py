@@ -11,6 +11,7 @@ from fedjax_gen import files, validate
 from fedjax_gen.errors import InputError
 from fedjax_gen.evaluation import pictures
 from fedjax_gen.running import files as running_files, saved
+from fedjax_gen.running.trained_model import TrainedModel
 
 _MAX_PICTURES = 100
 _MAX_COLUMNS = 10  # of a picture with a row for each group
@@ -136,7 +137,7 @@ def main(generate: GenerateConfig) -> None:
   print(f'{num} examples of {model.name}: {path}')
 
 
-def _group(model: saved.TrainedModel, asked: str) -> str | int | None:
+def _group(model: TrainedModel, asked: str) -> str | int | None:
   """The group as `sample` takes it; digits are a number if no name."""
   if asked.isdecimal() and asked not in [group.name for group in model.groups]:
     return int(asked)
@@ -144,7 +145,7 @@ def _group(model: saved.TrainedModel, asked: str) -> str | int | None:
 
 
 def _sample(
-  model: saved.TrainedModel,
+  model: TrainedModel,
   config: GenerateConfig,
   num: int,
   group: str | int | None,
@@ -154,7 +155,7 @@ def _sample(
 
 
 def _rows(
-  model: saved.TrainedModel, config: GenerateConfig, group: str | int | None
+  model: TrainedModel, config: GenerateConfig, group: str | int | None
 ) -> dict[str, np.ndarray]:
   """Images of a picture by the title of their row, or all under one."""
   if group is not None or not model.groups:
@@ -169,7 +170,7 @@ def _rows(
 
 
 def _arrays(
-  model: saved.TrainedModel, config: GenerateConfig, group: str | int | None
+  model: TrainedModel, config: GenerateConfig, group: str | int | None
 ) -> dict[str, np.ndarray]:
   """The examples under the names by which `sources.load` reads them back."""
   inputs, labels = _sample(model, config, config.num, group)

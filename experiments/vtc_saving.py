@@ -11,7 +11,7 @@ from experiments.vtc_judge import Clients, Judged
 from experiments.vtc_methods import SUBJECT, Subject
 from fedjax_gen.models.classifiers import ClassifierConfig
 from fedjax_gen.models.vtc import VtcConfig
-from fedjax_gen.running import saved, saved_clients
+from fedjax_gen.running import saved_clients, saving
 from fedjax_gen.types import Tree, Variables
 
 
@@ -43,7 +43,7 @@ def save_generator(
     holdings = clients.split.train.counts(
       source.train.labels, source.num_classes
     )
-  saved.save_vtc(
+  saving.save_vtc(
     workdir, SUBJECT, config, clients.source, generators, gaussians, holdings
   )
 

@@ -28,8 +28,8 @@ def load(workdir, method=None):
     method: which of its models; `load_model` says which if not given.
 
   Returns:
-    A `fedjax_gen.running.saved.TrainedModel`, whose `sample(num, seed=0)` gives
-    uint8 images and labels.
+    A `fedjax_gen.running.trained_model.TrainedModel`, whose
+    `sample(num, seed=0)` gives uint8 images and labels.
 
   Raises:
     InputError: there is no such model, or its files are damaged.

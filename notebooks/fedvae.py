@@ -245,9 +245,9 @@ notebook.compared(RECORDED['central'], measured['central'])
 
 # %%
 import fedjax_gen
-from fedjax_gen.running import saved
+from fedjax_gen.running import saving
 
-saved.save_model('runs/notebook', 'FedVAE', config, source, models['FedVAE'])
+saving.save_model('runs/notebook', 'FedVAE', config, source, models['FedVAE'])
 model_again = fedjax_gen.load('runs/notebook', 'FedVAE')
 images, labels = model_again.sample(1000, seed=0)
 print(images.shape, images.dtype, np.bincount(labels))

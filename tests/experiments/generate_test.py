@@ -12,7 +12,7 @@ import fedjax_gen
 from fedjax_gen.data import sources
 from fedjax_gen.evaluation import pictures
 from fedjax_gen.models.vae import DataSpec, VaeConfig, build_vae
-from fedjax_gen.running import saved
+from fedjax_gen.running import saving, trained_model
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def grouped(tmp_path_factory):
   vae = build_vae(config, DataSpec(source.input_shape, 3))
   for seed, name in enumerate(('H+L+D', 'L+D')):
     variables = [vae.init(jax.random.key(2 * seed + g)) for g in range(2)]
-    saved.save_groups(workdir, name, 2 * [config], source, variables)
+    saving.save_groups(workdir, name, 2 * [config], source, variables)
   return workdir
 
 
@@ -89,7 +89,7 @@ def test_one_group_of_a_method_can_be_asked_for(grouped, execute, asked):
 
 
 def test_a_name_of_digits_is_a_name_before_it_is_a_number(grouped):
-  groups = tuple(saved.Group(name, 0.5, (0,)) for name in '10')
+  groups = tuple(trained_model.Group(name, 0.5, (0,)) for name in '10')
   model = fedjax_gen.load(grouped)._replace(groups=groups)
   assert generate._group(model, '1') == '1'
   assert generate._group(model, '2') == 2
@@ -246,7 +246,7 @@ def test_an_unconditional_model_takes_no_label(execute, tmp_path):
   source = sources.DataSource('toy', part, part, ('a', 'b'))
   vae = build_vae(config, DataSpec(source.input_shape, 2))
   variables = vae.init(jax.random.key(0))
-  saved.save_model(tmp_path / 'run', 'federated', config, source, variables)
+  saving.save_model(tmp_path / 'run', 'federated', config, source, variables)
   status, _, err = execute('--workdir=run', '--label=1', '--num=2')
   assert status == 2
   assert 'unconditional' in err

@@ -21,7 +21,7 @@ from fedjax_gen.models.vae import (
   fixed_prior,
   learnable_prior,
 )
-from fedjax_gen.running import saved
+from fedjax_gen.running import saved, saving
 
 _PART = Examples(np.zeros((2, 4, 4, 1), np.uint8), np.zeros(2, np.int32))
 _SOURCE = DataSource('toy', _PART, _PART, ('zero', 'eins', 'deux'))
@@ -56,7 +56,7 @@ _HYPER = HyperVaeConfig(
 def _save(folder, name='federated', config=_CONFIG, seed=0):
   vae = build_vae(config, DataSpec(_SOURCE.input_shape, 3))
   variables = vae.init(jax.random.key(seed))
-  saved.save_model(folder, name, config, _SOURCE, variables)
+  saving.save_model(folder, name, config, _SOURCE, variables)
   return vae, variables
 
 
@@ -89,7 +89,7 @@ def _group_models():
 
 def _save_groups(folder, name='L+D', **settings):
   vaes, variables = _group_models()
-  saved.save_groups(folder, name, _CONFIGS, _GROUPED, variables, **settings)
+  saving.save_groups(folder, name, _CONFIGS, _GROUPED, variables, **settings)
   return vaes, variables
 
 
@@ -147,7 +147,7 @@ def test_every_number_of_samples_is_dealt_to_groups(tmp_path):
 
 def test_groups_of_equal_models_draw_different_images(tmp_path):
   variables = 3 * [_group_models()[1][0]]
-  saved.save_groups(tmp_path, 'none', 3 * [_MLP], _GROUPED, variables)
+  saving.save_groups(tmp_path, 'none', 3 * [_MLP], _GROUPED, variables)
   model = saved.load_model(tmp_path)
   ones = np.ones(4, np.int32)
   one, other = (model.sample(4, labels=ones, group=g)[0] for g in (0, 1))
@@ -175,7 +175,7 @@ def test_labels_of_a_group_may_be_chosen_and_are_all_where_not_known(tmp_path):
   source = DataSource(
     'toy', part, part, _GROUPED.class_names, group_names=_GROUPED.group_names
   )
-  saved.save_groups(
+  saving.save_groups(
     tmp_path, 'D', _CONFIGS, source, variables, shares=[1, 1, 1]
   )
   model = saved.load_model(tmp_path)
@@ -186,7 +186,7 @@ def test_labels_of_a_group_may_be_chosen_and_are_all_where_not_known(tmp_path):
   np.testing.assert_array_equal(labels, [1, 0, 1])
   np.testing.assert_array_equal(images, _by_hand(vaes, variables, 2, labels))
   with pytest.raises(InputError, match='shares=None'):
-    saved.save_groups(tmp_path, 'D', _CONFIGS, source, variables)
+    saving.save_groups(tmp_path, 'D', _CONFIGS, source, variables)
 
 
 def test_an_unknown_group_is_answered_with_those_there_are(tmp_path):
@@ -233,14 +233,14 @@ def test_what_could_not_be_read_back_is_not_saved(tmp_path, change, words):
     'variables': _group_models()[1],
   }
   with pytest.raises(InputError, match=words):
-    saved.save_groups(tmp_path, **arguments | change)
+    saving.save_groups(tmp_path, **arguments | change)
   assert not list(tmp_path.iterdir())
 
 
 def test_a_generator_is_saved_without_its_discriminator(tmp_path):
   model = gan.build_gan(_GAN, DataSpec(_SOURCE.input_shape, 3))
   variables = model.init(jax.random.key(0))
-  saved.save_gan(tmp_path, 'fedgan', _GAN, _SOURCE, variables)
+  saving.save_gan(tmp_path, 'fedgan', _GAN, _SOURCE, variables)
   loaded = saved.load_model(tmp_path)
   assert (loaded.kind, loaded.config) == ('gan', _GAN)
   assert set(loaded.variables) == {'generator'}
@@ -257,7 +257,7 @@ def test_a_generator_is_saved_without_its_discriminator(tmp_path):
     _ = loaded.vae
   del variables['generator']
   with pytest.raises(InputError, match="keys {'generator'}"):
-    saved.save_gan(tmp_path, 'other', _GAN, _SOURCE, variables)
+    saving.save_gan(tmp_path, 'other', _GAN, _SOURCE, variables)
 
 
 @functools.cache
@@ -283,7 +283,7 @@ def test_a_loaded_hypernetwork_samples_the_bits_of_the_saved_one(
   tmp_path, mix, options
 ):
   _, hyper, codes, weights = _hyper_model()
-  saved.save_hyper(
+  saving.save_hyper(
     tmp_path, 'meta', _HYPER, _VECTORS, hyper, codes, weights, mix, **options
   )
   loaded = fedjax_gen.load(tmp_path)
@@ -315,7 +315,7 @@ def test_a_model_without_codes_is_saved_without(tmp_path):
   )
   model = build_hyper_vae(config, DataSpec((6,), 3))
   hyper = model.init(jax.random.key(0))
-  saved.save_hyper(tmp_path, 'cvae', config, _VECTORS, hyper)
+  saving.save_hyper(tmp_path, 'cvae', config, _VECTORS, hyper)
   loaded = saved.load_model(tmp_path)
   assert set(loaded.variables['hyper']) == {'base'}
   expected = meta_code.generate_mixture(
@@ -358,7 +358,7 @@ def test_a_hypernetwork_that_could_not_be_read_back_is_not_saved(
     'weights': weights,
   }
   with pytest.raises(InputError, match=words):
-    saved.save_hyper(tmp_path, **arguments | change)
+    saving.save_hyper(tmp_path, **arguments | change)
   assert not list(tmp_path.iterdir())
 
 
@@ -373,7 +373,9 @@ def test_a_hypernetwork_that_could_not_be_read_back_is_not_saved(
   ],
 )
 def test_a_damaged_hypernetwork_is_named(tmp_path, fields):
-  saved.save_hyper(tmp_path, 'federated', _HYPER, _VECTORS, *_hyper_model()[1:])
+  saving.save_hyper(
+    tmp_path, 'federated', _HYPER, _VECTORS, *_hyper_model()[1:]
+  )
   _describe(tmp_path / 'models', **fields)
   with pytest.raises(InputError, match='models/federated'):
     saved.load_model(tmp_path)
@@ -383,7 +385,7 @@ def test_a_prior_of_its_own_comes_back_with_a_model(tmp_path):
   vae = build_vae(_MLP, DataSpec(_SOURCE.input_shape, 3))
   variables = vae.init(jax.random.key(0))
   variables['prior'] = fixed_prior({'z': jnp.array([9.0, 9.0])})
-  saved.save_model(tmp_path, 'federated', _MLP, _SOURCE, variables)
+  saving.save_model(tmp_path, 'federated', _MLP, _SOURCE, variables)
   images, labels = fedjax_gen.load(tmp_path).sample(4)
   np.testing.assert_array_equal(
     images, elbo.generate(vae, variables, labels, jax.random.key(0))
@@ -405,10 +407,10 @@ def test_models_of_the_first_version_are_read(tmp_path):
 def test_variables_of_another_vae_are_not_saved(tmp_path):
   variables = _group_models()[1][0]
   with pytest.raises(InputError, match='others in modules: .*coder'):
-    saved.save_model(tmp_path, 'a', _CONFIG, _SOURCE, variables)
+    saving.save_model(tmp_path, 'a', _CONFIG, _SOURCE, variables)
   other = VaeConfig(model='mlp', hidden_size=8, latent_size=3)
   with pytest.raises(InputError, match=r"others in .*\['kernel'\]"):
-    saved.save_model(tmp_path, 'a', other, _SOURCE, variables)
+    saving.save_model(tmp_path, 'a', other, _SOURCE, variables)
   assert not list(tmp_path.iterdir())
 
 

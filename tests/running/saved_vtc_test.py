@@ -14,7 +14,7 @@ from fedjax_gen.federated.class_gaussians import ClassGaussians
 from fedjax_gen.models.classifiers import to_pixels
 from fedjax_gen.models.vae import DataSpec
 from fedjax_gen.models.vtc import VtcConfig, build_vtc
-from fedjax_gen.running import saved
+from fedjax_gen.running import saving
 
 _PART = Examples(np.zeros((2, 4, 4, 1), np.uint8), np.zeros(2, np.int32))
 _SOURCE = DataSource('toy', _PART, _PART, ('zero', 'eins', 'deux'))
@@ -36,7 +36,7 @@ def _generators():
 
 
 def _save(folder, num=1, gaussians=_GAUSSIANS, **settings):
-  saved.save_vtc(
+  saving.save_vtc(
     folder, 'FedVTC', _CONFIG, _SOURCE, _generators()[:num], gaussians,
     **settings,
   )  # fmt: skip
@@ -134,5 +134,5 @@ def test_what_could_not_be_read_back_is_not_saved(tmp_path, change, words):
     'holdings': _HOLDINGS,
   }
   with pytest.raises(InputError, match=words):
-    saved.save_vtc(tmp_path, **arguments | change)
+    saving.save_vtc(tmp_path, **arguments | change)
   assert not list(tmp_path.iterdir())
