@@ -9,11 +9,13 @@ import copy
 
 import torch
 
-from benchmarks.contestants import torch_models
+from benchmarks.contestants import torch_models, torch_systems
 
 
 def build(task, option: str = ''):
   """Makes the clients' data; returns what runs a round."""
+  if task.name in torch_systems.MODELS:
+    return torch_systems.Rounds(task)
   return _Rounds(task, fused=option == 'fused')
 
 
