@@ -23,10 +23,11 @@ from fedjax_gen.federated.mapping import (
   clients_mesh,
   default_cpu_devices,
 )
-from fedjax_gen.models.vae import DataSpec, VaeConfig, build_vae
+from fedjax_gen.models.vae import DataSpec, Vae, VaeConfig, build_vae
 from fedjax_gen.running.compile_clock import CompileClock
 
 _SEED = 1  # of rounds; a key would start JAX
+_GREY, _COLOURED = DataSpec((28, 28, 1), 10), DataSpec((32, 32, 3), 10)
 
 
 class System(NamedTuple):
@@ -47,13 +48,18 @@ def build(task, option: str):
   """Compiles the round of a task, or the steps of a loop."""
   if option == 'auto':  # before a device is used
     jax.config.update('jax_num_cpu_devices', default_cpu_devices())
-  system = _SYSTEMS[task.name](task)
+  system = build_system(task)
   if option == 'loop':
     return _Looped(system)
   is_spread = option == 'auto' and jax.device_count() > 1
   mesh = clients_mesh() if is_spread else None
   block_size = {'auto': 'auto', 'one': 1, 'all': 'all'}[option]
   return _Mapped(system, Mapping(block_size, mesh))
+
+
+def build_system(task) -> System:
+  """The system of a task, with its clients."""
+  return _SYSTEMS[task.name](task)
 
 
 class _Mapped:
@@ -145,30 +151,32 @@ def _bytes(system: System, lowered: jax.stages.Lowered) -> float | None:
 
 def fedvae_paper(task) -> System:
   """The published FedVAE: 11,087,731 parameters, Adam's moments kept."""
-  spec = DataSpec((28, 28, 1), 10)
-  model = build_vae(
-    VaeConfig(
-      model='dugdale2023',
-      norm='batch',
-      latent_size=200,
-      conditional=False,
-    ),
-    spec,
-  )
   config = fedvae.Config(local_epochs=1, batch_size=task.batch)
-  return System(fedvae.fedvae(config, model), [_noise(task, spec)])
+  return System(fedvae.fedvae(config, paper_vae()), [_noise(task, _GREY)])
+
+
+def paper_vae() -> Vae:
+  """The model of `fedvae_paper`."""
+  config = VaeConfig(
+    model='dugdale2023', norm='batch', latent_size=200, conditional=False
+  )
+  return build_vae(config, _GREY)
 
 
 def fission(task) -> System:
   """FissionVAE+L+D at its defaults: two groups of 32 x 32 RGB images."""
-  spec = DataSpec((32, 32, 3), 10)
-  model = build_vae(VaeConfig(conditional=False), spec)
+  model = fission_vae()
   config = fissionvae.Config(local_epochs=1, batch_size=task.batch)
   built = fissionvae.fissionvae(
     config, [model, model], fissionvae.Sharing(priors=True, decoders=True)
   )
-  data = _noise(task, spec, num_groups=2)
+  data = _noise(task, _COLOURED, num_groups=2)
   return System(built.algorithm, fissionvae.fleet_datasets(built, data))
+
+
+def fission_vae() -> Vae:
+  """The model of either group of `fission`, but for the prior."""
+  return build_vae(VaeConfig(conditional=False), _COLOURED)
 
 
 def fedhypevae(task) -> System:
