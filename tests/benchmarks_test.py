@@ -8,12 +8,23 @@ import types
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 import pytest
 
-from benchmarks import costs, curves, models, run, tasks, workers
+from benchmarks import (
+  curves,
+  models,
+  products,
+  program_bytes,
+  run,
+  tasks,
+  workers,
+)
 from benchmarks.contestants import dense, naive_vmap, ours, system
 from benchmarks.tasks import Task
+from fedjax_gen.data.federated import Batch
+from fedjax_gen.federated.mapping import clients_mesh
 
 
 def test_operations_are_those_of_the_layers():
@@ -60,46 +71,75 @@ def _check_weights(name, init):
 
 def test_products_in_loops_count_for_every_turn():
   product = 2 * 4 * 5 * 5
-  assert costs.product_flops(_loops, *_MATRICES) == 3 * 7 * product
+  assert products.product_flops(_loops, *_MATRICES) == 3 * 7 * product
   gradient = jax.grad(lambda *a: _loops(*a).sum(), argnums=(0, 1))
-  assert costs.product_flops(gradient, *_MATRICES) == 3 * 3 * 7 * product
+  assert products.product_flops(gradient, *_MATRICES) == 3 * 3 * 7 * product
 
   def branches(x, w):
     return jax.lax.cond(x[0, 0] > 0, lambda: _loops(x, w), lambda: x @ w[0])
 
-  assert costs.product_flops(branches, *_MATRICES) == 3 * 7 * product
+  assert products.product_flops(branches, *_MATRICES) == 3 * 7 * product
 
 
 def test_products_in_a_loop_of_unknown_length_are_refused_unless_told():
   with pytest.raises(ValueError, match='while'):
-    costs.product_flops(_unknown_loop, *_MATRICES)
-  counted = costs.product_flops(_unknown_loop, *_MATRICES, unknown_turns=6)
+    products.product_flops(_unknown_loop, *_MATRICES)
+  counted = products.product_flops(_unknown_loop, *_MATRICES, unknown_turns=6)
   assert counted == 6 * 2 * 4 * 5 * 5
 
 
+def test_bytes_without_loops_are_those_of_xla():
+  model, images = models.build('conv_vae'), jnp.ones((4, 28, 28, 1))
+  batch = Batch(images, jnp.zeros(4), jnp.ones(4, bool))
+
+  def gradient(variables, key):
+    return jax.grad(model.loss_fn, has_aux=True)(variables, batch, key)[0]
+
+  key = jax.random.key(0)
+  variables = jax.eval_shape(model.init, key)
+  compiled = jax.jit(gradient).lower(variables, key).compile()
+  expected = compiled.cost_analysis()['bytes accessed']
+  moved = program_bytes.bytes_moved(compiled)
+  assert moved == pytest.approx(expected, rel=0.05)
+
+
 def test_bytes_in_loops_count_for_every_turn():
-  pytest.importorskip('jaxlib._hlo')
   turns = np.array([2, 5, 11])
-  moved = [
-    costs.bytes_accessed(_compiled(functools.partial(_loops, turns=number)))
-    for number in turns
-  ]
-  # A straight line of turns, each of which moves what one alone does; about,
-  # since the loop counts itself, and slices its matrix out of all.
+  compiled = [_compiled(functools.partial(_loops, turns=n)) for n in turns]
+  moved = [program_bytes.bytes_moved(one) for one in compiled]
+  # A straight line of turns, each of which moves what seven products do; and
+  # some more, since a loop counts itself and cuts its matrix out of all.
   slope = np.diff(moved) / np.diff(turns)
-  assert slope[0] == pytest.approx(slope[1])
-  alone = costs.bytes_accessed(_compiled(lambda x, w: jnp.tanh(x @ w[0])))
+  assert slope[0] == slope[1]
+  alone = program_bytes.bytes_moved(_compiled(lambda x, w: jnp.tanh(x @ w[0])))
   assert 7 * alone <= slope[0] < 14 * alone
 
 
+def test_of_rows_that_are_gathered_the_rows_count():
+  def moved(size):
+    arguments = jnp.ones((size, 8)), jnp.arange(4)
+    rows = jax.jit(lambda table, index: jnp.tanh(table[index]) + 1)
+    return program_bytes.bytes_moved(rows.lower(*arguments).compile())
+
+  assert moved(50) == moved(5000) < 50 * 8 * 4
+
+
 def test_bytes_of_a_loop_of_unknown_length_are_unknown_unless_told():
-  pytest.importorskip('jaxlib._hlo')
   compiled = _compiled(_unknown_loop)
-  assert costs.bytes_accessed(compiled) is None
+  assert program_bytes.bytes_moved(compiled) is None
   two, three, four = (
-    costs.bytes_accessed(compiled, unknown_turns=turns) for turns in (2, 3, 4)
+    program_bytes.bytes_moved(compiled, unknown_turns=turns)
+    for turns in (2, 3, 4)
   )
   assert four - three == three - two > 0
+
+
+def test_bytes_are_of_all_devices_together():
+  mesh = clients_mesh(4)
+  sharding = NamedSharding(mesh, PartitionSpec(*mesh.axis_names))
+  numbers = jax.device_put(jnp.ones(8), sharding)
+  compiled = jax.jit(jnp.tanh).lower(numbers).compile()
+  assert program_bytes.bytes_moved(compiled) == 2 * 8 * 4
 
 
 _MATRICES = jnp.ones((4, 5)), jnp.ones((7, 5, 5))
@@ -128,7 +168,6 @@ def _compiled(function):
 
 
 def test_contestants_know_what_their_rounds_move():
-  pytest.importorskip('jaxlib._hlo')
   task = Task('mlp_vae', 2, 2, 8)
   moved = ours.build(task, 'one').costs()['bytes_moved']
   # More than must be; a loop counted once would be half of it, or less.

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from benchmarks import costs, fedvtc_round, hyper_round
+from benchmarks import fedvtc_round, hyper_round, products, program_bytes
 from benchmarks.loop import Loop
 from fedjax_gen.algorithms import fedvae, fissionvae
 from fedjax_gen.data.federated import FederatedDataset, federated_dataset
@@ -140,11 +140,11 @@ def flops(system: System) -> int:
     )
 
   state = jax.eval_shape(lambda: rounds.init_state(algorithm, datasets, key))
-  return costs.product_flops(one_round, state, unknown_turns=unknown_turns)
+  return products.product_flops(one_round, state, unknown_turns=unknown_turns)
 
 
 def _bytes(system: System, lowered: jax.stages.Lowered) -> float | None:
-  return costs.bytes_accessed(
+  return program_bytes.bytes_moved(
     lowered.compile(), unknown_turns=system.unknown_turns
   )
 
