@@ -3,6 +3,7 @@
 As the published codes of the four systems do it: `copy.deepcopy`, an epoch of
 steps, the mean of the state dicts. With the option `fused`, Adam in one kernel
 (`fused=True`), which none of them uses. PyTorch uses all cores within a step.
+FedVAE and FissionVAE, whose clients keep something, are in `torch_systems`.
 """
 
 import copy
