@@ -58,6 +58,18 @@ class Loop:
 
     self._finish = finish
 
+  def lowered(self) -> list[tuple[jax.stages.Lowered, int]]:
+    """The step of each fleet before it is compiled, and its calls a round."""
+    return [
+      (
+        step.lower(self.server, clients[0], sums, data, np.int32(0), self._key),
+        len(clients),
+      )
+      for step, clients, sums, data in zip(
+        self._steps, self.clients, self._sums, self._datasets, strict=True
+      )
+    ]
+
   def round(self):
     """One round; keys are derived as `rounds.federated_round` does."""
     server_key, *fleet_keys = jax.random.split(

@@ -11,37 +11,38 @@ of `benchmarks/contestants` for how to install it.
 """
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
-import contextlib
+from collections.abc import Mapping, Sequence
+import dataclasses
 import datetime
 import json
 import os
 import pathlib
 import platform
-import select
 import statistics
-import subprocess
 import sys
 from typing import Any
 
-from benchmarks import tasks
+from benchmarks import tasks, workers
 from benchmarks.tasks import Task
+from benchmarks.workers import Worker
 
 _OURS = ('ours:auto', 'ours:one', 'ours:blocks of 8', 'ours:all')
 _TORCH = ('torch_loop', 'torch_loop:fused', 'torch_vmap')
 _DENSE = ('dense', 'dense:patches')
 _PEERS = ('fedjax_head', 'pfl_research', 'flower_simulation')
+_MACHINE = ('gemm', 'copy')  # what it could do at most
 _LIBRARY = ('system:auto', 'system:one', 'system:all', 'system:loop')
 _CONTESTANTS: dict[str, Sequence[str]] = {
   'conv_vae': (*_OURS, 'naive_vmap', *_TORCH, *_DENSE),
   'mlp_vae': (*_OURS, *_TORCH, *_PEERS),
   'emnist_conv': (*_OURS, *_TORCH, *_PEERS),
+  'fedvae_paper': (*_LIBRARY, 'torch_loop'),
+  'fissionvae': (*_LIBRARY, 'torch_loop'),
 }
 _AT_ONCE = ('ours:all', 'naive_vmap', 'torch_vmap', *_DENSE)
 _MOST_AT_ONCE = 4000  # examples; 8 GiB
 _WITHOUT_QUICK = ('torch_loop:fused', *_DENSE)
 _SLOW = ('naive_vmap', 'flower_simulation')  # measured in fewer rounds
-_START_SECONDS = 400
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows += more
     print(_table(more), flush=True)
     if flags.out:  # after every task: a later one may be interrupted
-      record = {'machine': _machine(device), 'rows': rows}
+      record = {'machine': machine(device), 'rows': rows}
       text = json.dumps(record, indent=1)
       pathlib.Path(flags.out).write_text(text + '\n', encoding='utf-8')
 
@@ -102,6 +103,12 @@ def _flags(argv):
     help='start contestants at the same time: sooner, and compile times count '
     'for less',
   )
+  parser.add_argument(
+    '--without_costs',
+    action='store_true',
+    help='leave out what compiled programs move, and products counted by '
+    'trace: a round is compiled once more for them',
+  )
   parser.add_argument('--out', help='JSON file to write')
   flags = parser.parse_args(argv)
   flags.python_for = dict(text.split('=', 1) for text in flags.python_for)
@@ -121,103 +128,31 @@ def _chosen(flags) -> list[Task]:
   return chosen
 
 
-class _Contestant:
-  """A worker and what it answered.
-
-  Attributes:
-    name: of the module, and its option.
-    task: what it does.
-    first: its first answer, once it was waited for.
-    absent: why it does not take part, if it does not.
-    rounds: one answer for each round.
-  """
-
-  def __init__(self, name: str, task: Task, python: str):
-    self.name = name
+def _measure(task: Task, flags) -> tuple[list[dict[str, Any]], str]:
+  """The rows of a task, and the device that JAX ran them on."""
+  wanted = [
     # Its round would take minutes; a part of it tells the speed.
-    self.task = _shorter(task) if name == 'naive_vmap' else task
-    self._process = subprocess.Popen(
-      [python, '-m', 'benchmarks.worker', name, json.dumps(self.task.record())],
-      stdin=subprocess.PIPE,
-      stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE,
-      text=True,
-      # Contestants share an accelerator: none may take all of its memory.
-      env={'XLA_PYTHON_CLIENT_PREALLOCATE': 'false', **os.environ},
+    (name, _shorter(task) if name == 'naive_vmap' else task)
+    for name in _names(task, flags)
+  ]
+  with workers.started(
+    wanted, flags.python_for, together=flags.start_together
+  ) as contestants:
+    for turn in range(flags.repeats):
+      for contestant in contestants:
+        if turn == 0 or contestant.name not in _SLOW:
+          contestant.round()
+    there = workers.present(contestants)
+    # Last: to compile a round once more takes memory, and cores.
+    workers.analyse(
+      one for one in there if one.name in _MACHINE or not flags.without_costs
     )
-    self.first: dict[str, Any] = {}
-    self.absent: str | None = None
-    self.rounds: list[dict[str, Any]] = []
-
-  def wait(self) -> None:
-    """Until it has run a round untimed."""
-    self.first = self.first or self._answer()
-    self.absent = self.first.get('absent')
-
-  def round(self) -> None:
-    """Runs a round; who does not come back from it is absent from then on."""
-    with contextlib.suppress(BrokenPipeError):
-      self._process.stdin.write('\n')
-      self._process.stdin.flush()
-    answer = self._answer()
-    self.absent = answer.get('absent')
-    if self.absent is None:
-      self.rounds.append(answer)
-
-  def end(self) -> None:
-    """Lets the worker go."""
-    self._process.stdin.close()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-      self._process.wait(timeout=20)
-    self._process.kill()
-
-  def _answer(self) -> dict[str, Any]:
-    ready, _, _ = select.select([self._process.stdout], [], [], _START_SECONDS)
-    line = self._process.stdout.readline() if ready else ''
-    if line:
-      return json.loads(line)
-    self._process.kill()
-    reason = self._process.communicate()[1].strip().splitlines()[-1:]
-    return {'absent': reason[0] if reason else 'no answer'}
+  (gemm,) = (one for one in there if one.name == 'gemm')
+  return _rows(task, there), gemm.first['device']
 
 
 def _shorter(task: Task) -> Task:
-  return Task(**(task.record() | {'steps': min(task.steps, 2)}))
-
-
-@contextlib.contextmanager
-def _started(
-  names: Sequence[str], task: Task, flags
-) -> Iterator[list[_Contestant]]:
-  contestants: list[_Contestant] = []
-  try:
-    for name in names:
-      python = flags.python_for.get(name.partition(':')[0], sys.executable)
-      contestants.append(_Contestant(name, task, python))
-      if not flags.start_together:
-        contestants[-1].wait()
-    for contestant in contestants:
-      contestant.wait()
-    yield contestants
-  finally:
-    for contestant in contestants:
-      contestant.end()
-
-
-def _measure(task: Task, flags) -> tuple[list[dict[str, Any]], str]:
-  """The rows of a task, and the device that JAX ran them on."""
-  with _started(_names(task, flags), task, flags) as contestants:
-    for turn in range(flags.repeats):
-      for contestant in contestants:
-        if contestant.absent is None and (
-          turn == 0 or contestant.name not in _SLOW
-        ):
-          contestant.round()
-  for contestant in contestants:
-    if contestant.absent is not None:
-      print(f'  without {contestant.name}: {contestant.absent}', flush=True)
-  there = [one for one in contestants if one.absent is None]
-  return _rows(task, there), there[-1].first['device']
+  return dataclasses.replace(task, steps=min(task.steps, 2))
 
 
 def _names(task: Task, flags) -> list[str]:
@@ -230,41 +165,78 @@ def _names(task: Task, flags) -> list[str]:
     names = [name for name in names if name not in _WITHOUT_QUICK]
   if flags.contestants:
     names = [name for name in names if name in flags.contestants]
-  return [*names, 'gemm']
+  return [*names, *_MACHINE]
 
 
-def _rows(task: Task, contestants: Sequence[_Contestant]) -> list[dict]:
+def _rows(task: Task, contestants: Sequence[Worker]) -> list[dict[str, Any]]:
   """A row for each contestant; medians, and ratios of medians."""
-  speeds, by_name = {}, {one.name: one for one in contestants}
-  for name, one in by_name.items():
-    seconds = [answer['seconds'] for answer in one.rounds]
-    speeds[name] = one.task.samples / statistics.median(seconds)
-  gemm = by_name['gemm'].rounds
-  peak = max(answer['flops'] / answer['seconds'] for answer in gemm)
-  rows = []
-  for name, one in by_name.items():
-    if name == 'gemm':
-      continue
-    flops = task.flops and task.flops / task.samples * speeds[name]
-    rows.append(
-      {
-        'task': task.name,
-        'clients': task.clients,
-        'steps': one.task.steps,
-        'batch': task.batch,
-        'mapping': name.removeprefix('ours:'),
-        'samples_per_second': speeds[name],
-        'ratio_to_torch_loop': _ratio(speeds, name, 'torch_loop'),
-        'ratio_to_naive_vmap': _ratio(speeds, name, 'naive_vmap'),
-        'ratio_to_jitted_loop': _ratio(speeds, name, 'system:loop'),
-        'fraction_of_gemm_peak': flops and flops / peak,
-        'gflops': flops and flops / 1e9,
-        'compile_seconds': one.first['compile_seconds'],
-        'peak_memory_mib': one.rounds[-1]['peak_memory_mib'],
-        'seconds': [answer['seconds'] for answer in one.rounds],
-      }
-    )
-  return rows
+  speeds = {
+    one.name: one.task.samples / statistics.median(_seconds(one))
+    for one in contestants
+  }
+  by_name = {one.name: one for one in contestants}
+  peak = _best(by_name['gemm'], 'flops')
+  copy = _best(by_name['copy'], 'bytes_moved')
+  flops = _per_sample(task, _flops(task, contestants))
+  needed = _per_sample(task, task.bytes_needed)
+  return [
+    {
+      'task': task.name,
+      'clients': task.clients,
+      'steps': one.task.steps,
+      'batch': task.batch,
+      'mapping': name.removeprefix('ours:'),
+      'samples_per_second': speeds[name],
+      'ratio_to_torch_loop': _ratio(speeds, name, 'torch_loop'),
+      'ratio_to_naive_vmap': _ratio(speeds, name, 'naive_vmap'),
+      'ratio_to_jitted_loop': _ratio(speeds, name, 'system:loop'),
+      'fraction_of_gemm_peak': flops and flops * speeds[name] / peak,
+      'gflops': flops and flops * speeds[name] / 1e9,
+      **_traffic(one, needed, speeds[name], copy),
+      'compile_seconds': one.first['compile_seconds'],
+      'peak_memory_mib': one.rounds[-1]['peak_memory_mib'],
+      'seconds': _seconds(one),
+    }
+    for name, one in by_name.items()
+    if name not in _MACHINE
+  ]
+
+
+def _traffic(
+  one: Worker, needed: float | None, speed: float, copy: float
+) -> dict[str, float | None]:
+  """Bytes of an example, by both counts, and their rates over the copy's."""
+  moved = _per_sample(one.task, one.costs.get('bytes_moved'))
+  return {
+    'bytes_moved_per_sample': moved,
+    'bytes_needed_per_sample': needed,
+    'gigabytes_per_second': moved and moved * speed / 1e9,
+    'fraction_of_copy': moved and moved * speed / copy,
+    'needed_fraction_of_copy': needed and needed * speed / copy,
+  }
+
+
+def _flops(task: Task, contestants: Sequence[Worker]) -> int | None:
+  """Of a round: by its layers, or what the library's contestants count."""
+  counted = [
+    one.costs['flops']
+    for one in contestants
+    if one.name not in _MACHINE and one.costs.get('flops')
+  ]
+  return task.flops or (counted[0] if counted else None)
+
+
+def _best(one: Worker, cost: str) -> float:
+  """The highest rate of something that a round costs."""
+  return one.costs[cost] / min(_seconds(one))
+
+
+def _seconds(one: Worker) -> list[float]:
+  return [answer['seconds'] for answer in one.rounds]
+
+
+def _per_sample(task: Task, cost: float | None) -> float | None:
+  return cost and cost / task.samples
 
 
 def _ratio(speeds: Mapping[str, float], name: str, other: str) -> float | None:
@@ -279,8 +251,16 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
     '/ naive': ('ratio_to_naive_vmap', '{:.1f}'),
     '/ loop': ('ratio_to_jitted_loop', '{:.2f}'),
     'of peak': ('fraction_of_gemm_peak', '{:.2f}'),
+    'GB/s': ('gigabytes_per_second', '{:.1f}'),
+    'of copy': ('fraction_of_copy', '{:.2f}'),
+    'needed': ('needed_fraction_of_copy', '{:.2f}'),
     'compile s': ('compile_seconds', '{:.1f}'),
     'MiB': ('peak_memory_mib', '{:,.0f}'),
+  }
+  columns = {
+    title: (field, form)
+    for title, (field, form) in columns.items()
+    if any(row[field] is not None for row in rows)
   }
   lines = [list(columns)]
   for row in rows:
@@ -301,7 +281,8 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
   )
 
 
-def _machine(device: str) -> dict[str, Any]:
+def machine(device: str) -> dict[str, Any]:
+  """What is measured on, and when."""
   return {
     'device': device,
     'date': datetime.date.today().isoformat(),

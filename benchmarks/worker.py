@@ -3,7 +3,8 @@
 python -m benchmarks.worker CONTESTANT TASK_AS_JSON
 
 Answers in lines of JSON: the first when a round has been run untimed, then one
-for each round that a line on standard input asks for.
+for each line of standard input: the time of a round, or, of the line `costs`,
+what the contestant says that a round costs, if it knows.
 """
 
 import importlib
@@ -40,14 +41,16 @@ def main(name: str, task: str) -> None:
     compile_seconds=getattr(run, 'compile_seconds', None),
     device=getattr(run, 'device', None),
   )
-  for _ in sys.stdin:
+  for line in sys.stdin:
+    if line.strip() == 'costs':
+      answer(**getattr(run, 'costs', dict)())
+      continue
     wall, cpu = time.perf_counter(), time.process_time()
     run()
     answer(
       seconds=time.perf_counter() - wall,
       cpu_seconds=time.process_time() - cpu,
       peak_memory_mib=_peak_bytes() / 2**20,
-      flops=getattr(run, 'flops', None),
     )
 
 

@@ -13,7 +13,6 @@ class _Products:
   """Products one after the other; a round is the fastest of them.
 
   Attributes:
-    flops: of a round.
     device: what JAX calls the device.
   """
 
@@ -21,7 +20,7 @@ class _Products:
     self.device = jax.devices()[0].device_kind
     # Large enough to keep all of an accelerator busy.
     size = 2048 if jax.default_backend() == 'cpu' else 8192
-    self.flops = 2 * size**3 * _PRODUCTS
+    self._flops = 2 * size**3 * _PRODUCTS
     self._matrix = jax.random.normal(jax.random.key(0), (size, size))
     self._product = jax.jit(lambda a, b: a @ b * size**-0.5)
 
@@ -30,6 +29,10 @@ class _Products:
     for _ in range(_PRODUCTS):
       product = self._product(self._matrix, product)
     product.block_until_ready()
+
+  def costs(self) -> dict[str, int]:
+    """Operations of a round."""
+    return {'flops': self._flops}
 
 
 def build(task):

@@ -2,13 +2,14 @@
 
 `ours:auto` is what the experiments do without being told; the others are
 mappings of one's choice: `one` after the other on one device, blocks of 8 on
-one device, `all` clients mapped at once on one device.
+one device, `all` clients mapped at once on one device, or, as in `2 devices`,
+what `auto` does on so many.
 """
 
 import jax
 import numpy as np
 
-from benchmarks import models
+from benchmarks import models, program_bytes
 from benchmarks.contestants import noise
 from fedjax_gen.data.federated import FederatedDataset, federated_dataset
 from fedjax_gen.data.partition import Partition
@@ -28,6 +29,7 @@ class _Rounds:
 
   Attributes:
     compile_seconds: of the round.
+    device: what JAX calls the device.
   """
 
   def __init__(self, task, mapping: Mapping):
@@ -45,19 +47,26 @@ class _Rounds:
     with CompileClock() as clock:
       self()
     self.compile_seconds = clock.seconds
+    self.device = jax.devices()[0].device_kind
 
   def __call__(self) -> None:
     self._state, _ = self._run(self._state, self._data, self._key, 1)
     jax.block_until_ready(self._state)
 
+  def costs(self) -> dict[str, float | None]:
+    """Bytes that the compiled round moves."""
+    lowered = self._run.lowered(self._state, self._data, self._key, 1)
+    return {'bytes_moved': program_bytes.bytes_moved(lowered.compile())}
+
 
 def build(task, option: str):
   """Compiles the round."""
-  if option != 'auto':
+  if option in _MAPPINGS:
     return _Rounds(task, Mapping(_MAPPINGS[option]))
+  number = None if option == 'auto' else int(option.removesuffix(' devices'))
   # Before a device is used: a core is a device, as in the experiments.
-  jax.config.update('jax_num_cpu_devices', default_cpu_devices())
-  mesh = clients_mesh() if jax.device_count() > 1 else None
+  jax.config.update('jax_num_cpu_devices', number or default_cpu_devices())
+  mesh = clients_mesh(number) if jax.device_count() > 1 else None
   return _Rounds(task, Mapping(mesh=mesh))
 
 

@@ -3,17 +3,20 @@
 As the published codes of the four systems do it: `copy.deepcopy`, an epoch of
 steps, the mean of the state dicts. With the option `fused`, Adam in one kernel
 (`fused=True`), which none of them uses. PyTorch uses all cores within a step.
+FedVAE and FissionVAE, whose clients keep something, are in `torch_systems`.
 """
 
 import copy
 
 import torch
 
-from benchmarks.contestants import torch_models
+from benchmarks.contestants import torch_models, torch_systems
 
 
 def build(task, option: str = ''):
   """Makes the clients' data; returns what runs a round."""
+  if task.name in torch_systems.MODELS:
+    return torch_systems.Rounds(task)
   return _Rounds(task, fused=option == 'fused')
 
 

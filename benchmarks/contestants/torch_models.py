@@ -69,7 +69,7 @@ class Vae(nn.Module):
 
 
 class ConvVae(Vae):
-  """A VAE of convolutions, Bernoulli pixels: 220,065 parameters."""
+  """A VAE of convolutions, Bernoulli pixels: 220,385 parameters."""
 
   def __init__(self):
     nn.Module.__init__(self)
