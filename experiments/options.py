@@ -62,6 +62,18 @@ class PopulationConfig:
     },
   )
 
+  def check(self, num_processes: int) -> None:
+    """Checks that the population may lie where it is asked to.
+
+    Raises:
+      InputError: several processes would write its files.
+    """
+    if self.population_on_host and num_processes > 1:
+      raise InputError(
+        'Expected one process with population_on_host=true, whose files one '
+        f'writes, got {num_processes}.'
+      )
+
 
 def load_source(config: DataConfig, *, seed: int) -> sources.DataSource:
   """Reads the data that the flags ask for.
