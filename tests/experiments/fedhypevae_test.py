@@ -19,6 +19,7 @@ import pytest
 from experiments import common, fedhypevae, hype_methods
 import fedjax_gen
 from fedjax_gen.running import federated_step, stopping, training
+from fedjax_gen.streaming import asking
 
 _METHODS = hype_methods.METHODS
 _TRAINED = tuple(name for name in _METHODS if name != 'FedLambda')
@@ -311,6 +312,23 @@ def test_a_finished_run_is_only_pointed_at(finished, run, no_training):
   assert (again.status, again.err) == (0, '')
   assert 'This run is finished' in again.out
   assert (finished.workdir / 'summary.json').stat().st_mtime_ns == before
+
+
+def test_a_population_on_the_host_gives_the_same_bits(
+  finished, run, monkeypatch
+):
+  monkeypatch.setattr(asking, '_BLOCK_BYTES', 1)  # one client at a time
+  on_host = run('on_host', '--methods=FedHypeVAE', '--population_on_host=true')
+  assert on_host.status == 0, on_host.err
+  measured = finished.summary()['methods']
+  found = on_host.summary()['methods']
+  assert found == {name: measured[name] for name in found}
+  assert {'FedHypeVAE', 'FedHypeVAE-clients', 'local'} <= set(found)
+  path = 'models/FedHypeVAE-clients.msgpack'  # the codes are in it
+  assert (on_host.workdir / path).read_bytes() == (
+    finished.workdir / path
+  ).read_bytes()
+  assert (on_host.workdir / 'population/FedHypeVAE/fleet_0').is_dir()
 
 
 def test_stopped_and_resumed_a_method_ends_with_the_same_bits(
