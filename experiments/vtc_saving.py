@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 
 from experiments import vtc_synthesis
-from experiments.vtc_judge import Clients, Judged
+from experiments.vtc_judge import Clients, Judge, Judged
 from experiments.vtc_methods import SUBJECT, Subject
+from fedjax_gen.federated.blocks import Blocks
+from fedjax_gen.federated.deployment import Method
 from fedjax_gen.models.classifiers import ClassifierConfig
 from fedjax_gen.models.vtc import VtcConfig
 from fedjax_gen.running import saved, saved_clients
@@ -46,6 +48,45 @@ def save_generator(
   saved.save_vtc(
     workdir, SUBJECT, config, clients.source, generators, gaussians, holdings
   )
+
+
+def judged_and_saved(
+  workdir: str | os.PathLike,
+  name: str,
+  config: ClassifierConfig,
+  judge: Judge,
+  method: Method,
+  blocks: Blocks,
+  state: Any,
+  clients: Clients,
+) -> Judged:
+  """Measures a method and saves what its clients predict with.
+
+  Args:
+    workdir: folder of the run.
+    name: of the method.
+    config: which classifiers.
+    judge: who measures.
+    method: the method.
+    blocks: its clients; see `Engine.blocks`.
+    state: after training.
+    clients: who holds what.
+  """
+  if not clients.is_on_host:
+    judged = judge.everything(method, blocks, state)
+    save_classifiers(workdir, config, {name: judged}, clients)
+    return judged
+  writer = saved_clients.ClientsWriter(
+    workdir, name, config, clients.source, clients.numbers
+  )
+
+  def keep(fleet, block, deployed):
+    own = block.cut(_classifier(deployed))
+    writer.put(fleet, block.rows[: block.num], own)
+
+  judged = judge.everything(method, blocks, state, keep)
+  writer.close()
+  return judged
 
 
 def save_classifiers(

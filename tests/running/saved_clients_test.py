@@ -52,6 +52,31 @@ def _deployed(fleet):
   )
 
 
+def test_written_some_at_a_time_they_are_the_same_clients(tmp_path):
+  writer = saved_clients.ClientsWriter(
+    tmp_path, 'FedVTC', _CONFIG, _SOURCE, _CLIENTS
+  )
+  for fleet, rows in ((1, [0, 1]), (0, [2, 0]), (0, [1])):
+    own = jax.tree.map(lambda a, r=rows: a[np.array(r)], _variables()[fleet])
+    writer.put(fleet, np.array(rows), own)
+  with pytest.raises(InputError, match='found none'):
+    fedjax_gen.load_clients(tmp_path)
+  assert writer.close() == tmp_path / 'models' / 'FedVTC.clients.json'
+  _save(tmp_path, 'whole')
+  found, whole = (
+    fedjax_gen.load_clients(tmp_path, name) for name in ('FedVTC', 'whole')
+  )
+  assert found.clients == whole.clients
+  for client in range(5):
+    np.testing.assert_array_equal(
+      found.predict(_IMAGES, client=client),
+      whole.predict(_IMAGES, client=client),
+    )
+  (tmp_path / 'models/FedVTC.clients/fleet_1/copy_1.npy').unlink()
+  with pytest.raises(InputError, match='copy_1.npy'):
+    fedjax_gen.load_clients(tmp_path, 'FedVTC')
+
+
 def test_loaded_classifiers_predict_the_bits_of_the_deployed_ones(tmp_path):
   assert _save(tmp_path) == tmp_path / 'models' / 'FedVTC.clients.json'
   clients = fedjax_gen.load_clients(tmp_path)
