@@ -100,6 +100,7 @@ EXPERIMENT = common.Experiment(
     'data': options.DataConfig(data='gaussian_domains'),
     'federation': FederationConfig(partition='natural'),
     'population': options.PopulationConfig(),
+    'measured': options.MeasuredConfig(),
     'hyper': HyperVaeConfig(),
     'fedhypevae': fedhypevae_lib.Config(),
     'privacy': HypePrivacyConfig(),
@@ -123,13 +124,15 @@ class Clients(NamedTuple):
   Attributes:
     source: the data, normalised.
     partition: of all training rows.
-    rows: real embeddings with the three parts of each client.
+    rows: real embeddings with the three parts of each client that is measured.
+    measured: `[M]` which clients these are.
     data: the clients' training rows, on the device or on the host.
   """
 
   source: DataSource
   partition: Partition
   rows: ClientRows
+  measured: np.ndarray
   data: FederatedDataset
 
 
@@ -139,6 +142,7 @@ def build_clients(
   normalise: str,
   seed: int,
   *,
+  measured: options.MeasuredConfig,
   on_host: bool = False,
 ) -> Clients:
   """Deals embeddings to clients, and each client's in three parts.
@@ -155,11 +159,17 @@ def build_clients(
   train = source.train
   partition = build_partition(federation, source, seed=seed)
   split = heldout.split_clients(partition, train.labels, seed=seed)
-  rows = ClientRows(train.inputs, train.labels, source.num_classes, *split)
+  [chosen] = measured.rows([partition.num_clients])
+  rows = ClientRows(
+    train.inputs,
+    train.labels,
+    source.num_classes,
+    *(part.select(chosen) for part in split),
+  )
   data = federated_dataset(
     train.inputs, train.labels, split.train, on_host=on_host
   )
-  return Clients(source, partition, rows, data)
+  return Clients(source, partition, rows, chosen, data)
 
 
 def main(
@@ -169,6 +179,7 @@ def main(
   data,
   federation,
   population,
+  measured,
   hyper,
   fedhypevae,
   privacy,
@@ -184,7 +195,7 @@ def main(
   population.check(session.processes.count)
   source = options.load_source(data, seed=run.seed)
   clients = build_clients(
-    source, federation, hyper.normalise, run.seed,
+    source, federation, hyper.normalise, run.seed, measured=measured,
     on_host=population.population_on_host,
   )  # fmt: skip
   source = clients.source
@@ -416,6 +427,7 @@ def _measure(
     found = heads.evaluate_head(
       clients.rows, local, Head(head['kernel'], head['bias'])
     )
+  found = found._replace(clients=clients.measured[found.clients])
   rule = 'synthetic' if name in ('FedAvg', 'FedProx') else 'interpolated'
   kept = {
     metric.removeprefix(f'{rule}_'): value

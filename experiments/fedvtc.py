@@ -128,6 +128,7 @@ EXPERIMENT = common.Experiment(
       num_clients=9, partition='dirichlet', alpha=0.1
     ),
     'population': options.PopulationConfig(),
+    'measured': options.MeasuredConfig(),
     'classifier': ClassifierConfig(
       architectures=('cnn5', 'cnn', 'mlp'), feature_size=64, width=0.25
     ),
@@ -152,6 +153,7 @@ def main(
   data,
   federation,
   population,
+  measured,
   classifier,
   training,
   vtc,
@@ -171,6 +173,7 @@ def main(
     classifier.architectures,
     comparison.local_test_fraction,
     run.seed,
+    measured=measured,
     on_host=population.population_on_host,
   )
   spec = DataSpec(source.input_shape, source.num_classes)
@@ -410,15 +413,18 @@ def _metrics(
 ) -> dict[str, float]:
   """The row of a method in the results."""
   source, num_classes = clients.source, clients.source.num_classes
-  labels = source.train.labels
+  labels, measured_clients = source.train.labels, clients.measured_clients
+  architectures = clients.architecture_of_client
   own, *others = judged.correct.items()
   metrics: dict[str, float] = generalisation.generalisation_metrics(
     own[1],
     np.bincount(source.test.labels, minlength=num_classes),
-    clients.split.train.counts(labels, num_classes),
+    clients.split.train.counts(labels, num_classes)[measured_clients],
     correct_local=judged.correct_local,
-    asked_local=clients.split.test.counts(labels, num_classes),
-    architectures=clients.architecture_of_client,
+    asked_local=clients.split.test.counts(labels, num_classes)[
+      measured_clients
+    ],
+    architectures=[architectures[number] for number in measured_clients],
   )
   for rule, correct in others:
     total = len(source.test.labels)

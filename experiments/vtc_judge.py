@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.options import MeasuredConfig
 from fedjax_gen.data import heldout
 from fedjax_gen.data.federated import FederatedDataset, federated_dataset
 from fedjax_gen.data.partition import Partition
@@ -30,6 +31,7 @@ class Clients(NamedTuple):
     datasets: the clients of each fleet, what they train on.
     numbers: of each fleet's clients in the partition.
     architectures: of each fleet.
+    measured: of each fleet rows of the clients that are measured.
   """
 
   source: DataSource
@@ -38,6 +40,19 @@ class Clients(NamedTuple):
   datasets: list[FederatedDataset]
   numbers: list[np.ndarray]
   architectures: list[str]
+  measured: list[np.ndarray]
+
+  @property
+  def measured_numbers(self) -> list[np.ndarray]:
+    """Of each fleet numbers of the clients that are measured."""
+    return [
+      n[rows] for n, rows in zip(self.numbers, self.measured, strict=True)
+    ]
+
+  @property
+  def measured_clients(self) -> np.ndarray:
+    """`[M]` numbers of all that are measured, ascending."""
+    return np.sort(np.concatenate(self.measured_numbers))
 
   @property
   def is_on_host(self) -> bool:
@@ -45,17 +60,16 @@ class Clients(NamedTuple):
     return self.datasets[0].is_on_host
 
   def by_client(self, fleets: Sequence[np.ndarray]) -> np.ndarray:
-    """Rows of all fleets, in the order of the partition's clients."""
-    return np.concatenate(fleets)[np.argsort(np.concatenate(self.numbers))]
+    """`[M]` rows of all fleets' measured clients, in their numbers' order."""
+    order = np.argsort(np.concatenate(self.measured_numbers))
+    return np.concatenate(fleets)[order]
 
   @property
   def architecture_of_client(self) -> list[str]:
     """The architecture of each client, in the partition's order."""
-    names = [
-      np.full(len(numbers), name)
-      for name, numbers in zip(self.architectures, self.numbers, strict=True)
-    ]
-    return self.by_client(names).tolist()
+    kinds = len(self.architectures)
+    count = self.partition.num_clients
+    return [self.architectures[number % kinds] for number in range(count)]
 
 
 def build_clients(
@@ -65,6 +79,7 @@ def build_clients(
   local_test_fraction: float,
   seed: int,
   *,
+  measured: MeasuredConfig,
   on_host: bool = False,
 ) -> Clients:
   """Deals images to clients, and clients to architectures in turn.
@@ -100,6 +115,7 @@ def build_clients(
     [data.select(members) for members in numbers],
     numbers,
     list(architectures),
+    measured.rows([len(members) for members in numbers]),
   )
 
 
@@ -107,11 +123,11 @@ class Judged(NamedTuple):
   """Right answers of a method's clients.
 
   Attributes:
-    correct: by rule of prediction `[N, C]` on the global test set; the first
-      is the method's own.
-    correct_local: `[N, C]` by that rule on each client's own test examples.
-    deployed: of each fleet what its clients predict with; of its first client
-      alone where the population lies on the host.
+    correct: by rule of prediction `[M, C]` on the global test set, of the
+      clients that are measured; the first is the method's own.
+    correct_local: `[M, C]` by that rule on each client's own test examples.
+    deployed: of each fleet what they predict with; of the first of them alone
+      where the population lies on the host.
   """
 
   correct: Mapping[str, np.ndarray]
@@ -149,7 +165,7 @@ class Judge:
   def on_the_global_test(
     self, method: Method, blocks: Blocks, state: Any
   ) -> np.ndarray:
-    """`[N, C]` right answers of each client on the global test set."""
+    """`[M, C]` right answers of clients on the global test set."""
     fleets = self._asked(
       method,
       blocks,
@@ -199,7 +215,7 @@ class Judge:
     )
 
   def _asked(self, method, blocks, state, ask) -> list[Tree]:
-    """Of each fleet what a function says of all clients, leaves `[N, ...]`."""
+    """Of each fleet what a function says of those that are measured."""
     if id(method) not in self._deployers:
       self._deployers[id(method)] = deployment.block_deployers(method)
     keys = deployment.fleet_keys(method, self._key)
@@ -209,8 +225,15 @@ class Judge:
       def of_block(block, fleet=fleet, deploy=deploy):
         return ask(fleet, block, deploy(state.server, block, keys[fleet]))
 
-      answers.append(blocks_lib.joined(of_block, blocks(state, fleet)))
+      answers.append(
+        blocks_lib.joined(of_block, blocks(state, fleet, self._asked_of(fleet)))
+      )
     return answers
+
+  def _asked_of(self, fleet) -> np.ndarray | None:
+    """Rows of those that are measured; None if it is everyone."""
+    rows = self._clients.measured[fleet]
+    return None if len(rows) == len(self._clients.numbers[fleet]) else rows
 
   def _globally(self, method, fleet, deployed, rule=''):
     """`[k, C]` on the global test set, by a rule or the method's own."""

@@ -77,12 +77,13 @@ def judged_and_saved(
     save_classifiers(workdir, config, {name: judged}, clients)
     return judged
   writer = saved_clients.ClientsWriter(
-    workdir, name, config, clients.source, clients.numbers
+    workdir, name, config, clients.source, clients.measured_numbers
   )
 
   def keep(fleet, block, deployed):
     own = block.cut(_classifier(deployed))
-    writer.put(fleet, block.rows[: block.num], own)
+    places = np.searchsorted(clients.measured[fleet], block.cut(block.rows))
+    writer.put(fleet, places, own)
 
   judged = judge.everything(method, blocks, state, keep)
   writer.close()
@@ -95,7 +96,7 @@ def save_classifiers(
   judged: Mapping[str, Judged],
   clients: Clients,
 ) -> None:
-  """Saves what all clients predict with, for `fedjax_gen.load_clients`.
+  """Saves what clients predict with, for `fedjax_gen.load_clients`.
 
   Args:
     workdir: folder of the run.
@@ -105,7 +106,7 @@ def save_classifiers(
   """
   for name, of_method in judged.items():
     saved_clients.save_clients(
-      workdir, name, config, clients.source, clients.numbers,
+      workdir, name, config, clients.source, clients.measured_numbers,
       [_classifier(deployed) for deployed in of_method.deployed],
     )  # fmt: skip
 

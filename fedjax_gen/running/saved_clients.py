@@ -74,7 +74,7 @@ class ClientModels(NamedTuple):
       for model, numbers in zip(self.functions, self.clients, strict=True)
       for number in numbers
     }
-    return tuple(by_number[number] for number in range(self.num_clients))
+    return tuple(by_number[number] for number in sorted(by_number))
 
   def predict(self, images: np.ndarray, client: int) -> np.ndarray:
     """Probabilities of classes, by the head of a client's classifier.
@@ -122,9 +122,12 @@ class ClientModels(NamedTuple):
       for fleet, numbers in enumerate(self.clients):
         if client in numbers:
           return fleet, numbers.index(client)
-    raise InputError(
-      f'Expected client in [0, {self.num_clients}), got client={client!r}.'
-    )
+    there = sorted(number for fleet in self.clients for number in fleet)
+    known = f'in [0, {len(there)})'
+    if there[-1] >= len(there):
+      shown = ', '.join(map(str, there[:10])) + ', ...' * (len(there) > 10)
+      known = f'to be one of {shown}'
+    raise InputError(f'Expected client {known}, got client={client!r}.')
 
 
 def save_clients(
@@ -142,7 +145,8 @@ def save_clients(
     name: of the method; letters, digits and `+-=_.`.
     config: which classifiers, an architecture for each fleet.
     source: the data they were trained on; shape and class names are kept.
-    clients: numbers of the clients of each fleet, each of 0, 1, ... once.
+    clients: numbers of the clients of each fleet, each at most once; some may
+      be left out.
     variables: `{'extractor', 'head'}` of each fleet, leaves `[N, ...]`. They
       predict by the head. Of a method whose clients predict otherwise, by the
       nearest prototype as in FedProto, that is another prediction than the
@@ -152,8 +156,8 @@ def save_clients(
     The path of the description, `workdir/models/NAME.clients.json`.
 
   Raises:
-    InputError: the numbers are not each there once, the variables are not of
-      those classifiers and clients, or no file can have the name.
+    InputError: a number is there twice, the variables are not of those
+      classifiers and clients, or no file can have the name.
   """
   saved_files.check_name(name)
   description = _description(config, source, clients)
@@ -176,8 +180,7 @@ class ClientsWriter:
     workdir, name, config, source, clients: see `save_clients`.
 
   Raises:
-    InputError: the numbers are not each there once, or no file can have the
-      name.
+    InputError: a number is there twice, or no file can have the name.
   """
 
   def __init__(
@@ -290,11 +293,12 @@ def _described(name: str, description: dict[str, Any]) -> ClientModels:
   if (
     len(clients) != len(config.architectures)
     or not numbers
-    or numbers != list(range(len(numbers)))
+    or numbers[0] < 0
+    or len(set(numbers)) < len(numbers)
   ):
     raise InputError(
-      f'Expected clients in {len(config.architectures)} fleets, each of the '
-      f'numbers 0, 1, ... once, got clients={list(clients)}.'
+      f'Expected clients in {len(config.architectures)} fleets, numbers >= 0, '
+      f'each once, got clients={list(clients)}.'
     )
   functions = build_classifiers(config, spec)
   shapes = tuple(

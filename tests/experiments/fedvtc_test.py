@@ -13,8 +13,10 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from experiments import common, fedvtc, vtc_methods
+from experiments import common, fedvtc, options, vtc_judge, vtc_methods
 import fedjax_gen
+from fedjax_gen.data import sources
+from fedjax_gen.federation import FederationConfig
 from fedjax_gen.running import federated_step, stopping
 from fedjax_gen.streaming import asking
 
@@ -204,6 +206,20 @@ def test_an_interrupted_run_ends_with_the_same_bits(
     np.testing.assert_array_equal(said, expected)
 
 
+def test_images_may_stay_in_their_file(tmp_path):
+  for split, num in (('train', 60), ('test', 12)):
+    np.save(tmp_path / f'x_{split}.npy', np.zeros((num, 8, 8, 1), np.uint8))
+    np.save(tmp_path / f'y_{split}.npy', np.arange(num) % 2)
+  clients = vtc_judge.build_clients(
+    sources.load(str(tmp_path)), FederationConfig(num_clients=4),
+    ('mlp', 'cnn5'), 0.2, seed=0, measured=options.MeasuredConfig(),
+    on_host=True,
+  )  # fmt: skip
+  assert clients.is_on_host
+  for fleet in clients.datasets:
+    assert isinstance(fleet.inputs, np.memmap)
+
+
 def test_clients_can_be_protected(folder, digits_file):
   run = _execute(
     folder / 'private',
@@ -213,6 +229,7 @@ def test_clients_can_be_protected(folder, digits_file):
     '--epsilon=8',
     '--delta=0.01',
     '--clip_norm=1',
+    '--measured_clients=2',
     *_SMALL,
   )
   assert run.status == 0, run.err
@@ -220,6 +237,8 @@ def test_clients_can_be_protected(folder, digits_file):
   metrics = run.summary()['methods']['FedVTC']
   assert 7 < metrics['epsilon'] <= 8
   assert (run.workdir / 'ledger.json').exists()
+  # One of each architecture was measured, and is there to be asked.
+  assert fedjax_gen.load_clients(run.workdir).clients == ((0,), (1,))
   assert 'Privacy' in (run.workdir / 'report.html').read_text()
 
 
