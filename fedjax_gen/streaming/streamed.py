@@ -73,7 +73,11 @@ class StreamedRunner:
     prefetch: bool,
   ):
     self.mapping = mapping
-    self.flaws: tuple[Tree, ...] = ()
+    self._no_flaws = tuple(
+      jax.tree.map(lambda leaf: np.float32(0), asking.one_client(program))
+      for program in algorithm.fleets
+    )
+    self.flaws = self._no_flaws
     self._algorithm, self._init_keys = algorithm, init_keys
     self._fleets = tuple(fleets)
     self._compiled: Any = None
@@ -108,10 +112,7 @@ class StreamedRunner:
         f'given, got {len(datasets)} others.'
       )
     log = []
-    self.flaws = tuple(
-      jax.tree.map(lambda leaf: np.float32(0), asking.one_client(program))
-      for program in self._algorithm.fleets
-    )
+    self.flaws = self._no_flaws
     for _ in range(num_rounds):
       state, metrics = self._round(state, key)
       log.append(metrics)
