@@ -9,11 +9,14 @@ train a small VAE of one hidden layer on ten of them. Measured are
   host          streamed, the images in a file, Adam's moments in files
   host_waiting  the same, the next cohort fetched when the round is over
 
-and, if `--paths` names it, memory_kept, with everyone's moments on the device;
+and, if `--paths` names it, memory_kept, with what everyone keeps on the device;
 each in a process of its own with `--small` clients and with `--clients`, in
 turns, `--repeats` times. A round's seconds are those between its call and its
 metrics; the first ones, which compile, are left out. Peaks are of the whole
 process, examples and compiler included.
+
+With `--system=fedvtc` clients train FedVTC's classifiers, of three
+architectures in turn, and keep them; `memory` is then `memory_kept`.
 """
 
 import argparse
@@ -29,18 +32,14 @@ import time
 import jax
 import numpy as np
 
-from benchmarks import timing
+from benchmarks import population_systems, timing
 from fedjax_gen import trees
-from fedjax_gen.algorithms import fedvae
 from fedjax_gen.data.federated import FederatedDataset, federated_dataset
 from fedjax_gen.data.partition import Partition
-from fedjax_gen.federated import rounds, sampling
-from fedjax_gen.federated.algorithm import Algorithm
-from fedjax_gen.models.vae import DataSpec, VaeConfig, build_vae
-from fedjax_gen.streaming import streamed
+from fedjax_gen.federated import rounds
+from fedjax_gen.streaming import asking, streamed
 
 PATHS = ('memory', 'host', 'host_waiting')
-_SHAPE = (8, 8, 1)
 _WARM_UP = 3  # rounds; the first two compile
 _CHUNK = 1_000_000  # images drawn at once
 
@@ -59,6 +58,7 @@ def main(argv: list[str] | None = None) -> None:
         measured.setdefault(f'{path}_{clients}', []).append(found)
         print(path, clients, found, file=sys.stderr, flush=True)
   result = {
+    'system': flags.system,
     'cohort': flags.cohort,
     'examples_per_client': flags.examples,
     'rounds': flags.rounds,
@@ -97,6 +97,7 @@ def _process(flags, path, clients):
     sys.executable, '-m', 'benchmarks.population', f'--worker={path}',
     f'--clients={clients}', f'--cohort={flags.cohort}',
     f'--rounds={flags.rounds}', f'--examples={flags.examples}',
+    f'--system={flags.system}',
   ]  # fmt: skip
   done = subprocess.run(command, capture_output=True, text=True, check=False)
   if done.returncode:
@@ -106,27 +107,29 @@ def _process(flags, path, clients):
 
 def _measure(flags):
   """Times rounds of one path and population in this process."""
-  algorithm = _algorithm(flags.worker != 'memory', 10 / flags.examples)
   with tempfile.TemporaryDirectory() as folder:
     data = _data(
       pathlib.Path(folder, 'images.npy'), flags.clients, flags.examples
     )
-    samplers = [sampling.uniform(flags.cohort)]
+    if not flags.worker.startswith('host'):
+      data = data.on_device()
+    algorithm, datasets, samplers = population_systems.SYSTEMS[flags.system](
+      data, flags.cohort, is_kept=flags.worker != 'memory'
+    )
     init_key, key = jax.random.split(jax.random.key(0))
     if flags.worker.startswith('host'):
       run = streamed.streamed_runner(
-        algorithm, [data], init_key, folder=pathlib.Path(folder, 'rows'),
+        algorithm, datasets, init_key, folder=pathlib.Path(folder, 'rows'),
         samplers=samplers, prefetch=flags.worker == 'host',
       )  # fmt: skip
       state = run.init_state()
     else:
-      data = data.on_device()
       run = rounds.round_runner(algorithm, samplers=samplers)
-      state = rounds.init_state(algorithm, [data], init_key)
+      state = rounds.init_state(algorithm, datasets, init_key)
     seconds = []
     for _ in range(_WARM_UP + flags.rounds):
       started = time.perf_counter()
-      state, metrics = run(state, [data], key, 1)
+      state, metrics = run(state, datasets, key, 1)
       jax.block_until_ready((state, metrics))
       seconds.append(time.perf_counter() - started)
     files = pathlib.Path(folder, 'rows').rglob('*.npy')
@@ -134,21 +137,9 @@ def _measure(flags):
       'seconds': [round(second, 4) for second in seconds[_WARM_UP:]],
       'peak_rss_bytes': timing.peak_rss(),
       'data_bytes': trees.num_bytes(data),
-      'kept_bytes': _kept_bytes(algorithm, data),
+      'kept_bytes': _kept_bytes(algorithm, datasets),
       'disk_bytes': sum(file.stat().st_blocks * 512 for file in files),
     }
-
-
-def _algorithm(is_kept: bool, epochs: float) -> Algorithm:
-  """FedVAE with a small model."""
-  vae = build_vae(
-    VaeConfig(model='mlp', hidden_size=8, latent_size=2, conditional=False),
-    DataSpec(_SHAPE, 1),
-  )
-  config = fedvae.Config(
-    local_epochs=epochs, batch_size=5, keep_optimizer_state=is_kept
-  )
-  return fedvae.fedvae(config, vae)
 
 
 def _data(
@@ -156,7 +147,9 @@ def _data(
 ) -> FederatedDataset:
   """Clients of so many random images each, which lie in a file."""
   size = num_clients * examples
-  images = np.lib.format.open_memmap(path, 'w+', np.uint8, (size, *_SHAPE))
+  images = np.lib.format.open_memmap(
+    path, 'w+', np.uint8, (size, *population_systems.SHAPE)
+  )
   rng = np.random.default_rng(0)
   for start in range(0, size, _CHUNK):
     part = images[start : start + _CHUNK]
@@ -170,21 +163,18 @@ def _data(
     np.zeros(num_clients, np.int32),
     'alike',
   )
+  labels = rng.integers(0, population_systems.NUM_CLASSES, size, np.int32)
   return federated_dataset(
-    np.load(path, mmap_mode='r'), np.zeros(size, np.int32), clients,
-    on_host=True,
-  )  # fmt: skip
-
-
-def _kept_bytes(algorithm, data):
-  """What all clients keep."""
-  state = jax.eval_shape(
-    lambda key: rounds.init_client(
-      algorithm.fleets[0], key, rounds.ClientInfo(0, 0, 0, 0.0, True)
-    ),
-    jax.random.key(0),
+    np.load(path, mmap_mode='r'), labels, clients, on_host=True
   )
-  return data.num_clients * trees.num_bytes(state)
+
+
+def _kept_bytes(algorithm, datasets):
+  """What all clients keep."""
+  return sum(
+    data.num_clients * trees.num_bytes(asking.one_client(program))
+    for program, data in zip(algorithm.fleets, datasets, strict=True)
+  )
 
 
 def _flags(argv):
@@ -195,6 +185,9 @@ def _flags(argv):
   parser.add_argument('--examples', type=int, default=10)
   parser.add_argument('--rounds', type=int, default=10)
   parser.add_argument('--repeats', type=int, default=3)
+  parser.add_argument(
+    '--system', default='fedvae', choices=tuple(population_systems.SYSTEMS)
+  )
   parser.add_argument('--paths', default=','.join(PATHS))
   parser.add_argument(
     '--worker', default='', choices=('', *PATHS, 'memory_kept')

@@ -8,7 +8,8 @@ what is shared, of the client's own records, or of both?
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-from typing import Any, NamedTuple
+import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +50,14 @@ from fedjax_gen.models import hypernetwork
 from fedjax_gen.models.hypernetwork import HyperVaeConfig
 from fedjax_gen.models.meta_code import MetaConfig
 from fedjax_gen.models.vae import DataSpec
-from fedjax_gen.running import federated_step, leaves, saving, training
+from fedjax_gen.running import (
+  engine as engine_lib,
+  federated_step,
+  leaves,
+  saving,
+  training,
+)
+from fedjax_gen.running.engine import Engine
 from fedjax_gen.running.workdir import Workdir
 from fedjax_gen.types import Tree
 
@@ -91,6 +99,8 @@ EXPERIMENT = common.Experiment(
     ),
     'data': options.DataConfig(data='gaussian_domains'),
     'federation': FederationConfig(partition='natural'),
+    'population': options.PopulationConfig(),
+    'measured': options.MeasuredConfig(),
     'hyper': HyperVaeConfig(),
     'fedhypevae': fedhypevae_lib.Config(),
     'privacy': HypePrivacyConfig(),
@@ -105,24 +115,35 @@ EXPERIMENT = common.Experiment(
 )
 
 
+_ROWS = 100_000  # normalised at once, on the device
+
+
 class Clients(NamedTuple):
   """The federation and what its clients hold for what.
 
   Attributes:
     source: the data, normalised.
     partition: of all training rows.
-    rows: real embeddings with the three parts of each client.
-    data: the clients' training rows on the device.
+    rows: real embeddings with the three parts of each client that is measured.
+    measured: `[M]` which clients these are.
+    data: the clients' training rows, on the device or on the host.
   """
 
   source: DataSource
   partition: Partition
   rows: ClientRows
+  measured: np.ndarray
   data: FederatedDataset
 
 
 def build_clients(
-  source: DataSource, federation: FederationConfig, normalise: str, seed: int
+  source: DataSource,
+  federation: FederationConfig,
+  normalise: str,
+  seed: int,
+  *,
+  measured: options.MeasuredConfig,
+  on_host: bool = False,
 ) -> Clients:
   """Deals embeddings to clients, and each client's in three parts.
 
@@ -138,9 +159,17 @@ def build_clients(
   train = source.train
   partition = build_partition(federation, source, seed=seed)
   split = heldout.split_clients(partition, train.labels, seed=seed)
-  rows = ClientRows(train.inputs, train.labels, source.num_classes, *split)
-  data = federated_dataset(train.inputs, train.labels, split.train)
-  return Clients(source, partition, rows, data)
+  [chosen] = measured.rows([partition.num_clients])
+  rows = ClientRows(
+    train.inputs,
+    train.labels,
+    source.num_classes,
+    *(part.select(chosen) for part in split),
+  )
+  data = federated_dataset(
+    train.inputs, train.labels, split.train, on_host=on_host
+  )
+  return Clients(source, partition, rows, chosen, data)
 
 
 def main(
@@ -149,6 +178,8 @@ def main(
   run,
   data,
   federation,
+  population,
+  measured,
   hyper,
   fedhypevae,
   privacy,
@@ -161,8 +192,12 @@ def main(
   head,
 ) -> None:
   """Trains, measures and draws; see `common.run`."""
+  population.check(session.processes.count)
   source = options.load_source(data, seed=run.seed)
-  clients = build_clients(source, federation, hyper.normalise, run.seed)
+  clients = build_clients(
+    source, federation, hyper.normalise, run.seed, measured=measured,
+    on_host=population.population_on_host,
+  )  # fmt: skip
   source = clients.source
   names = hype_methods.ordered(comparison.methods)
   notes = list(source.notes)
@@ -213,9 +248,14 @@ def main(
       session.say(f'Note: {note}')
     for text in hype_privacy.sentences(methods):
       session.say(text)
+    engines = functools.partial(
+      _engine, clients.data, federation, run.seed, workdir
+    )
     results = {
-      name: _train(name, method, clients, federation, run, session, workdir,
-                   traffic[name])
+      name: _train(
+        name, method, engines(name, method, traffic[name]), run, session,
+        workdir,
+      )
       for name, method in methods.items()
     }  # fmt: skip
     shared = {
@@ -224,7 +264,7 @@ def main(
     }
     audited = {
       name: audits.audit(
-        name, *target, clients.data, source.num_classes, audit,
+        name, *target, clients.data.on_device(), source.num_classes, audit,
         run=run, federation=federation, session=session, workdir=workdir,
       )
       for name, target in to_audit.items() if audit.audit_canaries
@@ -233,17 +273,18 @@ def main(
     session.say('Measuring against held-out embeddings.')
     local = heads.fit_local(clients.rows, head)
     synthetic: dict[str, Synthetic] = {}
+    client_codes = None
     for name in names:
-      if name in methods and methods[name].model:
+      if name in methods and (model := methods[name].model):
+        engine = engines(name, methods[name], traffic[name])
+        state = results[name].state
         synthetic |= hype_synthesis.synthesise(
-          name,
-          methods[name],
-          results[name].state,
-          clients.data,
-          meta,
-          synthesis,
-          run.seed,
+          name, methods[name], engine, state, meta, synthesis, run.seed
         )
+        if name == 'FedHypeVAE' and model.config.uses_code:
+          client_codes = np.asarray(
+            hype_synthesis.client_codes(methods[name], engine, state)
+          )
     metrics, evaluations = {}, {}
     for name in _rows(names, synthetic):
       metrics[name], evaluations[name] = _measure(
@@ -266,7 +307,7 @@ def main(
       traffic={name: fleets[0] for name, fleets in traffic.items()},
       drawn=hype_pictures.draw(
         workdir.path / 'samples', clients, synthetic, evaluations, methods,
-        results, seed=run.seed,
+        client_codes, seed=run.seed,
       ),
       methods=methods,
       privacy=privacy,
@@ -301,28 +342,39 @@ def _rows(
   return [row for name in names for row in by_method[name] or [name]]
 
 
+def _engine(
+  data: FederatedDataset,
+  federation: FederationConfig,
+  seed: int,
+  workdir: Workdir,
+  name: str,
+  method: Method,
+  traffic: Sequence[rounds.Traffic],
+) -> Engine:
+  """The rounds of one method; cheap, for nothing is compiled yet."""
+  return engine_lib.engine(
+    method.algorithm,
+    [data],
+    jax.random.key(seed),
+    traffic=traffic,
+    samplers=[build_sampler(federation, data.num_clients)],
+    mapping=build_mapping(federation),
+    folder=workdir.population_path(name),
+  )
+
+
 def _train(
   name: str,
   method: Method,
-  clients: Clients,
-  federation: FederationConfig,
+  engine: Engine,
   run: common.RunConfig,
   session: common.Session,
   workdir: Workdir,
-  traffic: Any,
 ) -> training.TrainResult:
   """Trains one method."""
-  init_key, run_key = jax.random.split(jax.random.key(run.seed))
-  mapping = build_mapping(federation)
-  data = rounds.place([clients.data], mapping)
-  sampler = build_sampler(federation, clients.data.num_clients)
-  runner = rounds.round_runner(
-    method.algorithm, samplers=[sampler], mapping=mapping
-  )
   return training.train(
     method=name,
-    init=lambda: rounds.init_state(method.algorithm, data, init_key),
-    step=federated_step.federated_step(runner, traffic, data, run_key),
+    **engine.for_training(),
     schedule=training.Schedule(
       method.rounds, run.rounds_per_step, run.eval_every, run.checkpoint_every
     ),
@@ -337,15 +389,17 @@ def _normalised(source: DataSource, normalise: str) -> DataSource:
   """The source, every embedding by itself as the models are to see it."""
   if normalise == 'none':
     return source
-  train, test = (
-    part._replace(
-      inputs=np.asarray(
-        hypernetwork.normalised(jnp.asarray(part.inputs), normalise)
-      )
-    )
-    for part in (source.train, source.test)
+
+  def of_part(part):
+    inputs = np.empty(part.inputs.shape, np.float32)
+    for start in range(0, len(inputs), _ROWS):
+      rows = jnp.asarray(part.inputs[start : start + _ROWS])
+      inputs[start : start + _ROWS] = hypernetwork.normalised(rows, normalise)
+    return part._replace(inputs=inputs)
+
+  return dataclasses.replace(
+    source, train=of_part(source.train), test=of_part(source.test)
   )
-  return dataclasses.replace(source, train=train, test=test)
 
 
 def _measure(
@@ -373,6 +427,7 @@ def _measure(
     found = heads.evaluate_head(
       clients.rows, local, Head(head['kernel'], head['bias'])
     )
+  found = found._replace(clients=clients.measured[found.clients])
   rule = 'synthetic' if name in ('FedAvg', 'FedProx') else 'interpolated'
   kept = {
     metric.removeprefix(f'{rule}_'): value

@@ -18,7 +18,6 @@ from fedjax_gen import trees, validate
 from fedjax_gen.algorithms import fedvae as fedvae_lib
 from fedjax_gen.data.federated import FederatedDataset
 from fedjax_gen.data.sources import DataSource
-from fedjax_gen.errors import InputError
 from fedjax_gen.evaluation import gallery, samples, vaes
 from fedjax_gen.federated import rounds, sampling
 from fedjax_gen.federated.algorithm import Algorithm, FederatedState
@@ -197,11 +196,7 @@ def main(
   evaluation,
 ) -> None:
   """Trains, measures and draws; see `common.run`."""
-  if population.population_on_host and session.processes.count > 1:
-    raise InputError(
-      'Expected one process with population_on_host=true, whose files one '
-      f'writes, got {session.processes.count}.'
-    )
+  population.check(session.processes.count)
   source = options.load_source(data, seed=run.seed)
   built = build_federation(
     federation, source, seed=run.seed, on_host=population.population_on_host
@@ -378,7 +373,7 @@ def _train(
 
   return training.train(
     method=name,
-    **engine._asdict(),
+    **engine.for_training(),
     schedule=training.Schedule(
       run.rounds, run.rounds_per_step, run.eval_every, run.checkpoint_every
     ),

@@ -8,7 +8,7 @@ all classes, those included that it never saw.
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-from typing import Any
+import functools
 
 import jax
 import numpy as np
@@ -24,7 +24,7 @@ from experiments import (
   vtc_synthesis,
 )
 from experiments.vtc_judge import Clients, Judge, Judged, build_clients
-from fedjax_gen import trees, validate
+from fedjax_gen import validate
 from fedjax_gen.algorithms import fedvtc as fedvtc_lib
 from fedjax_gen.errors import InputError
 from fedjax_gen.evaluation import generalisation
@@ -42,9 +42,14 @@ from fedjax_gen.models.vae import DataSpec
 from fedjax_gen.models.vtc import VtcConfig, build_vtc
 from fedjax_gen.models.vtc_losses import GeneratorLosses
 from fedjax_gen.privacy.plan import PrivacyConfig
-from fedjax_gen.running import federated_step, leaves, training
+from fedjax_gen.running import (
+  engine as engine_lib,
+  federated_step,
+  leaves,
+  training,
+)
+from fedjax_gen.running.engine import Engine
 from fedjax_gen.running.workdir import Workdir
-from fedjax_gen.types import Tree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +127,8 @@ EXPERIMENT = common.Experiment(
     'federation': FederationConfig(
       num_clients=9, partition='dirichlet', alpha=0.1
     ),
+    'population': options.PopulationConfig(),
+    'measured': options.MeasuredConfig(),
     'classifier': ClassifierConfig(
       architectures=('cnn5', 'cnn', 'mlp'), feature_size=64, width=0.25
     ),
@@ -145,6 +152,8 @@ def main(
   run,
   data,
   federation,
+  population,
+  measured,
   classifier,
   training,
   vtc,
@@ -156,6 +165,7 @@ def main(
   **baselines,
 ) -> None:
   """Trains, measures and draws; see `common.run`."""
+  _check_population(population, fedvtc, session.processes.count)
   source = options.load_source(data, seed=run.seed)
   clients = build_clients(
     source,
@@ -163,6 +173,8 @@ def main(
     classifier.architectures,
     comparison.local_test_fraction,
     run.seed,
+    measured=measured,
+    on_host=population.population_on_host,
   )
   spec = DataSpec(source.input_shape, source.num_classes)
   models = classifiers.build_classifiers(classifier, spec)
@@ -205,25 +217,33 @@ def main(
     if protection is not None:
       session.say(protection.sentence())
     judge = Judge(clients, run.seed)
+    engine_of = functools.partial(
+      _engine, methods, clients, federation, run.seed, workdir, traffic
+    )
     results, memory = {}, {}
     for name, method in methods.items():
       results[name], memory[name] = _train(
-        name, method, clients, federation, run, session, workdir,
-        traffic[name], judge,
-      )  # fmt: skip
+        name, method, engine_of(name), clients, run, session, workdir, judge
+      )
     session.part()
     session.say('Measuring on data that no client trained on.')
+    # Anew, so that programs of rounds need not stay.
+    engines = {name: engine_of(name) for name in methods}
     judged = {
-      name: judge.everything(method, results[name].state)
+      name: vtc_saving.judged_and_saved(
+        workdir.path, name, classifier, judge, method, engines[name].blocks,
+        results[name].state, clients,
+      )
       for name, method in methods.items()
-    }
+    }  # fmt: skip
     metrics = {
       name: _metrics(
-        name, judged[name], results, traffic[name], clients, comparison
+        name, judged[name], results, traffic[name], engines[name], clients,
+        comparison,
       )
       | {'round_memory_bytes': float(memory[name])}
       for name in methods
-    }
+    }  # fmt: skip
     protected = [n for n in methods if n.startswith(vtc_methods.SUBJECT)]
     if protection is not None:
       protection.write(workdir.path)
@@ -235,12 +255,12 @@ def main(
     vtc_saving.save_generator(
       workdir.path, vtc, subject, results[vtc_methods.SUBJECT].state, clients
     )
-    vtc_saving.save_classifiers(workdir.path, classifier, judged, clients)
     if comparison.attack:
       session.say('Attacking what clients send.')
       metrics[vtc_methods.SUBJECT] |= vtc_synthesis.attack(
-        subject, models, results[vtc_methods.SUBJECT].state, clients, run.seed
-      )
+        subject, models, engines[vtc_methods.SUBJECT].blocks,
+        results[vtc_methods.SUBJECT].state, clients, run.seed,
+      )  # fmt: skip
     session.say('Drawing.')
     facts = vtc_report.Facts(
       experiment='fedvtc',
@@ -261,7 +281,10 @@ def main(
     vtc_report.write(workdir.path, facts)
     vtc_report.show(metrics)
     # Last: a summary marks the run as finished.
-    trained = {name: _trained(r.state) for name, r in results.items()}
+    trained = {
+      name: (result.state.server, engines[name].digests(result.state))
+      for name, result in results.items()
+    }
     workdir.write_summary(
       vtc_report.summary(facts, leaves.params_digest(trained))
     )
@@ -299,35 +322,63 @@ def _protect(
   )
 
 
+def _check_population(
+  population: options.PopulationConfig,
+  config: fedvtc_lib.Config,
+  num_processes: int,
+) -> None:
+  """Raises InputError where the population may not lie on the host."""
+  population.check(num_processes)
+  if population.population_on_host and config.vtc_scope == 'local':
+    raise InputError(
+      "Expected vtc_scope='federated' with population_on_host=true, got "
+      f'vtc_scope={config.vtc_scope!r}: the generators of all clients are '
+      'drawn with and saved side by side.'
+    )
+
+
+def _engine(
+  methods: Mapping[str, Method],
+  clients: Clients,
+  federation: FederationConfig,
+  seed: int,
+  workdir: Workdir,
+  traffic: Mapping[str, Sequence[rounds.Traffic]],
+  name: str,
+) -> Engine:
+  """The rounds of one method; cheap, for nothing is compiled yet."""
+  datasets = clients.datasets
+  return engine_lib.engine(
+    methods[name].algorithm,
+    datasets,
+    jax.random.key(seed),
+    traffic=traffic[name],
+    samplers=build_samplers(federation, [d.num_clients for d in datasets]),
+    mapping=build_mapping(federation),
+    folder=workdir.population_path(name),
+  )
+
+
 def _train(
   name: str,
   method: Method,
+  engine: Engine,
   clients: Clients,
-  federation: FederationConfig,
   run: common.RunConfig,
   session: common.Session,
   workdir: Workdir,
-  traffic: Sequence[rounds.Traffic],
   judge: Judge,
 ) -> tuple[training.TrainResult, int]:
   """Trains one method, measuring as it goes; and what its rounds need.
 
   The program is found where it was kept when it was compiled for training.
   """
-  init_key, run_key = jax.random.split(jax.random.key(run.seed))
-  mapping = build_mapping(federation)
-  data = rounds.place(clients.datasets, mapping)
-  samplers = build_samplers(federation, [d.num_clients for d in data])
-  runner = rounds.round_runner(
-    method.algorithm, samplers=samplers, mapping=mapping
-  )
   asked = np.bincount(
     clients.source.test.labels, minlength=clients.source.num_classes
   )
 
   def evaluate(state):
-    deployed = judge.deployed(method, state)
-    correct = judge.on_the_global_test(method, deployed)
+    correct = judge.on_the_global_test(method, engine.blocks, state)
     accuracies = correct.sum(axis=1) / asked.sum()
     return {
       'accuracy': float(accuracies.mean()),
@@ -336,8 +387,7 @@ def _train(
 
   result = training.train(
     method=name,
-    init=lambda: rounds.init_state(method.algorithm, data, init_key),
-    step=federated_step.federated_step(runner, traffic, data, run_key),
+    **engine.for_training(),
     schedule=training.Schedule(
       run.rounds, run.rounds_per_step, run.eval_every, run.checkpoint_every
     ),
@@ -345,18 +395,11 @@ def _train(
     progress=session.progress,
     evaluate=evaluate,
     best_metric='accuracy',
-    trained=_trained,
+    trained=engine.trained,
     stop=session.stop,
   )
-  memory = runner.temporary_bytes(
-    result.state, data, run_key, min(run.rounds_per_step, run.rounds)
-  )
-  return result, memory
-
-
-def _trained(state: Any) -> Tree:
-  """What training must keep finite, and what a digest is of."""
-  return state.server, state.fleets
+  num_rounds = min(run.rounds_per_step, run.rounds)
+  return result, engine.round_bytes(result.state, num_rounds)
 
 
 def _metrics(
@@ -364,20 +407,24 @@ def _metrics(
   judged: Judged,
   results: Mapping[str, training.TrainResult],
   traffic: Sequence[rounds.Traffic],
+  engine: Engine,
   clients: Clients,
   comparison: ComparisonConfig,
 ) -> dict[str, float]:
   """The row of a method in the results."""
   source, num_classes = clients.source, clients.source.num_classes
-  labels = source.train.labels
+  labels, measured_clients = source.train.labels, clients.measured_clients
+  architectures = clients.architecture_of_client
   own, *others = judged.correct.items()
   metrics: dict[str, float] = generalisation.generalisation_metrics(
     own[1],
     np.bincount(source.test.labels, minlength=num_classes),
-    clients.split.train.counts(labels, num_classes),
+    clients.split.train.counts(labels, num_classes)[measured_clients],
     correct_local=judged.correct_local,
-    asked_local=clients.split.test.counts(labels, num_classes),
-    architectures=clients.architecture_of_client,
+    asked_local=clients.split.test.counts(labels, num_classes)[
+      measured_clients
+    ],
+    architectures=[architectures[number] for number in measured_clients],
   )
   for rule, correct in others:
     total = len(source.test.labels)
@@ -402,9 +449,9 @@ def _metrics(
   if reached:
     metrics['bytes_to_target'] = reached
   metrics['seconds'] = results[name].seconds
-  metrics['client_state_bytes'] = trees.num_bytes(
-    results[name].state.fleets
-  ) / sum(weights)
+  metrics['client_state_bytes'] = float(
+    np.average(engine.client_bytes(), weights=weights)
+  )
   return metrics
 
 

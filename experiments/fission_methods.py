@@ -264,7 +264,7 @@ def _central(setting: Setting) -> Method:
   )
   return Method(
     fedvae_lib.fedvae(training_config, vae),
-    [data.merged()],
+    [data.merged().on_device()],
     [sampling.everyone()],
     Mapping(),
     lambda state: [_one_for_all(setting, vae, state.server.variables)],
@@ -306,7 +306,7 @@ def _local(setting: Setting) -> Method:
 
   return Method(
     fedvae_lib.local_only(_fedvae_config(setting), vae),
-    [data.select(np.asarray(chosen))],
+    [data.select(np.asarray(chosen)).on_device()],
     [sampling.everyone()],
     setting.federation.mapping,
     generators,

@@ -8,6 +8,7 @@ models they are compared with.
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,9 +31,6 @@ from fedjax_gen.algorithms import (
 from fedjax_gen.data.sources import DataSource
 from fedjax_gen.errors import InputError
 from fedjax_gen.evaluation import group_models, groups as groups_lib, vaes
-from fedjax_gen.federated import (
-  rounds,
-)
 from fedjax_gen.federation import (
   FederationConfig,
   build_federation,
@@ -42,7 +40,7 @@ from fedjax_gen.models.gan import GanConfig
 from fedjax_gen.models.vae import DataSpec, VaeConfig
 from fedjax_gen.privacy.plan import PrivacyConfig
 from fedjax_gen.running import (
-  federated_step,
+  engine as engine_lib,
   leaves,
   training,
 )
@@ -115,6 +113,7 @@ EXPERIMENT = common.Experiment(
     ),
     'data': options.DataConfig(data='digits_and_shapes'),
     'federation': FederationConfig(partition='groups'),
+    'population': options.PopulationConfig(),
     'vae': VaeConfig(conditional=False, hierarchy='z1_top'),
     'fissionvae': fission_lib.Config(),
     'privacy': PrivacyConfig(),
@@ -132,6 +131,7 @@ def main(
   run,
   data,
   federation,
+  population,
   vae,
   fissionvae,
   privacy,
@@ -141,10 +141,19 @@ def main(
   evaluation,
 ) -> None:
   """Trains, measures and draws; see `common.run`."""
+  population.check(session.processes.count)
+  is_given = discovery.groups == 'given'
+  if population.population_on_host and not is_given:
+    raise InputError(
+      "Expected groups='given' with population_on_host=true, got "
+      f'groups={discovery.groups!r}: to find groups all clients are asked at '
+      'once, with the examples of all on the device.'
+    )
   source = options.load_source(data, seed=run.seed)
   _check_groups(source)
-  built = build_federation(federation, source, seed=run.seed)
-  is_given = discovery.groups == 'given'
+  built = build_federation(
+    federation, source, seed=run.seed, on_host=population.population_on_host
+  )
   if privacy.is_private and not is_given:
     raise InputError(
       "Expected groups='given' where there is privacy, got "
@@ -156,9 +165,10 @@ def main(
     groups_lib.groups_of(source, 'train'),
     may_mix=not is_given,
   )
-  built = built._replace(
-    data=dataclasses.replace(built.data, groups=jnp.asarray(client_groups))
-  )
+  groups: Any = client_groups
+  if not population.population_on_host:
+    groups = jnp.asarray(groups)
+  built = built._replace(data=dataclasses.replace(built.data, groups=groups))
   num_groups = len(source.group_names)
   protection = private_run.protect(
     privacy,
@@ -327,15 +337,18 @@ def _train(
 ) -> training.TrainResult:
   """Trains one method, measuring as it goes."""
   run = setting.configs['run']
-  init_key, run_key = jax.random.split(jax.random.key(run.seed))
-  data = rounds.place(list(method.datasets), method.mapping)
-  runner = rounds.round_runner(
-    method.algorithm, samplers=method.samplers, mapping=method.mapping
+  engine = engine_lib.engine(
+    method.algorithm,
+    method.datasets,
+    jax.random.key(run.seed),
+    traffic=method.traffic,
+    samplers=method.samplers,
+    mapping=method.mapping,
+    folder=workdir.population_path(name),
   )
   return training.train(
     method=name,
-    init=lambda: rounds.init_state(method.algorithm, data, init_key),
-    step=federated_step.federated_step(runner, method.traffic, data, run_key),
+    **engine.for_training(),
     schedule=training.Schedule(
       num_rounds,
       run.rounds_per_step,

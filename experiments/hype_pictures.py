@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import hype_synthesis
 from experiments.hype_methods import Method
 from experiments.hype_synthesis import Synthetic
 from fedjax_gen import trees
@@ -16,7 +15,6 @@ from fedjax_gen.evaluation import embedding_pictures, heads
 from fedjax_gen.evaluation.embedding_pictures import LabelledEmbeddings
 from fedjax_gen.evaluation.gallery import Drawn
 from fedjax_gen.models import meta_code
-from fedjax_gen.running.training import TrainResult
 
 _OURS = 'FedHypeVAE'
 _WAY_STEPS = 7
@@ -29,7 +27,7 @@ def draw(
   synthetic: Mapping[str, Synthetic],
   evaluations: Mapping[str, heads.Evaluation],
   methods: Mapping[str, Method],
-  results: Mapping[str, TrainResult],
+  codes: np.ndarray | None,
   *,
   seed: int,
 ) -> list[Drawn]:
@@ -41,7 +39,7 @@ def draw(
     synthetic: by generator what it shares.
     evaluations: by method what classifiers reach.
     methods: what was trained, by name.
-    results: of training, by trained method.
+    codes: `[N, V]` of FedHypeVAE's clients, if it ran and has codes.
     seed: of draws and of the choice of points.
 
   Returns:
@@ -76,9 +74,8 @@ def draw(
     )
   )
   made, method = synthetic.get(_OURS), methods.get(_OURS)
-  if made is None or method is None or not method.model.config.uses_code:
+  if made is None or method is None or codes is None:
     return drawn
-  codes = np.asarray(hype_synthesis.client_codes(method, results[_OURS].state))
   ends = _furthest(codes, clients.partition.sizes)
   if ends is None:
     return drawn

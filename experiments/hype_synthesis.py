@@ -15,10 +15,11 @@ import numpy as np
 from experiments import options
 from experiments.hype_methods import Method
 from fedjax_gen import validate
-from fedjax_gen.data.federated import FederatedDataset
+from fedjax_gen.federated import blocks
 from fedjax_gen.models import hypernetwork, meta_code
 from fedjax_gen.models.meta_code import ClassMoments, MetaConfig
 from fedjax_gen.privacy import class_moments
+from fedjax_gen.running.engine import Engine
 from fedjax_gen.types import Array, Tree
 
 CODES = ('meta', 'meta_by_class', 'clients')
@@ -80,8 +81,8 @@ class Synthetic(NamedTuple):
 def synthesise(
   name: str,
   method: Method,
+  engine: Engine,
   state: Any,
-  data: FederatedDataset,
   meta: MetaConfig,
   config: SynthesisConfig,
   seed: int,
@@ -112,7 +113,7 @@ def synthesise(
     )
     return {name: Synthetic(name, np.asarray(made), labels, hyper, None, None)}
   rows: dict[str, Synthetic] = {}
-  choices = codes_of(method, state, hyper, data, meta, config, code_key)
+  choices = codes_of(method, engine, state, hyper, meta, config, code_key)
   for kind, (codes, weights) in choices.items():
     made = meta_code.generate_mixture(
       model,
@@ -140,9 +141,9 @@ def hyper_of(method: Method, state: Any, seed: int) -> Tree:
 
 def codes_of(
   method: Method,
+  engine: Engine,
   state: Any,
   hyper: Tree,
-  data: FederatedDataset,
   meta: MetaConfig,
   config: SynthesisConfig,
   key: Array,
@@ -158,29 +159,40 @@ def codes_of(
   noise_key, fit_key = jax.random.split(key)
   unit = 'client' if plan and plan.unit == 'client' else 'record'
   noise_multiplier = method.budget.moments_noise
-  held = None
+  everyone = engine.blocks(state, 0, kept=False)
+  held: Any = None
+  sums: Any = None
   if 'clients' in config.codes:
-    by_client = class_moments.class_sums_by_client(
-      noise_key,
-      data,
-      num_classes,
-      noise_multiplier=noise_multiplier,
-      unit=unit,
+    by_client = blocks.joined(
+      lambda block: class_moments.class_sums_by_client(
+        noise_key,
+        block.data,
+        num_classes,
+        noise_multiplier=noise_multiplier,
+        unit=unit,
+        rows=block.infos.row,
+      ),
+      everyone,
     )
+    by_client = jax.tree.map(jnp.asarray, by_client)
     sums = jax.tree.map(lambda leaf: leaf.sum(axis=0), by_client)
     held = jnp.maximum(by_client.counts, 0.0).T
     # A class that noise has left to nobody is everybody's.
     nobody = held.sum(axis=1, keepdims=True) == 0
     held = jnp.where(nobody, 1.0, held)
   else:
-    sums = class_moments.class_sums(
-      noise_key,
-      data,
-      num_classes,
-      noise_multiplier=noise_multiplier,
-      unit=unit,
-      share=plan.share if plan else 1.0,
-    )
+    for block in everyone:
+      exact = block.exact()
+      sums = class_moments.class_sums(
+        noise_key,
+        exact.data,
+        num_classes,
+        noise_multiplier=noise_multiplier,
+        unit=unit,
+        share=plan.share if plan else 1.0,
+        rows=exact.infos.row,
+        before=sums,
+      )
   moments = ClassMoments(*sums.moments())
 
   def fitted(counts):
@@ -191,7 +203,7 @@ def codes_of(
   made = {}
   for kind in config.codes:
     if kind == 'clients':
-      made[kind] = client_codes(method, state), held
+      made[kind] = client_codes(method, engine, state), held
     elif kind == 'meta':
       code = fitted(moments.counts)
       made[kind] = code[None], jnp.ones((num_classes, 1))
@@ -201,9 +213,10 @@ def codes_of(
   return made
 
 
-def client_codes(method: Method, state: Any) -> Array:
+def client_codes(method: Method, engine: Engine, state: Any) -> Array:
   """`[N, V]` codes of all clients."""
   variables = method.shared(state)
   if 'codes' in variables:
     return variables['codes']
-  return state.fleets[0].own['code']
+  codes = engine.client_values(state, lambda kept: kept.own['code'])
+  return jnp.asarray(codes)

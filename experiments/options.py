@@ -3,6 +3,8 @@
 from collections.abc import Callable, Collection, Sequence
 import dataclasses
 
+import numpy as np
+
 from fedjax_gen import validate
 from fedjax_gen.data import sources
 from fedjax_gen.errors import InputError
@@ -61,6 +63,49 @@ class PopulationConfig:
       'for large populations and data. The results are the same.'
     },
   )
+
+  def check(self, num_processes: int) -> None:
+    """Checks that the population may lie where it is asked to.
+
+    Raises:
+      InputError: several processes would write its files.
+    """
+    if self.population_on_host and num_processes > 1:
+      raise InputError(
+        'Expected one process with population_on_host=true, whose files one '
+        f'writes, got {num_processes}.'
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class MeasuredConfig:
+  """Who is measured.
+
+  Raises:
+    InputError: a value is out of range.
+  """
+
+  measured_clients: int = dataclasses.field(
+    default=0,
+    metadata={
+      'help': 'Measure so many of the clients, spread over all, in place of '
+      'each: what clients have for themselves is tested on data of all, which '
+      'of a large population takes longer than training; 0 for all.'
+    },
+  )
+
+  def __post_init__(self):
+    validate.non_negative_int(measured_clients=self.measured_clients)
+
+  def rows(self, num_clients: Sequence[int]) -> list[np.ndarray]:
+    """Of each fleet the clients to measure: in proportion, one at least."""
+    total = sum(num_clients)
+    wanted = min(self.measured_clients or total, total)
+    return [
+      np.arange(number) * size // number
+      for size in num_clients
+      if (number := max(1, round(wanted * size / total)))
+    ]
 
 
 def load_source(config: DataConfig, *, seed: int) -> sources.DataSource:

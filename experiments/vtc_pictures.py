@@ -54,7 +54,8 @@ def draw(
   """
   folder.mkdir(parents=True, exist_ok=True)
   source = clients.source
-  num = clients.partition.num_clients
+  num, measured = clients.partition.num_clients, clients.measured_clients
+  architectures = clients.architecture_of_client
   sent = {
     name: num * num_rounds * (values['bytes_up'] + values['bytes_down'])
     for name, values in metrics.items()
@@ -80,13 +81,12 @@ def draw(
         if name in judged
       },
       np.bincount(source.test.labels, minlength=source.num_classes),
-      clients.split.train.counts(source.train.labels, source.num_classes),
+      clients.split.train.counts(source.train.labels, source.num_classes)[
+        measured
+      ],
       folder / 'missing_classes.png',
       class_names=source.class_names,
-      client_names=[
-        f'{number} {name}'
-        for number, name in enumerate(clients.architecture_of_client)
-      ],
+      client_names=[f'{number} {architectures[number]}' for number in measured],
     ),
   ]
   if len(made.examples.labels):

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 
 from experiments import vtc_synthesis
-from experiments.vtc_judge import Clients, Judged
+from experiments.vtc_judge import Clients, Judge, Judged
 from experiments.vtc_methods import SUBJECT, Subject
+from fedjax_gen.federated.blocks import Blocks
+from fedjax_gen.federated.deployment import Method
 from fedjax_gen.models.classifiers import ClassifierConfig
 from fedjax_gen.models.vtc import VtcConfig
 from fedjax_gen.running import saved_clients, saving
@@ -48,13 +50,53 @@ def save_generator(
   )
 
 
+def judged_and_saved(
+  workdir: str | os.PathLike,
+  name: str,
+  config: ClassifierConfig,
+  judge: Judge,
+  method: Method,
+  blocks: Blocks,
+  state: Any,
+  clients: Clients,
+) -> Judged:
+  """Measures a method and saves what its clients predict with.
+
+  Args:
+    workdir: folder of the run.
+    name: of the method.
+    config: which classifiers.
+    judge: who measures.
+    method: the method.
+    blocks: its clients; see `Engine.blocks`.
+    state: after training.
+    clients: who holds what.
+  """
+  if not clients.is_on_host:
+    judged = judge.everything(method, blocks, state)
+    save_classifiers(workdir, config, {name: judged}, clients)
+    return judged
+  writer = saved_clients.ClientsWriter(
+    workdir, name, config, clients.source, clients.measured_numbers
+  )
+
+  def keep(fleet, block, deployed):
+    own = block.cut(_classifier(deployed))
+    places = np.searchsorted(clients.measured[fleet], block.cut(block.rows))
+    writer.put(fleet, places, own)
+
+  judged = judge.everything(method, blocks, state, keep)
+  writer.close()
+  return judged
+
+
 def save_classifiers(
   workdir: str | os.PathLike,
   config: ClassifierConfig,
   judged: Mapping[str, Judged],
   clients: Clients,
 ) -> None:
-  """Saves what all clients predict with, for `fedjax_gen.load_clients`.
+  """Saves what clients predict with, for `fedjax_gen.load_clients`.
 
   Args:
     workdir: folder of the run.
@@ -64,7 +106,7 @@ def save_classifiers(
   """
   for name, of_method in judged.items():
     saved_clients.save_clients(
-      workdir, name, config, clients.source, clients.numbers,
+      workdir, name, config, clients.source, clients.measured_numbers,
       [_classifier(deployed) for deployed in of_method.deployed],
     )  # fmt: skip
 

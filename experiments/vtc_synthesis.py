@@ -1,6 +1,6 @@
 """What FedVTC's statistics and generator make, and what they give away."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +13,7 @@ from fedjax_gen import trees
 from fedjax_gen.data.examples import Examples
 from fedjax_gen.evaluation import inversion, inversion_audit
 from fedjax_gen.federated import class_gaussians, personal
+from fedjax_gen.federated.blocks import Block, Blocks
 from fedjax_gen.federated.class_gaussians import ClassGaussians
 from fedjax_gen.models.classifiers import Classifier, to_pixels
 from fedjax_gen.types import Tree, Variables
@@ -79,6 +80,7 @@ def synthesise(
 def attack(
   subject: Subject,
   models: Sequence[Classifier],
+  blocks: Blocks,
   state: Any,
   clients: Clients,
   seed: int,
@@ -94,6 +96,7 @@ def attack(
   Args:
     subject: FedVTC, as it was trained.
     models: the classifier of each fleet.
+    blocks: FedVTC's clients; see `Engine.blocks`.
     state: after training.
     clients: who holds what.
     seed: of draws.
@@ -102,15 +105,19 @@ def attack(
   by_attack: dict[str, list[inversion_audit.Comparison]] = {
     'decode': [], 'search': [],
   }  # fmt: skip
-  for model, fleet, data, numbers in zip(
-    models, state.fleets, clients.datasets, clients.numbers, strict=True
+  for fleet, (model, numbers) in enumerate(
+    zip(models, clients.numbers, strict=True)
   ):
     search = inversion.latent_search(model.features, subject.vtc.decode)
     sums_of = jax.jit(_sums_of(model))
-    for row, number in list(enumerate(numbers.tolist()))[:_MOST_MEANS]:
-      classifier: Variables = trees.take(fleet.own.variables['classifier'], row)
+    rows = np.arange(min(len(numbers), _MOST_MEANS))
+    for block, slot in _one_by_one(blocks(state, fleet, rows)):
+      number = int(numbers[block.rows[slot]])
+      classifier: Variables = trees.take(
+        block.kept.own.variables['classifier'], slot
+      )
       own = class_gaussians.of_client(
-        sums_of(classifier, data, jnp.asarray(row))
+        sums_of(classifier, block.data, jnp.asarray(slot))
       )
       held = np.flatnonzero(np.asarray(own.known))
       # One shape for all clients: a class that is not held is not looked at.
@@ -138,6 +145,13 @@ def attack(
   return metrics
 
 
+def _one_by_one(blocks: Iterable[Block]) -> Iterator[tuple[Block, int]]:
+  """Each client that counts: its block, and its place there."""
+  for block in blocks:
+    for slot in range(block.num):
+      yield block, slot
+
+
 def _compared(images, number, label, clients, seed):
   """Of one mean, with the records behind it and with held-out images."""
   train, test = clients.source.train, clients.source.test
@@ -150,7 +164,7 @@ def _compared(images, number, label, clients, seed):
 
 
 def _sums_of(model: Classifier):
-  def sums_of(classifier, data, row):
-    return personal.feature_sums(model, classifier, data.client(row), 32)
+  def sums_of(classifier, data, slot):
+    return personal.feature_sums(model, classifier, data.client(slot), 32)
 
   return sums_of

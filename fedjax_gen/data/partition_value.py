@@ -50,6 +50,20 @@ class Partition:
     start = self.offsets[client]
     return self.order[start : start + self.sizes[client]]
 
+  def select(self, clients: np.ndarray) -> 'Partition':
+    """The partition of some clients, numbered anew; rows keep their names.
+
+    Args:
+      clients: `[k]` their numbers.
+    """
+    chosen = [self.rows(client) for client in clients]
+    return Partition(
+      np.concatenate([self.order[:0], *chosen]),
+      self.sizes[clients],
+      self.groups[clients],
+      f'{len(chosen)} clients of {self.description}',
+    )
+
   def counts(self, labels: np.ndarray, num_classes: int) -> np.ndarray:
     """Counts examples per client and class.
 

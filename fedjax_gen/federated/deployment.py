@@ -11,8 +11,13 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_gen.data.federated import ClientData, FederatedDataset
-from fedjax_gen.federated import rounds
-from fedjax_gen.federated.algorithm import Algorithm, FederatedState
+from fedjax_gen.federated import blocks
+from fedjax_gen.federated.algorithm import (
+  Algorithm,
+  ClientProgram,
+  FederatedState,
+)
+from fedjax_gen.federated.blocks import Block
 from fedjax_gen.types import Array, Key, Tree
 
 
@@ -51,37 +56,59 @@ def deployer(
     `run(state, datasets, key) -> deployed`, one tree a fleet, leaves
     `[N, ...]`. Clients are computed one after the other.
   """
+  fleets = block_deployers(method)
 
-  @jax.jit
   def run(state, datasets, key):
-    def of_fleet(program, deployment, clients, data, key):
-      infos = rounds.everyones_infos(data)
-
-      def of_client(info_and_client):
-        info, client = info_and_client
-        return deployment.deploy(
-          program.view(state.server, info),
-          client,
-          data.client(info.row),
-          jax.random.fold_in(key, info.row),
-        )
-
-      return jax.lax.map(of_client, (infos, clients))
-
-    keys = jax.random.split(key, len(datasets))
     return tuple(
-      of_fleet(*arguments)
-      for arguments in zip(
-        method.algorithm.fleets,
-        method.deployments,
-        state.fleets,
-        datasets,
-        keys,
-        strict=True,
+      deploy(state.server, blocks.in_memory(data, clients), fleet_key)
+      for deploy, clients, data, fleet_key in zip(
+        fleets, state.fleets, datasets, fleet_keys(method, key), strict=True
       )
     )
 
-  return lambda state, datasets, key: run(state, tuple(datasets), key)
+  return run
+
+
+def fleet_keys(method: Method, key: Key) -> Key:
+  """`[F]` keys of fleets, from that of a deployment."""
+  return jax.random.split(key, len(method.deployments))
+
+
+def block_deployers(
+  method: Method,
+) -> tuple[Callable[[Tree, Block, Key], Tree], ...]:
+  """As `deployer`, of some clients of one fleet.
+
+  Returns:
+    For each fleet `run(server, block, key) -> deployed`, leaves `[k, ...]`, the
+    key one of `fleet_keys`. However a fleet is cut in blocks, a client deploys
+    the same.
+  """
+  return tuple(
+    _block_deployer(program, deployment)
+    for program, deployment in zip(
+      method.algorithm.fleets, method.deployments, strict=True
+    )
+  )
+
+
+def _block_deployer(program: ClientProgram, deployment: Deployment):
+  @jax.jit
+  def run(server, infos, data, kept, key):
+    def of_client(client):
+      slot, info, own = client
+      return deployment.deploy(
+        program.view(server, info),
+        own,
+        data.client(slot),
+        jax.random.fold_in(key, info.row),
+      )
+
+    return jax.lax.map(of_client, (jnp.arange(len(infos.row)), infos, kept))
+
+  return lambda server, block, key: run(
+    server, block.infos, block.data, block.kept, key
+  )
 
 
 def scorer(

@@ -30,6 +30,8 @@ def class_sums(
   noise_multiplier: float,
   unit: str = 'record',
   share: float = 1.0,
+  rows: Array | None = None,
+  before: ClassSums | None = None,
 ) -> ClassSums:
   """The sums over all clients, each of which adds noise to its own.
 
@@ -53,13 +55,20 @@ def class_sums(
     unit: record or client.
     share: of the noise's standard deviation that each client adds, for
       instance `1 / sqrt(N)`; see `noise.placement`.
+    rows: `[N]` of the clients in a larger population, by which they draw their
+      noise; by default `data` are all.
+    before: what the clients before these added up to, to go on from.
 
   Raises:
     InputError: an argument is out of range.
   """
   _check(num_classes, noise_multiplier, unit)
   stddev = jnp.asarray(noise_multiplier * share)
-  return _class_sums(key, data, num_classes, unit, stddev)
+  if before is None:
+    before = _nothing(data, num_classes)
+  return _class_sums(
+    key, data, _rows(data, rows), before, num_classes, unit, stddev
+  )
 
 
 def class_sums_by_client(
@@ -69,6 +78,7 @@ def class_sums_by_client(
   *,
   noise_multiplier: float,
   unit: str = 'record',
+  rows: Array | None = None,
 ) -> ClassSums:
   """What `class_sums` adds up, one row a client: leaves `[N, ...]`.
 
@@ -83,13 +93,16 @@ def class_sums_by_client(
     num_classes: C.
     noise_multiplier: noise over sensitivity; 0 for none.
     unit: record or client.
+    rows: see `class_sums`.
 
   Raises:
     InputError: an argument is out of range.
   """
   _check(num_classes, noise_multiplier, unit)
   stddev = jnp.asarray(noise_multiplier)
-  return _sums_by_client(key, data, num_classes, unit, stddev)
+  return _sums_by_client(
+    key, data, _rows(data, rows), num_classes, unit, stddev
+  )
 
 
 def contribution(features: Array, label: Array, num_classes: int) -> ClassSums:
@@ -138,9 +151,19 @@ def _check(num_classes: int, noise_multiplier: float, unit: str) -> None:
   validate.one_of(('record', 'client'), unit=unit)
 
 
-def _of_client(row, key, data, num_classes, unit, stddev):
+def _rows(data, rows):
+  return jnp.arange(data.num_clients) if rows is None else rows
+
+
+def _nothing(data, num_classes) -> ClassSums:
+  """The sums of nobody."""
+  shape = (num_classes, data.inputs.shape[-1])
+  return ClassSums(jnp.zeros(num_classes), jnp.zeros(shape), jnp.zeros(shape))
+
+
+def _of_client(slot, row, key, data, num_classes, unit, stddev):
   """The noised sums of one client, in units of counts and features."""
-  records = data.client(row).everything()
+  records = data.client(slot).everything()
   contributions = jax.vmap(contribution, (0, 0, None))(
     records.inputs.astype(jnp.float32), records.labels, num_classes
   )
@@ -153,24 +176,23 @@ def _of_client(row, key, data, num_classes, unit, stddev):
 
 
 @functools.partial(jax.jit, static_argnames=('num_classes', 'unit'))
-def _sums_by_client(key, data, num_classes, unit, stddev):
-  rows = jnp.arange(data.num_clients)
-  return jax.lax.map(
-    lambda row: _of_client(row, key, data, num_classes, unit, stddev), rows
-  )
+def _sums_by_client(key, data, rows, num_classes, unit, stddev):
+  def of_client(client):
+    slot, row = client
+    return _of_client(slot, row, key, data, num_classes, unit, stddev)
+
+  return jax.lax.map(of_client, (jnp.arange(data.num_clients), rows))
 
 
 @functools.partial(jax.jit, static_argnames=('num_classes', 'unit'))
-def _class_sums(key, data, num_classes, unit, stddev):
-  def step(total, row):
-    sums = _of_client(row, key, data, num_classes, unit, stddev)
+def _class_sums(key, data, rows, before, num_classes, unit, stddev):
+  def step(total, client):
+    slot, row = client
+    sums = _of_client(slot, row, key, data, num_classes, unit, stddev)
     return trees.add(total, sums), None
 
-  rows = jnp.arange(data.num_clients)
-  shapes = jax.eval_shape(
-    lambda row: _of_client(row, key, data, num_classes, unit, stddev), rows[0]
-  )
-  return jax.lax.scan(step, trees.zeros_like(shapes), rows)[0]
+  clients = jnp.arange(data.num_clients), rows
+  return jax.lax.scan(step, before, clients)[0]
 
 
 def _scales(num_features: int) -> ClassSums:

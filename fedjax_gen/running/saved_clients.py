@@ -4,7 +4,9 @@
     probabilities = clients.predict(images, client=3)
 
 The classifiers of all clients of one method are two files, `NAME.clients.json`
-(which they are) and `NAME.clients.msgpack` (their variables).
+(which they are) and `NAME.clients.msgpack` (their variables). Of a population
+on the host the latter is a folder with a row for each client, `NAME.clients`:
+it is written some clients at a time, and read one by one.
 
 A simulation knows all clients, so it can write them side by side. In a
 federation each would stay with its client: it was trained on that client's
@@ -31,9 +33,11 @@ from fedjax_gen.models.classifiers import (
 )
 from fedjax_gen.models.vae import DataSpec
 from fedjax_gen.running import config_records, saved, saved_files, saved_kinds
+from fedjax_gen.streaming.row_files import RowFiles
 from fedjax_gen.types import Array, Tree, Variables
 
 _BATCH_SIZE = 500
+_ROWS = 'in_rows'  # of a description: whether variables lie in a file of rows
 
 
 class ClientModels(NamedTuple):
@@ -70,7 +74,7 @@ class ClientModels(NamedTuple):
       for model, numbers in zip(self.functions, self.clients, strict=True)
       for number in numbers
     }
-    return tuple(by_number[number] for number in range(self.num_clients))
+    return tuple(by_number[number] for number in sorted(by_number))
 
   def predict(self, images: np.ndarray, client: int) -> np.ndarray:
     """Probabilities of classes, by the head of a client's classifier.
@@ -118,9 +122,12 @@ class ClientModels(NamedTuple):
       for fleet, numbers in enumerate(self.clients):
         if client in numbers:
           return fleet, numbers.index(client)
-    raise InputError(
-      f'Expected client in [0, {self.num_clients}), got client={client!r}.'
-    )
+    there = sorted(number for fleet in self.clients for number in fleet)
+    known = f'in [0, {len(there)})'
+    if there[-1] >= len(there):
+      shown = ', '.join(map(str, there[:10])) + ', ...' * (len(there) > 10)
+      known = f'to be one of {shown}'
+    raise InputError(f'Expected client {known}, got client={client!r}.')
 
 
 def save_clients(
@@ -138,7 +145,8 @@ def save_clients(
     name: of the method; letters, digits and `+-=_.`.
     config: which classifiers, an architecture for each fleet.
     source: the data they were trained on; shape and class names are kept.
-    clients: numbers of the clients of each fleet, each of 0, 1, ... once.
+    clients: numbers of the clients of each fleet, each at most once; some may
+      be left out.
     variables: `{'extractor', 'head'}` of each fleet, leaves `[N, ...]`. They
       predict by the head. Of a method whose clients predict otherwise, by the
       nearest prototype as in FedProto, that is another prediction than the
@@ -148,16 +156,11 @@ def save_clients(
     The path of the description, `workdir/models/NAME.clients.json`.
 
   Raises:
-    InputError: the numbers are not each there once, the variables are not of
-      those classifiers and clients, or no file can have the name.
+    InputError: a number is there twice, the variables are not of those
+      classifiers and clients, or no file can have the name.
   """
   saved_files.check_name(name)
-  description = {
-    'config': config_records.to_record(config),
-    'clients': [np.asarray(numbers).tolist() for numbers in clients],
-    'shape': list(source.input_shape),
-    'class_names': list(source.class_names),
-  }
+  description = _description(config, source, clients)
   state = serialization.to_state_dict(jax.device_get(tuple(variables)))
   empty = _described(name, description)
   if differing := _restored(empty, state)[1]:
@@ -168,6 +171,52 @@ def save_clients(
   return saved_files.write(
     workdir, name, description, state, saved_files.CLIENTS
   )
+
+
+class ClientsWriter:
+  """As `save_clients`, some clients at a time; whole once it is closed.
+
+  Args:
+    workdir, name, config, source, clients: see `save_clients`.
+
+  Raises:
+    InputError: a number is there twice, or no file can have the name.
+  """
+
+  def __init__(
+    self,
+    workdir: str | os.PathLike,
+    name: str,
+    config: ClassifierConfig,
+    source: DataSource,
+    clients: Sequence[Sequence[int] | np.ndarray],
+  ):
+    saved_files.check_name(name)
+    self._workdir, self._name = workdir, name
+    self._description = _description(config, source, clients) | {_ROWS: True}
+    self._files = _row_files(workdir, _described(name, self._description))
+    self._tables = [np.zeros(len(numbers), np.uint8) for numbers in clients]
+
+  def put(self, fleet: int, rows: np.ndarray, variables: Variables) -> None:
+    """Writes the classifiers of some clients of a fleet.
+
+    Args:
+      fleet: which.
+      rows: `[k]` places of the clients in `clients[fleet]`.
+      variables: leaves `[k, ...]`.
+
+    Raises:
+      OSError: the disk is full.
+    """
+    self._files[fleet].write(self._tables[fleet], rows, variables)
+
+  def close(self) -> pathlib.Path:
+    """Writes the description, whose path it returns."""
+    for file in self._files:
+      file.flush()
+    return saved_files.write_description(
+      self._workdir, self._name, self._description, saved_files.CLIENTS
+    )
 
 
 def load_clients(workdir: str | os.PathLike, name: str = '') -> ClientModels:
@@ -200,9 +249,9 @@ def load_clients(workdir: str | os.PathLike, name: str = '') -> ClientModels:
   ending = saved_files.CLIENTS
   path = folder / f'{name}{ending}'
   try:
-    empty = _described(name, saved_files.description_of(workdir, name, ending))
-    state = saved_files.state_of(workdir, name, ending)
-    variables, differing = _restored(empty, state)
+    description = saved_files.description_of(workdir, name, ending)
+    empty = _described(name, description)
+    variables, differing = _variables_of(workdir, name, empty, description)
   except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
     raise InputError(
       f"Expected {path}.json and .msgpack to hold clients' classifiers; they "
@@ -214,6 +263,20 @@ def load_clients(workdir: str | os.PathLike, name: str = '') -> ClientModels:
       f'describes; {differing} differs.'
     )
   return empty._replace(variables=variables)
+
+
+def _description(
+  config: ClassifierConfig,
+  source: DataSource,
+  clients: Sequence[Sequence[int] | np.ndarray],
+) -> dict[str, Any]:
+  """What JSON says of the classifiers."""
+  return {
+    'config': config_records.to_record(config),
+    'clients': [np.asarray(numbers).tolist() for numbers in clients],
+    'shape': list(source.input_shape),
+    'class_names': list(source.class_names),
+  }
 
 
 def _described(name: str, description: dict[str, Any]) -> ClientModels:
@@ -230,11 +293,12 @@ def _described(name: str, description: dict[str, Any]) -> ClientModels:
   if (
     len(clients) != len(config.architectures)
     or not numbers
-    or numbers != list(range(len(numbers)))
+    or numbers[0] < 0
+    or len(set(numbers)) < len(numbers)
   ):
     raise InputError(
-      f'Expected clients in {len(config.architectures)} fleets, each of the '
-      f'numbers 0, 1, ... once, got clients={list(clients)}.'
+      f'Expected clients in {len(config.architectures)} fleets, numbers >= 0, '
+      f'each once, got clients={list(clients)}.'
     )
   functions = build_classifiers(config, spec)
   shapes = tuple(
@@ -244,6 +308,34 @@ def _described(name: str, description: dict[str, Any]) -> ClientModels:
     for model, fleet in zip(functions, clients, strict=True)
   )
   return ClientModels(name, config, spec, names, functions, clients, shapes)
+
+
+def _row_files(
+  workdir: str | os.PathLike, described: ClientModels
+) -> list[RowFiles]:
+  """Of each fleet the file with a row for each client."""
+  folder = pathlib.Path(workdir) / saved_files.FOLDER
+  folder = folder / f'{described.name}{saved_files.CLIENTS}'
+  return [
+    RowFiles(
+      folder / f'fleet_{number}', jax.eval_shape(model.init, jax.random.key(0))
+    )
+    for number, model in enumerate(described.functions)
+  ]
+
+
+def _variables_of(
+  workdir: str | os.PathLike,
+  name: str,
+  empty: ClientModels,
+  description: dict[str, Any],
+) -> tuple[tuple[Variables, ...], str | None]:
+  """Variables of all fleets, and where they are not of these classifiers."""
+  if not description.get(_ROWS):
+    state = saved_files.state_of(workdir, name, saved_files.CLIENTS)
+    return _restored(empty, state)
+  files = zip(_row_files(workdir, empty), empty.clients, strict=True)
+  return tuple(file.mapped(len(numbers)) for file, numbers in files), None
 
 
 def _restored(

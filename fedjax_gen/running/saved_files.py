@@ -65,8 +65,17 @@ def write(
   folder = pathlib.Path(workdir) / FOLDER
   with files.replacing(folder / f'{name}{ending}.msgpack') as path:
     path.write_bytes(serialization.msgpack_serialize(state))
-  # Written last: a model exists once its description does.
-  path = folder / f'{name}{ending}.json'
+  return write_description(workdir, name, description, ending)
+
+
+def write_description(
+  workdir: str | os.PathLike,
+  name: str,
+  description: dict[str, Any],
+  ending: str = '',
+) -> pathlib.Path:
+  """Writes the description last: a model exists once it does; see `write`."""
+  path = pathlib.Path(workdir) / FOLDER / f'{name}{ending}.json'
   with files.replacing(path) as unfinished:
     unfinished.write_text(json.dumps(description, indent=2) + '\n')
   return path

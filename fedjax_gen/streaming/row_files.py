@@ -84,6 +84,17 @@ class RowFiles:
       [np.ascontiguousarray(records[name]) for name in self._names],
     )
 
+  def mapped(self, num_clients: int) -> Tree:
+    """All rows of the first copy, leaves `[N, ...]` that are read when used.
+
+    Raises:
+      InputError: the file is missing or of another population.
+    """
+    records = self._open(1, num_clients).view(self._record)
+    return jax.tree.unflatten(
+      self._structure, [records[name] for name in self._names]
+    )
+
   def write(
     self, table: np.ndarray, rows: np.ndarray, values: Tree
   ) -> np.ndarray:

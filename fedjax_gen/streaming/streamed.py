@@ -14,12 +14,12 @@ when it first does. While a round runs, a thread brings the next cohort; rows
 that both cohorts share wait for the round to write them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent import futures
 import functools
 import os
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,15 +29,13 @@ import numpy as np
 from fedjax_gen import validate
 from fedjax_gen.data.federated import FederatedDataset
 from fedjax_gen.errors import InputError
-from fedjax_gen.federated import rounds, sampling
-from fedjax_gen.federated.algorithm import (
-  Algorithm,
-  ClientProgram,
-  FederatedState,
-)
+from fedjax_gen.federated import fitting, rounds, sampling
+from fedjax_gen.federated.algorithm import Algorithm, FederatedState
+from fedjax_gen.federated.blocks import Block
 from fedjax_gen.federated.mapping import Mapping
-from fedjax_gen.streaming import gathering
-from fedjax_gen.streaming.fetching import Fetched, Fetcher, Members
+from fedjax_gen.streaming import asking
+from fedjax_gen.streaming.asking import Fleet
+from fedjax_gen.streaming.fetching import Fetched, Fetcher
 from fedjax_gen.streaming.row_files import RowFiles
 from fedjax_gen.types import Key, Tree
 
@@ -55,22 +53,34 @@ class StreamedRunner:
 
   Its state is a `FederatedState` whose `fleets` are tables of `RowFiles`,
   `[N]` uint8: a population in files, as small as a checkpoint of it.
+
+  Attributes:
+    mapping: how clients are laid over time and devices; with
+      `block_size='auto'` on an accelerator, from the first round on, the
+      largest block that fits (`fitting.fitted`).
+    flaws: of each fleet a tree like what a client keeps, a number for each
+      leaf: NaN if one that the last call wrote is not finite, else 0.
   """
 
   def __init__(
     self,
     algorithm: Algorithm,
-    datasets: Sequence[FederatedDataset],
-    init_key: Key,
-    files: Sequence[RowFiles],
+    init_keys: Key,
+    fleets: Sequence[Fleet],
     fetcher: Fetcher,
-    compiled: Callable,
+    mapping: Mapping,
     *,
     prefetch: bool,
   ):
-    self._algorithm, self._compiled = algorithm, compiled
-    self._datasets, self._files = tuple(datasets), tuple(files)
-    self._init_keys = rounds.init_keys(init_key, len(datasets))
+    self.mapping = mapping
+    self._no_flaws = tuple(
+      jax.tree.map(lambda leaf: np.float32(0), asking.one_client(program))
+      for program in algorithm.fleets
+    )
+    self.flaws = self._no_flaws
+    self._algorithm, self._init_keys = algorithm, init_keys
+    self._fleets = tuple(fleets)
+    self._compiled: Any = None
     self._fetcher, self._prefetch = fetcher, prefetch
     self._thread = futures.ThreadPoolExecutor(1, 'next_cohort')
     self._ahead: _Ahead | None = None
@@ -80,7 +90,7 @@ class StreamedRunner:
     return FederatedState(
       jnp.zeros((), jnp.int32),
       jax.jit(self._algorithm.server.init)(self._init_keys[0]),
-      tuple(np.zeros(d.num_clients, np.uint8) for d in self._datasets),
+      tuple(np.zeros(f.data.num_clients, np.uint8) for f in self._fleets),
     )
 
   def __call__(
@@ -96,12 +106,13 @@ class StreamedRunner:
       InputError: `datasets` are not those that it was made for.
     """
     validate.positive_int(num_rounds=num_rounds)
-    if [*map(id, datasets)] != [*map(id, self._datasets)]:
+    if [*map(id, datasets)] != [id(fleet.data) for fleet in self._fleets]:
       raise InputError(
         'Expected datasets to be the very ones that streamed_runner was '
         f'given, got {len(datasets)} others.'
       )
     log = []
+    self.flaws = self._no_flaws
     for _ in range(num_rounds):
       state, metrics = self._round(state, key)
       log.append(metrics)
@@ -117,18 +128,45 @@ class StreamedRunner:
       rows: `[k]` rows of the population.
       fleet: which fleet.
     """
-    rows = np.asarray(rows, np.int32)
-    table = np.asarray(state.fleets[fleet])
-    present = jnp.ones(len(rows), bool)
-    cohort = sampling.Cohort(jnp.asarray(rows), present, present.astype(float))
-    # Their infos need sizes and groups, for which no example is read.
-    data = gathering.clients_only(self._datasets[fleet].select(rows))
-    kept = self._files[fleet].read(table, rows)
-    return _begin(
-      self._algorithm.fleets[fleet],
-      self._init_keys[1 + fleet],
-      Members(cohort, data, kept, jnp.asarray(table[rows] == 0)),
+    [block] = self.blocks(
+      state, fleet, np.asarray(rows), size=len(rows), examples=False
     )
+    return block.kept
+
+  def blocks(
+    self,
+    state: FederatedState,
+    fleet: int,
+    rows: np.ndarray | None = None,
+    **options: Any,
+  ) -> Iterator[Block]:
+    """Clients of a fleet, some at a time; see `asking.Fleet.blocks`.
+
+    Args:
+      state: see `client_states`.
+      fleet: which fleet.
+      rows: whom; everyone by default.
+      **options: size, examples, kept.
+    """
+    table = np.asarray(state.fleets[fleet])
+    return self._fleets[fleet].blocks(table, rows, **options)
+
+  def temporary_bytes(
+    self,
+    state: FederatedState,
+    datasets: Sequence[FederatedDataset],
+    key: Key,
+    num_rounds: int,
+  ) -> int:
+    """Memory that a round needs beside its arguments and results.
+
+    As `rounds.Runner.temporary_bytes`; rounds are one after the other.
+    """
+    del datasets, num_rounds
+    tables = tuple(map(np.asarray, state.fleets))
+    fetched = self._fetcher.fetch(self._fetcher.draw(0, key), tables)
+    members = self._fetcher.complete(fetched, tables)
+    return self._needed(self.mapping, self._arguments(state, key, members))
 
   def keep(self, populations: Sequence[tuple[np.ndarray, ...]]) -> None:
     """Says which populations to keep, those of checkpoints; no others stay.
@@ -136,13 +174,13 @@ class StreamedRunner:
     Args:
       populations: the `fleets` of states, which stay valid until told again.
     """
-    for fleet, file in enumerate(self._files):
-      file.keep([population[fleet] for population in populations])
+    for number, fleet in enumerate(self._fleets):
+      fleet.file.keep([population[number] for population in populations])
 
   def flush(self) -> None:
     """Returns when all rows written have reached the disk."""
-    for file in self._files:
-      file.flush()
+    for fleet in self._fleets:
+      fleet.file.flush()
 
   def _round(self, state, key):
     """One round; the next one's cohort is fetched meanwhile."""
@@ -156,14 +194,36 @@ class StreamedRunner:
       coming = self._thread.submit(
         self._fetcher.fetch, cohorts, tables, [f.present for f in fetched]
       )
-    after, metrics = self._compiled(
-      state.server, np.int32(number), members, key, self._init_keys
-    )
+    arguments = self._arguments(state, key, members)
+    if self._compiled is None:
+      self.mapping = self._fitted(arguments)
+      self._compiled = _compiled_round(self._algorithm, self.mapping)
+    after, metrics = self._compiled(*arguments)
     tables = self._written(tables, fetched, after.fleets)
     if self._prefetch:
       self._ahead = _Ahead(tables, key, coming)
     metrics = jax.tree.map(np.asarray, metrics)
     return FederatedState(after.round, after.server, tables), metrics
+
+  def _arguments(self, state, key, members):
+    """Of the compiled round."""
+    server = rounds.place(state.server, self.mapping)
+    number = np.int32(state.round)
+    return server, number, members, key, self._init_keys
+
+  def _needed(self, mapping, arguments) -> int:
+    program = _compiled_round(self._algorithm, mapping)
+    compiled = program.lower(*arguments).compile()
+    return int(compiled.memory_analysis().temp_size_in_bytes)
+
+  def _fitted(self, arguments) -> Mapping:
+    _, _, members, *_ = arguments
+    return fitting.fitted(
+      self.mapping,
+      max(len(fleet.is_new) for fleet in members),
+      lambda mapping: self._needed(mapping, arguments),
+      fitting.free_bytes(),
+    )
 
   def _fetched(self, state, number, key, tables) -> list[Fetched]:
     """The round's cohort, fetched ahead if that was for this very state."""
@@ -176,13 +236,15 @@ class StreamedRunner:
 
   def _written(self, tables, fetched, fleets):
     """The population after the present clients' rows are written."""
-    written = []
-    for file, table, fleet, kept in zip(
-      self._files, tables, fetched, fleets, strict=True
+    written, flaws = [], []
+    for fleet, table, came, kept, flaw in zip(
+      self._fleets, tables, fetched, fleets, self.flaws, strict=True
     ):
-      present = fleet.cohort.present
+      present = came.cohort.present
       rows = jax.tree.map(lambda leaf, p=present: np.asarray(leaf)[p], kept)
-      written.append(file.write(table, fleet.present, rows))
+      flaws.append(jax.tree.map(_flaw, flaw, rows))
+      written.append(fleet.file.write(table, came.present, rows))
+    self.flaws = tuple(flaws)
     return tuple(written)
 
 
@@ -232,17 +294,27 @@ def streamed_runner(
         f'Expected data sets on the host, made with on_host=True, got '
         f'datasets[{number}] on the device.'
       )
-  files = [
-    RowFiles(pathlib.Path(folder) / f'fleet_{number}', _one_client(program))
-    for number, program in enumerate(algorithm.fleets)
+  init_keys = rounds.init_keys(init_key, len(datasets))
+  fleets = [
+    Fleet(
+      program,
+      init_keys[1 + number],
+      data,
+      RowFiles(
+        pathlib.Path(folder) / f'fleet_{number}', asking.one_client(program)
+      ),
+    )
+    for number, (program, data) in enumerate(
+      zip(algorithm.fleets, datasets, strict=True)
+    )
   ]
+  files = [fleet.file for fleet in fleets]
   return StreamedRunner(
     algorithm,
-    datasets,
-    init_key,
-    files,
+    init_keys,
+    fleets,
     Fetcher(datasets, files, samplers, mapping),
-    _compiled_round(algorithm, mapping),
+    mapping,
     prefetch=prefetch,
   )
 
@@ -256,8 +328,16 @@ def _compiled_round(algorithm: Algorithm, mapping: Mapping):
   @functools.partial(jax.jit, donate_argnums=0, out_shardings=everywhere)
   def run(server, round_number, members, key, init_keys):
     fleets = tuple(
-      _begun(*fleet)
-      for fleet in zip(algorithm.fleets, init_keys[1:], members, strict=True)
+      asking.begun(
+        program,
+        init_key,
+        rounds.everyones_infos(fleet.data, fleet.cohort.row),
+        fleet.is_new,
+        fleet.kept,
+      )
+      for program, init_key, fleet in zip(
+        algorithm.fleets, init_keys[1:], members, strict=True
+      )
     )
     return rounds.cohort_round(
       algorithm,
@@ -272,35 +352,14 @@ def _compiled_round(algorithm: Algorithm, mapping: Mapping):
   return run
 
 
-def _begun(program: ClientProgram, key: Key, members: Members) -> Tree:
-  """What clients keep, begun where they are new, as `rounds.init_state`."""
-
-  def begin(member):
-    info, is_new, kept = member
-    return jax.lax.cond(
-      is_new, lambda: rounds.init_client(program, key, info), lambda: kept
-    )
-
-  infos = rounds.everyones_infos(members.data, members.cohort.row)
-  return jax.lax.map(begin, (infos, members.is_new, members.kept))
+def _flaw(before: np.float32, rows: np.ndarray) -> np.float32:
+  """NaN if a number is not finite, of these or of those before."""
+  if jnp.issubdtype(rows.dtype, jnp.inexact) and not np.isfinite(rows).all():
+    return np.float32(np.nan)
+  return before
 
 
 def _is_same(key: Key, other: Key) -> bool:
   return key is other or np.array_equal(
     jax.random.key_data(key), jax.random.key_data(other)
   )
-
-
-_begin = jax.jit(_begun, static_argnums=0)
-
-
-def _one_client(program: ClientProgram) -> Tree:
-  """Shapes of what one client keeps."""
-  info = rounds.ClientInfo(
-    row=jnp.int32(0),
-    group=jnp.int32(0),
-    num_examples=jnp.int32(0),
-    weight=jnp.float32(0),
-    present=jnp.bool_(True),
-  )
-  return jax.eval_shape(program.init, jax.random.key(0), info)

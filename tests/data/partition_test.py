@@ -278,3 +278,12 @@ def test_bad_argument_is_named_with_its_value(case):
   call, message = BAD_ARGUMENTS[case]
   with pytest.raises(InputError, match=message):
     call()
+
+
+def test_some_clients_are_a_partition_of_their_rows():
+  made = MADE['quantity'](0)
+  some = made.select(np.array([7, 2]))
+  np.testing.assert_array_equal(some.rows(0), made.rows(7))
+  np.testing.assert_array_equal(some.rows(1), made.rows(2))
+  assert some.num_clients == 2
+  assert len(some.order) == some.sizes.sum()

@@ -16,9 +16,12 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from experiments import common, fedhypevae, hype_methods
+from experiments import common, fedhypevae, hype_methods, options
 import fedjax_gen
+from fedjax_gen.data import sources
+from fedjax_gen.federation import FederationConfig
 from fedjax_gen.running import federated_step, stopping, training
+from fedjax_gen.streaming import asking
 
 _METHODS = hype_methods.METHODS
 _TRAINED = tuple(name for name in _METHODS if name != 'FedLambda')
@@ -311,6 +314,57 @@ def test_a_finished_run_is_only_pointed_at(finished, run, no_training):
   assert (again.status, again.err) == (0, '')
   assert 'This run is finished' in again.out
   assert (finished.workdir / 'summary.json').stat().st_mtime_ns == before
+
+
+def test_some_clients_alone_can_be_measured():
+  clients = fedhypevae.build_clients(
+    sources.load('digits_features'),
+    FederationConfig(num_clients=6),
+    'standardise',
+    seed=0,
+    measured=options.MeasuredConfig(2),
+  )
+  assert clients.measured.tolist() == [0, 3]
+  assert clients.data.num_clients == 6  # all train
+  rows = clients.rows
+  for part in (rows.train, rows.validation, rows.test):
+    assert part.num_clients == 2
+    assert set(part.rows(1)) <= set(clients.partition.rows(3))
+  total = sum(len(part.rows(1)) for part in (rows.train, rows.validation,
+                                             rows.test))  # fmt: skip
+  assert total == clients.partition.sizes[3]
+
+
+def test_embeddings_may_stay_in_their_file(tmp_path):
+  for split, num in (('train', 60), ('test', 12)):
+    inputs = np.random.default_rng(num).normal(size=(num, 3))
+    np.save(tmp_path / f'x_{split}.npy', inputs.astype(np.float32))
+    np.save(tmp_path / f'y_{split}.npy', np.arange(num) % 2)
+  source = sources.load(str(tmp_path))
+  for normalise, is_in_file in (('none', True), ('standardise', False)):
+    clients = fedhypevae.build_clients(
+      source, FederationConfig(num_clients=4), normalise, seed=0,
+      measured=options.MeasuredConfig(), on_host=True,
+    )  # fmt: skip
+    for inputs in (clients.data.inputs, clients.rows.inputs):
+      assert isinstance(inputs, np.memmap) == is_in_file
+
+
+def test_a_population_on_the_host_gives_the_same_bits(
+  finished, run, monkeypatch
+):
+  monkeypatch.setattr(asking, '_BLOCK_BYTES', 1)  # one client at a time
+  on_host = run('on_host', '--methods=FedHypeVAE', '--population_on_host=true')
+  assert on_host.status == 0, on_host.err
+  measured = finished.summary()['methods']
+  found = on_host.summary()['methods']
+  assert found == {name: measured[name] for name in found}
+  assert {'FedHypeVAE', 'FedHypeVAE-clients', 'local'} <= set(found)
+  path = 'models/FedHypeVAE-clients.msgpack'  # the codes are in it
+  assert (on_host.workdir / path).read_bytes() == (
+    finished.workdir / path
+  ).read_bytes()
+  assert (on_host.workdir / 'population/FedHypeVAE/fleet_0').is_dir()
 
 
 def test_stopped_and_resumed_a_method_ends_with_the_same_bits(

@@ -7,12 +7,18 @@ import math
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
+from jax.experimental.compilation_cache import compilation_cache
 import numpy as np
 from PIL import Image
 import pytest
 
-from experiments import common, fedvtc, vtc_methods
+from experiments import common, fedvtc, options, vtc_judge, vtc_methods
+import fedjax_gen
+from fedjax_gen.data import sources
+from fedjax_gen.federation import FederationConfig
 from fedjax_gen.running import federated_step, stopping
+from fedjax_gen.streaming import asking
 
 # The least that still has every part.
 _SMALL = (
@@ -57,7 +63,20 @@ def _execute(workdir, *args):
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-  return tmp_path_factory.mktemp('fedvtc')
+  """A folder of runs, and of what was compiled for them."""
+  folder = tmp_path_factory.mktemp('fedvtc')
+  settings = {
+    'jax_compilation_cache_dir': str(folder / 'programs'),
+    'jax_persistent_cache_min_compile_time_secs': 0.05,
+  }
+  before = {name: getattr(jax.config, name) for name in settings}
+  for name, value in settings.items():
+    jax.config.update(name, value)
+  compilation_cache.reset_cache()
+  yield folder
+  for name, value in before.items():
+    jax.config.update(name, value)
+  compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope='module')
@@ -127,12 +146,26 @@ def test_the_report_names_every_method_and_shows_the_attack(finished):
   assert 'http://' not in page and 'https://' not in page
 
 
+@pytest.fixture(scope='module')
+def alone(folder, digits_file):
+  """FedVTC alone."""
+  run = _execute(
+    folder / 'alone', f'--data={digits_file}', '--baselines=none', *_SMALL
+  )
+  assert run.status == 0, run.err
+  return run
+
+
+@pytest.mark.parametrize('on_host', [False, True])
 def test_an_interrupted_run_ends_with_the_same_bits(
-  finished, folder, digits_file, monkeypatch
+  finished, alone, folder, digits_file, monkeypatch, on_host
 ):
+  """Wherever the population lies, of which one client is measured at a time."""
+  monkeypatch.setattr(asking, '_BLOCK_BYTES', 1)
   args = (f'--data={digits_file}', '--baselines=none', *_SMALL)
-  whole = _execute(folder / 'whole', *args)
-  assert whole.status == 0, whole.err
+  workdir = folder / f'stopped_{on_host}'
+  if on_host:
+    args += ('--population_on_host=true',)
   make, calls = federated_step.federated_step, []
 
   def stopping_at_the_second(*arguments):
@@ -148,13 +181,43 @@ def test_an_interrupted_run_ends_with_the_same_bits(
 
   with monkeypatch.context() as patch:
     patch.setattr(federated_step, 'federated_step', stopping_at_the_second)
-    assert _execute(folder / 'stopped', *args).status == 128 + 15
-  resumed = _execute(folder / 'stopped', *args)
+    assert _execute(workdir, *args).status == 128 + 15
+  resumed = _execute(workdir, *args)
   assert resumed.status == 0, resumed.err
-  digest = whole.summary()['params_digest']
+  digest = alone.summary()['params_digest']
   assert resumed.summary()['params_digest'] == digest
   # Of FedVTC alone: those of more methods are digested together.
   assert finished.summary()['params_digest'] != digest
+  numbers, expected = (
+    {
+      name: value
+      for name, value in run.summary()['methods']['FedVTC'].items()
+      if name not in ('seconds', 'round_memory_bytes')
+    }
+    for run in (resumed, alone)
+  )
+  assert numbers == expected
+  images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1), np.uint8)
+  for client in range(3):
+    said, expected = (
+      fedjax_gen.load_clients(run.workdir).predict(images, client=client)
+      for run in (resumed, alone)
+    )
+    np.testing.assert_array_equal(said, expected)
+
+
+def test_images_may_stay_in_their_file(tmp_path):
+  for split, num in (('train', 60), ('test', 12)):
+    np.save(tmp_path / f'x_{split}.npy', np.zeros((num, 8, 8, 1), np.uint8))
+    np.save(tmp_path / f'y_{split}.npy', np.arange(num) % 2)
+  clients = vtc_judge.build_clients(
+    sources.load(str(tmp_path)), FederationConfig(num_clients=4),
+    ('mlp', 'cnn5'), 0.2, seed=0, measured=options.MeasuredConfig(),
+    on_host=True,
+  )  # fmt: skip
+  assert clients.is_on_host
+  for fleet in clients.datasets:
+    assert isinstance(fleet.inputs, np.memmap)
 
 
 def test_clients_can_be_protected(folder, digits_file):
@@ -166,6 +229,7 @@ def test_clients_can_be_protected(folder, digits_file):
     '--epsilon=8',
     '--delta=0.01',
     '--clip_norm=1',
+    '--measured_clients=2',
     *_SMALL,
   )
   assert run.status == 0, run.err
@@ -173,6 +237,8 @@ def test_clients_can_be_protected(folder, digits_file):
   metrics = run.summary()['methods']['FedVTC']
   assert 7 < metrics['epsilon'] <= 8
   assert (run.workdir / 'ledger.json').exists()
+  # One of each architecture was measured, and is there to be asked.
+  assert fedjax_gen.load_clients(run.workdir).clients == ((0,), (1,))
   assert 'Privacy' in (run.workdir / 'report.html').read_text()
 
 
@@ -190,6 +256,10 @@ def test_clients_can_be_protected(folder, digits_file):
     (['--data=digits_features'], 'Expected images'),
     (['--vtc_channels=8,8,8,8'], 'vtc_channels'),
     (['--num_examples=-1'], 'num_examples'),
+    (
+      ['--population_on_host', '--vtc_scope=local'],
+      "vtc_scope='federated' with population_on_host",
+    ),
   ],
 )
 def test_mistakes_are_answered_before_anything_is_written(

@@ -440,6 +440,27 @@ def test_stopped_and_resumed_a_method_ends_with_the_same_bits(
   }
 
 
+def test_a_population_on_the_host_gives_the_same_bits(finished, run, folder):
+  """Fleets of two architectures, and what is in memory anyway."""
+  names = ('L+D+het', 'local', 'central')
+  on_host = run(
+    'on_host', f'--data={folder}/kinds.npz', f'--methods={",".join(names)}',
+    '--population_on_host=true',
+  )  # fmt: skip
+  assert on_host.status == 0, on_host.err
+  measured = finished.summary()['methods']
+  assert on_host.summary()['methods'] == {
+    name: measured[name] for name in (*names, 'real_data')
+  }
+  for name in names:
+    assert on_host.records(name) == finished.records(name)
+  rows = on_host.workdir / 'population'
+  assert {path.parent.name for path in rows.rglob('*.npy')} == {
+    'fleet_0', 'fleet_1',
+  }  # fmt: skip
+  assert [path.name for path in rows.iterdir()] == ['L+D+het']
+
+
 def test_what_was_discovered_is_in_the_summary(discovered):
   assert discovered.status == 0, discovered.err
   assert 'Discovered 2 groups' in discovered.err
@@ -548,6 +569,7 @@ def test_a_newcomer_finds_its_group_from_what_the_run_left(discovered, folder):
     (['--methods=fedgan', '--gan_latent_size=0'], 'gan_latent_size=0'),
     (['--methods=fedgan', '--gan_channels='], 'gan_channels'),
     (['--privacy=record', '--groups=discovered'], "groups='given'"),
+    (['--groups=discovered', '--population_on_host'], 'all clients are asked'),
     (['--privacy=record', '--methods=L+D,fedgan'], "methods='fedgan'"),
     (['--privacy=client', '--norm=batch'], 'batch_stats'),
     (['--num_samples=9'], 'num_samples=9'),

@@ -434,10 +434,6 @@ def drawn(private, tmp_path):
   model = methods['FedHypeVAE'].model
   hyper = model.init(jax.random.key(0))
   codes = np.eye(_CLIENTS, dtype=np.float32)
-  state = SimpleNamespace(
-    server=SimpleNamespace(variables=hyper),
-    fleets=[SimpleNamespace(own={'code': codes})],
-  )
   train = _source().train
   made = Synthetic(
     'FedHypeVAE', train.inputs + 1, train.labels, hyper, codes[:1], None
@@ -450,7 +446,7 @@ def drawn(private, tmp_path):
       'synthetic': {'FedHypeVAE': made},
       'evaluations': {'FedHypeVAE': evaluation, 'FedAvg': evaluation},
       'methods': methods,
-      'results': {'FedHypeVAE': TrainResult(state, 0.0, 0.0, [])},
+      'codes': codes,
     }
     return hype_pictures.draw(
       tmp_path / 'samples', clients, seed=0, **arguments | changes

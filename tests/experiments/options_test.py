@@ -25,6 +25,16 @@ def test_records_from_before_these_flags_keep_all():
   assert (config.num_examples, config.num_test_examples) == (0, 0)
 
 
+def test_those_measured_are_spread_over_every_fleet():
+  rows = options.MeasuredConfig(4).rows([8, 3, 1])
+  assert [r.tolist() for r in rows] == [[0, 2, 5], [0], [0]]
+  for number in (0, 12, 99):  # all
+    rows = options.MeasuredConfig(number).rows([8, 3, 1])
+    assert [len(r) for r in rows] == [8, 3, 1]
+  with pytest.raises(InputError, match='measured_clients=-1'):
+    options.MeasuredConfig(-1)
+
+
 @pytest.mark.parametrize(
   ('given', 'message'),
   [

@@ -57,7 +57,10 @@ def _clients():
   """Three clients in two fleets; client k holds class k."""
   by_class = partition.by_group(_LABELS, 1, seed=0)
   split = heldout.split_clients(by_class, _LABELS, fractions=(0.0, 0.0), seed=0)
-  return Clients(_SOURCE, by_class, split, [], _NUMBERS, ['mlp', 'mlp'])
+  measured = [np.arange(2), np.arange(1)]
+  return Clients(
+    _SOURCE, by_class, split, [], _NUMBERS, ['mlp', 'mlp'], measured
+  )
 
 
 def _subject(scope):

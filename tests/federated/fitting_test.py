@@ -1,12 +1,15 @@
 """The block that fits is the largest, found with few compilations."""
 
 import dataclasses
+import tempfile
 
 from absl.testing import absltest, parameterized
 import jax
+import numpy as np
 
-from fedjax_gen.federated import fitting, rounds
+from fedjax_gen.federated import fitting, rounds, sampling
 from fedjax_gen.federated.mapping import Mapping
+from fedjax_gen.streaming import streamed
 from tests.federated import toys
 
 
@@ -60,6 +63,25 @@ class FittedTest(parameterized.TestCase):
     self.assertEqual(whole, 16)
     self.assertBetween(block, 1, 15)
     self.assertLess(abs(found - expected).max(), 1e-5)
+
+  def test_so_does_a_streamed_one(self):
+    algorithm = toys.mean_estimation(num_features=2000)
+    data = jax.tree.map(
+      np.asarray, toys.dataset([4] * 16, num_features=2000)
+    )  # fmt: skip
+    folder = self.enter_context(tempfile.TemporaryDirectory())
+    run = streamed.streamed_runner(
+      algorithm, [data], jax.random.key(0), folder=folder,
+      samplers=[sampling.everyone()], mapping=_Auto(), prefetch=False,
+    )  # fmt: skip
+    key = jax.random.key(1)
+    with absltest.mock.patch.object(
+      fitting, 'free_bytes', return_value=300_000
+    ):
+      state, _ = run(run.init_state(), [data], key, 1)
+    self.assertBetween(run.mapping.block_size, 1, 15)
+    needed = run.temporary_bytes(state, [data], key, 1)
+    self.assertBetween(needed, 1, 300_000)
 
 
 if __name__ == '__main__':

@@ -12,6 +12,7 @@ import numpy as np
 from fedjax_gen.data.federated import federated_dataset
 from fedjax_gen.data.partition import Partition
 from fedjax_gen.errors import InputError
+from fedjax_gen.federated import blocks
 from fedjax_gen.privacy import class_moments, clipping
 from fedjax_gen.privacy.class_moments import ClassSums
 
@@ -77,6 +78,27 @@ class ClassSumsTest(parameterized.TestCase):
     # A class that no record has.
     for values in (counts, means, variances):
       np.testing.assert_array_equal(values[-1], 0)
+
+  def test_clients_that_come_in_parts_add_up_to_the_same_bits(self):
+    data = _dataset(*_records())
+    whole = _sums(data, noise_multiplier=1.0)
+    sums, rows = None, jnp.arange(len(_SIZES))
+    for part in (rows[:1], rows[1:]):
+      sums = class_moments.class_sums(
+        _KEY, blocks.subset(data, part), _NUM_CLASSES, noise_multiplier=1.0,
+        rows=part, before=sums,
+      )  # fmt: skip
+    chex.assert_trees_all_equal(sums, whole)
+    by_client = [
+      class_moments.class_sums_by_client(
+        _KEY, blocks.subset(data, part), _NUM_CLASSES, noise_multiplier=1.0,
+        rows=part,
+      )
+      for part in (rows, rows[1:])
+    ]  # fmt: skip
+    chex.assert_trees_all_equal(
+      by_client[1], jax.tree.map(lambda leaf: leaf[1:], by_client[0])
+    )
 
   def test_clients_count_alike_with_clients_as_the_unit(self):
     inputs, labels = _records()

@@ -52,6 +52,31 @@ def _deployed(fleet):
   )
 
 
+def test_written_some_at_a_time_they_are_the_same_clients(tmp_path):
+  writer = saved_clients.ClientsWriter(
+    tmp_path, 'FedVTC', _CONFIG, _SOURCE, _CLIENTS
+  )
+  for fleet, rows in ((1, [0, 1]), (0, [2, 0]), (0, [1])):
+    own = jax.tree.map(lambda a, r=rows: a[np.array(r)], _variables()[fleet])
+    writer.put(fleet, np.array(rows), own)
+  with pytest.raises(InputError, match='found none'):
+    fedjax_gen.load_clients(tmp_path)
+  assert writer.close() == tmp_path / 'models' / 'FedVTC.clients.json'
+  _save(tmp_path, 'whole')
+  found, whole = (
+    fedjax_gen.load_clients(tmp_path, name) for name in ('FedVTC', 'whole')
+  )
+  assert found.clients == whole.clients
+  for client in range(5):
+    np.testing.assert_array_equal(
+      found.predict(_IMAGES, client=client),
+      whole.predict(_IMAGES, client=client),
+    )
+  (tmp_path / 'models/FedVTC.clients/fleet_1/copy_1.npy').unlink()
+  with pytest.raises(InputError, match='copy_1.npy'):
+    fedjax_gen.load_clients(tmp_path, 'FedVTC')
+
+
 def test_loaded_classifiers_predict_the_bits_of_the_deployed_ones(tmp_path):
   assert _save(tmp_path) == tmp_path / 'models' / 'FedVTC.clients.json'
   clients = fedjax_gen.load_clients(tmp_path)
@@ -92,6 +117,20 @@ def test_what_cannot_be_asked_is_said(tmp_path):
       clients.classify(images, 0)
 
 
+def test_of_some_clients_alone_the_others_are_not_known(tmp_path):
+  numbers = [np.array([0, 20, 40]), np.array([10, 30])]
+  saved_clients.save_clients(
+    tmp_path, 'FedVTC', _CONFIG, _SOURCE, numbers, _variables()
+  )
+  clients = saved_clients.load_clients(tmp_path)
+  assert clients.architectures == ('mlp', 'cnn5', 'mlp', 'cnn5', 'mlp')
+  own = trees.take(_variables()[0], 1)
+  expected = np.asarray(_deployed(0)(own, _IMAGES))
+  np.testing.assert_array_equal(clients.predict(_IMAGES, client=20), expected)
+  with pytest.raises(InputError, match='0, 10, 20, 30, 40, got client=1'):
+    clients.predict(_IMAGES, client=1)
+
+
 def test_classifiers_are_no_generative_model_and_the_reverse(tmp_path):
   _save(tmp_path)
   _save(tmp_path, 'local')
@@ -113,8 +152,8 @@ def test_classifiers_are_no_generative_model_and_the_reverse(tmp_path):
   ('change', 'words'),
   [
     ({'clients': _CLIENTS[:1]}, 'in 2 fleets'),
-    ({'clients': [[0, 2, 4], [1, 2]]}, '1, ... once'),
-    ({'clients': [[0, 2, 5], [1, 3]]}, '1, ... once'),
+    ({'clients': [[0, 2, 4], [1, 2]]}, 'each once'),
+    ({'clients': [[0, 2, -4], [1, 3]]}, 'numbers >= 0'),
     ({'clients': [[0, 2], [1, 3]]}, 'FedVTC describes, got others in'),
     ({'variables': []}, 'others in modules'),
     ({'config': ClassifierConfig(('cnn5', 'mlp'), 4, 0.02)}, 'others in'),

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from fedjax_gen.federated import sampling
+from fedjax_gen.federated.algorithm import Algorithm
 from fedjax_gen.running import federated_step, leaves, training
 from fedjax_gen.running.progress import progress
 from fedjax_gen.running.workdir import Workdir
@@ -19,11 +20,15 @@ ROUNDS = 20
 
 def main(path: pathlib.Path, pause: float):
   init_key, key = jax.random.split(jax.random.key(0))
-  _, data = toys.datasets()
-  sampler = sampling.with_dropout(sampling.uniform(7), 0.2)
+  _, everyone = toys.datasets()
+  fleets = [everyone.select(np.arange(7)), everyone.select(np.arange(7, 10))]
+  [program] = toys.keeping().fleets
   run = streamed.streamed_runner(
-    toys.keeping(), [data], init_key, folder=path / 'clients',
-    samplers=[sampler],
+    Algorithm(toys.keeping().server, (program, program)), fleets, init_key,
+    folder=path / 'clients',
+    samplers=[
+      sampling.with_dropout(sampling.uniform(5), 0.2), sampling.uniform(2),
+    ],
   )  # fmt: skip
 
   def slowly(*arguments):
@@ -35,7 +40,7 @@ def main(path: pathlib.Path, pause: float):
       method='toy',
       init=run.init_state,
       step=federated_step.federated_step(
-        slowly, [federated_step.rounds.Traffic(1, 1)], [data], key
+        slowly, [federated_step.rounds.Traffic(1, 1)] * 2, fleets, key
       ),
       # Two rounds in three are lost with the process.
       schedule=training.Schedule(ROUNDS, checkpoint_every=3),
@@ -45,8 +50,11 @@ def main(path: pathlib.Path, pause: float):
       best_mode='min',
       population=run,
     )
-    everyone = run.client_states(result.state, np.arange(len(toys.SIZES)))
-    digest = leaves.params_digest((result.state.server, everyone))
+    kept = [
+      run.client_states(result.state, np.arange(data.num_clients), fleet=fleet)
+      for fleet, data in enumerate(fleets)
+    ]
+    digest = leaves.params_digest((result.state.server, kept))
     (path / 'digest.txt').write_text(digest)
 
 

@@ -6,8 +6,14 @@ import numpy as np
 import pytest
 
 from fedjax_gen.errors import InputError
-from fedjax_gen.federated import mapping as mappings, rounds, sampling
+from fedjax_gen.federated import (
+  blocks,
+  mapping as mappings,
+  rounds,
+  sampling,
+)
 from fedjax_gen.federated.algorithm import Algorithm
+from fedjax_gen.running import leaves
 from fedjax_gen.streaming import fetching, streamed
 from tests.streaming import toys
 
@@ -96,6 +102,71 @@ def test_fleets_are_streamed_each_from_its_own(tmp_path):
   for fleet, part in enumerate(parts):
     kept = run.client_states(state, np.arange(len(part)), fleet=fleet)
     chex.assert_trees_all_equal(kept, expected.fleets[fleet])
+
+
+def test_everyone_is_asked_in_blocks_of_one_shape(tmp_path):
+  data, host = toys.datasets()
+  sampler = _SAMPLERS['few']
+  run = _runner(tmp_path, host, sampler)
+  state, _ = run(run.init_state(), [host], _KEY, 2)
+  expected, _ = _in_memory(sampler, 2)
+
+  @jax.jit
+  def of_clients(block_data, infos, kept):
+    def of_client(slot):
+      return block_data.client(slot).everything()
+
+    return jax.vmap(of_client)(jax.numpy.arange(len(infos.row))), infos, kept
+
+  def found(parts):
+    return blocks.joined(
+      lambda block: of_clients(block.data, block.infos, block.kept), parts
+    )
+
+  everyone = blocks.in_memory(data, expected.fleets[0])
+  batches, *others = found([everyone])
+  parts = list(run.blocks(state, 0, size=4))
+  assert [part.num for part in parts] == [4, 4, 2]
+  same, *same_others = found(parts)
+  chex.assert_trees_all_equal(others, same_others)
+  np.testing.assert_array_equal(batches.mask, same.mask)
+  np.testing.assert_array_equal(
+    batches.inputs[batches.mask], same.inputs[same.mask]
+  )
+  # Some of them, in whatever order, and without what is not asked for.
+  rows = np.array([7, 2, 3])
+  some = blocks.in_memory(data, expected.fleets[0], rows)
+  [part] = run.blocks(state, 0, rows, examples=False)
+  chex.assert_trees_all_equal((some.infos, some.kept), (part.infos, part.kept))
+  assert next(run.blocks(state, 0, kept=False)).kept == ()
+  assert parts[2].exact().data.num_clients == 2
+
+
+def test_what_is_written_and_not_finite_is_told(tmp_path):
+  _, host = toys.datasets()
+  program = toys.keeping().fleets[0]
+
+  def update(view, client, data, key):
+    message, (bias, *others), metrics = program.update(view, client, data, key)
+    bias = jax.tree.map(lambda leaf: leaf / (others[1][0] != 2), bias)
+    return message, (bias, *others), metrics
+
+  algorithm = toys.keeping()._replace(fleets=(program._replace(update=update),))
+  for samples, is_flawed in ((lambda row: row != 2, False), (None, True)):
+
+    def sampler(key, data, samples=samples):
+      cohort = sampling.everyone()(key, data)
+      present = samples(cohort.row) if samples else cohort.present
+      return cohort._replace(present=present)
+
+    run = streamed.streamed_runner(
+      algorithm, [host], _INIT_KEY, folder=tmp_path / str(is_flawed),
+      samplers=[sampler],
+    )  # fmt: skip
+    run(run.init_state(), [host], _KEY, 1)
+    assert leaves.first_non_finite(run.flaws) == (
+      '0/0/w' if is_flawed else None
+    )
 
 
 def test_only_the_present_have_rows(tmp_path):
