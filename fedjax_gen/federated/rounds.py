@@ -19,7 +19,8 @@ from fedjax_gen.federated.algorithm import (
   ClientProgram,
   FederatedState,
 )
-from fedjax_gen.federated.mapping import Mapping, Work, map_population
+from fedjax_gen.federated.lanes import Work, map_population
+from fedjax_gen.federated.mapping import Mapping
 from fedjax_gen.types import Array, Key, Metrics, Tree
 
 

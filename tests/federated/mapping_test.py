@@ -12,6 +12,7 @@ import optax
 from fedjax_gen.errors import InputError
 from fedjax_gen.federated import (
   aggregates,
+  lanes,
   mapping,
   rounds,
   sampling,
@@ -116,13 +117,11 @@ class MappingTest(parameterized.TestCase):
       )
       return shared * member, info, member
 
-    work = mapping.Work(work, work, lambda member: member > 0, jnp.zeros_like)
+    work = lanes.Work(work, work, lambda member: member > 0, jnp.zeros_like)
 
     def run(chosen):
       sums, outputs = jax.jit(
-        lambda m: mapping.map_clients(
-          chosen, aggregate, work, jnp.float32(2), m
-        )
+        lambda m: lanes.map_clients(chosen, aggregate, work, jnp.float32(2), m)
       )(members)
       return aggregate.finish(sums), outputs
 
