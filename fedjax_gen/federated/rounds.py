@@ -6,21 +6,20 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec as P
-import numpy as np
 
 from fedjax_gen import trees, validate
 from fedjax_gen.data.federated import FederatedDataset
 from fedjax_gen.errors import InputError
-from fedjax_gen.federated import fitting, sampling
+from fedjax_gen.federated import aggregates, fitting, placement, sampling
 from fedjax_gen.federated.algorithm import (
   Algorithm,
   ClientInfo,
   ClientProgram,
   FederatedState,
 )
-from fedjax_gen.federated.lanes import Work, map_population
+from fedjax_gen.federated.lanes import Work, map_clients, map_population
 from fedjax_gen.federated.mapping import Mapping
+from fedjax_gen.federated.placement import place as place
 from fedjax_gen.types import Array, Key, Metrics, Tree
 
 
@@ -54,7 +53,10 @@ class _Member(NamedTuple):
 
 
 def init_state(
-  algorithm: Algorithm, datasets: Sequence[FederatedDataset], key: Key
+  algorithm: Algorithm,
+  datasets: Sequence[FederatedDataset],
+  key: Key,
+  mapping: Mapping = Mapping(),
 ) -> FederatedState:
   """The state before the first round.
 
@@ -62,31 +64,56 @@ def init_state(
     algorithm: the algorithm.
     datasets: the clients of each fleet.
     key: consumed.
+    mapping: of the rounds to come. With a mesh every device begins the clients
+      that it will hold; without, `round_runner` has to move them there.
 
   Raises:
     InputError: there is not one data set for each fleet.
   """
   check_fleets(algorithm, datasets)
-
+  datasets, key = placement.place((tuple(datasets), key), mapping)
+  init = functools.partial(_init, algorithm, mapping)
+  shardings = None
+  if mapping.mesh is not None:
+    shapes = jax.eval_shape(init, datasets, key)
+    shardings = placement.state_shardings(shapes, mapping)
   # Compiled as one: an initialiser is dozens of small programs otherwise.
-  @jax.jit
-  def init(datasets, key):
-    server_key, *fleet_keys = init_keys(key, len(datasets))
-    # One client after the other: what mapped initialisers draw is alive for
-    # all of them, and can exceed what they return.
-    fleets = tuple(
-      jax.lax.map(
-        functools.partial(init_client, program, fleet_key),
-        everyones_infos(data),
-      )
-      for program, data, fleet_key in zip(
-        algorithm.fleets, datasets, fleet_keys, strict=True
-      )
-    )
-    server = algorithm.server.init(server_key)
-    return FederatedState(jnp.zeros((), jnp.int32), server, fleets)
+  return jax.jit(init, out_shardings=shardings)(datasets, key)
 
-  return init(tuple(datasets), key)
+
+def _init(algorithm, mapping, datasets, key):
+  server_key, *fleet_keys = init_keys(key, len(datasets))
+  fleets = tuple(
+    _init_fleet(mapping, program, data, fleet_key)
+    for program, data, fleet_key in zip(
+      algorithm.fleets, datasets, fleet_keys, strict=True
+    )
+  )
+  server = algorithm.server.init(server_key)
+  return FederatedState(jnp.zeros((), jnp.int32), server, fleets)
+
+
+def _init_fleet(mapping, program, data, key):
+  # One client after the other: what mapped initialisers draw is alive for all
+  # of them, and can exceed what they return.
+  infos = everyones_infos(data)
+  if mapping.mesh is None:
+    return jax.lax.map(functools.partial(init_client, program, key), infos)
+
+  def begin(key, info):
+    return (), info, init_client(program, key, info)
+
+  def skip(key, info):
+    return (), info, trees.zeros_like(jax.eval_shape(begin, key, info)[2])
+
+  _, clients = map_clients(
+    Mapping(1, mapping.mesh),
+    aggregates.total(),
+    Work(begin, skip, lambda info: info.present, _absent_infos),
+    key,
+    infos,
+  )
+  return clients
 
 
 def init_keys(key: Key, num_fleets: int) -> Key:
@@ -297,7 +324,7 @@ class Runner:
     arguments = self._placed(state, datasets, key, num_rounds)
     if self._compiled is None:
       self.mapping = self._fitted(arguments, num_rounds)
-      self._compiled = self._program(self.mapping)
+      self._compiled = self._program(self.mapping, arguments[0])
     return self._compiled(*arguments, num_rounds)
 
   def temporary_bytes(
@@ -324,16 +351,19 @@ class Runner:
   ) -> jax.stages.Lowered:
     """The program before it is compiled, to look at."""
     arguments = self._placed(state, datasets, key, num_rounds)
-    return self._program(self.mapping).lower(*arguments, num_rounds)
+    program = self._program(self.mapping, arguments[0])
+    return program.lower(*arguments, num_rounds)
 
   def _placed(self, state, datasets, key, num_rounds):
     check_fleets(self.algorithm, datasets)
     validate.positive_int(num_rounds=num_rounds)
-    return place((state, tuple(datasets), key), self.mapping)
+    state = placement.place_state(state, self.mapping)
+    return state, *placement.place((tuple(datasets), key), self.mapping)
 
   def _needed(self, mapping, arguments, num_rounds) -> int:
-    program = self._program(mapping).lower(*arguments, num_rounds).compile()
-    return int(program.memory_analysis().temp_size_in_bytes)
+    program = self._program(mapping, arguments[0])
+    compiled = program.lower(*arguments, num_rounds).compile()
+    return int(compiled.memory_analysis().temp_size_in_bytes)
 
   def _fitted(self, arguments, num_rounds) -> Mapping:
     _, datasets, key = arguments
@@ -348,17 +378,17 @@ class Runner:
       fitting.free_bytes(),
     )
 
-  def _program(self, mapping: Mapping):
+  def _program(self, mapping: Mapping, state: FederatedState):
     """`(state, datasets, key, num_rounds) -> (state, metrics)`, jitted."""
-    everywhere = None
-    if mapping.mesh is not None:
-      everywhere = NamedSharding(mapping.mesh, P())
 
     @functools.partial(
       jax.jit,
       static_argnames='num_rounds',
       donate_argnums=0,
-      out_shardings=everywhere,
+      out_shardings=(
+        placement.state_shardings(state, mapping),
+        placement.replicated(mapping),
+      ),
     )
     def program(state, datasets, key, num_rounds):
       def body(state, _):
@@ -371,7 +401,13 @@ class Runner:
           mapping=mapping,
         )
 
-      return jax.lax.scan(body, state, length=num_rounds)
+      # For all rounds at once: where rows lie whole already, it is nothing.
+      by_client = placement.by_client(state.fleets, mapping)
+      after, metrics = jax.lax.scan(
+        body, state._replace(fleets=by_client), length=num_rounds
+      )
+      fleets = placement.whole(after.fleets, state.fleets, mapping)
+      return after._replace(fleets=fleets), metrics
 
     return program
 
@@ -397,30 +433,6 @@ def round_runner(
   if samplers is None:
     samplers = [sampling.everyone()] * len(algorithm.fleets)
   return Runner(algorithm, samplers, mapping)
-
-
-def place(tree: Tree, mapping: Mapping) -> Tree:
-  """Copies a tree to every device of a mapping; free if it lies there.
-
-  `round_runner` places what it is given. Place a data set once yourself, and
-  repeated calls copy nothing. With a mesh over several processes, each of them
-  calls this with the same tree.
-  """
-  if mapping.mesh is None:
-    return tree
-  everywhere = NamedSharding(mapping.mesh, P())
-  if everywhere.is_fully_addressable:
-    return jax.device_put(tree, everywhere)
-
-  def spread(leaf):
-    if leaf.sharding == everywhere:
-      return leaf
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-      data = spread(jax.random.key_data(leaf))
-      return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
-    return jax.make_array_from_process_local_data(everywhere, np.asarray(leaf))
-
-  return jax.tree.map(spread, tree)
 
 
 def traffic(
@@ -495,14 +507,15 @@ def _infos(
 
 def _absent(members: _Member) -> _Member:
   """The same members, counting for nothing."""
-  info: ClientInfo = members.info
-  zero: Array = jnp.zeros_like(info.num_examples)
-  return members._replace(
-    info=info._replace(
-      num_examples=zero,
-      weight=jnp.zeros_like(info.weight),
-      present=jnp.zeros_like(info.present),
-    )
+  return members._replace(info=_absent_infos(members.info))
+
+
+def _absent_infos(infos: ClientInfo) -> ClientInfo:
+  zero: Array = jnp.zeros_like(infos.num_examples)
+  return infos._replace(
+    num_examples=zero,
+    weight=jnp.zeros_like(infos.weight),
+    present=jnp.zeros_like(infos.present),
   )
 
 
