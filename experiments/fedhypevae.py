@@ -321,7 +321,7 @@ def _train(
   )
   return training.train(
     method=name,
-    init=lambda: rounds.init_state(method.algorithm, data, init_key),
+    init=lambda: rounds.init_state(method.algorithm, data, init_key, mapping),
     step=federated_step.federated_step(runner, traffic, data, run_key),
     schedule=training.Schedule(
       method.rounds, run.rounds_per_step, run.eval_every, run.checkpoint_every

@@ -336,7 +336,7 @@ def _train(
 
   result = training.train(
     method=name,
-    init=lambda: rounds.init_state(method.algorithm, data, init_key),
+    init=lambda: rounds.init_state(method.algorithm, data, init_key, mapping),
     step=federated_step.federated_step(runner, traffic, data, run_key),
     schedule=training.Schedule(
       run.rounds, run.rounds_per_step, run.eval_every, run.checkpoint_every

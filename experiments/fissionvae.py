@@ -334,7 +334,9 @@ def _train(
   )
   return training.train(
     method=name,
-    init=lambda: rounds.init_state(method.algorithm, data, init_key),
+    init=lambda: rounds.init_state(
+      method.algorithm, data, init_key, method.mapping
+    ),
     step=federated_step.federated_step(runner, method.traffic, data, run_key),
     schedule=training.Schedule(
       num_rounds,

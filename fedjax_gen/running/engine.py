@@ -63,7 +63,7 @@ def engine(
   placed = rounds.place(list(datasets), mapping)
   runner = rounds.round_runner(algorithm, samplers=samplers, mapping=mapping)
   return Engine(
-    lambda: rounds.init_state(algorithm, placed, init_key),
+    lambda: rounds.init_state(algorithm, placed, init_key, mapping),
     federated_step(runner, traffic, placed, run_key),
     None,
   )

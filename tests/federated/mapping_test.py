@@ -65,7 +65,7 @@ def _meshes(reproducible, *sizes, block_size=1):
   ]
 
 
-def _keeping(num_features):
+def keeping(num_features):
   """Clients add their examples to half of what they kept, and keep a key."""
 
   def init(key, info):
@@ -204,7 +204,7 @@ class MappingTest(parameterized.TestCase):
     self, block_size, sampler, reproducible
   ):
     data = toys.dataset([2] * 64)
-    algorithm = _keeping(num_features=4096)
+    algorithm = keeping(num_features=4096)
     kept = 4 * 4096  # bytes of one client
 
     def run(state, data):
@@ -242,7 +242,7 @@ class MappingTest(parameterized.TestCase):
     self, block_size, devices, reproducible
   ):
     data = toys.dataset([1] * 7)
-    algorithm = _keeping(2)
+    algorithm = keeping(2)
     # Out of order, one of them absent, and the last, which padding copies,
     # present.
     row = jnp.array([5, 0, 6, 2, 3])
