@@ -122,7 +122,7 @@ def map_population(
     )
   else:
     sums, population, outputs = _run_devices(
-      mapping, run, work, shared, population, layout, members, rows
+      mapping, run, work, shared, population, layout, members, rows, num_members
     )
   outputs = jax.tree.map(
     lambda leaf: leaf.reshape(-1, *leaf.shape[3:])[:num_members], outputs
@@ -130,10 +130,13 @@ def map_population(
   return sums, population, outputs
 
 
-def _run_devices(mapping, run, work, shared, population, layout, members, rows):
+def _run_devices(
+  mapping, run, work, shared, population, layout, members, rows, num_members
+):
   """The lanes of all devices, which hold the population between them."""
   num_devices, size = mapping.num_devices, len(rows)
-  held = placement.by_client(population, mapping)
+  # What a device is given of others' is a population of its own.
+  slots = jnp.arange(size) % (size // num_devices)
 
   # shard_map and not a sharded vmap: the partitioner would gather the operands
   # of mapped convolutions and compute every client on every device
@@ -154,11 +157,20 @@ def _run_devices(mapping, run, work, shared, population, layout, members, rows):
     sums, needed, outputs = run(shared, needed, lanes)
     return sums, exchange.give_back(plan, population, needed), outputs
 
+  if placement.in_parts(population, mapping, num_members):
+    constrained = functools.partial(
+      jax.lax.with_sharding_constraint,
+      shardings=placement.split(population, mapping),
+    )
+    needed = constrained(_read(population, rows))
+    sums, needed, outputs = on_devices(run, needed, slots)
+    population = trees.put(population, rows, constrained(needed))
+    return sums, constrained(population), outputs
+  held = placement.by_client(population, mapping)
   if (own := _rows_at_home(mapping, held, rows)) is not None:
     sums, held, outputs = on_devices(run, held, own)
   else:
-    # What is fetched is a population of its own; of the absent, nothing is.
-    slots = jnp.arange(size) % (size // num_devices)
+    # Of the absent nothing is needed.
     is_present = jax.vmap(work.is_present)(members)
     rows = jnp.where(is_present, rows, _beyond(rows))
     sums, held, outputs = on_devices(run_exchanging, held, slots, rows)

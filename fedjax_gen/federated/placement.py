@@ -29,7 +29,7 @@ def place(tree: Tree, mapping: Mapping) -> Tree:
   """
   if mapping.mesh is None:
     return tree
-  everywhere = replicated(mapping)
+  everywhere = NamedSharding(mapping.mesh, P())
   return jax.tree.map(lambda leaf: _put(leaf, everywhere), tree)
 
 
@@ -44,18 +44,19 @@ def place_state(state: FederatedState, mapping: Mapping) -> FederatedState:
 
 def replicated(mapping: Mapping) -> NamedSharding | None:
   """The sharding of what every device has; None without a mesh."""
-  return mapping.mesh and NamedSharding(mapping.mesh, P())
+  return None if mapping.mesh is None else NamedSharding(mapping.mesh, P())
 
 
 def split(population: Tree, mapping: Mapping) -> Tree:
   """The shardings of what clients keep, leaves `[N, ...]`, on a mesh."""
-  assert mapping.mesh is not None
+  mesh = mapping.mesh
+  assert mesh is not None
 
   def of_leaf(leaf):
     for axis, size in enumerate(leaf.shape):
       if size and size % mapping.num_devices == 0:
-        return NamedSharding(mapping.mesh, P(*[None] * axis, AXIS))
-    return NamedSharding(mapping.mesh, P())
+        return NamedSharding(mesh, P(*[None] * axis, AXIS))
+    return NamedSharding(mesh, P())
 
   return jax.tree.map(of_leaf, population)
 
@@ -64,8 +65,18 @@ def state_shardings(state: FederatedState, mapping: Mapping) -> Any:
   """Of `place_state`, as `jax.jit` takes them; None without a mesh."""
   if mapping.mesh is None:
     return None
-  everywhere = replicated(mapping)
+  everywhere: Any = replicated(mapping)
   return FederatedState(everywhere, everywhere, split(state.fleets, mapping))
+
+
+def in_parts(population: Tree, mapping: Mapping, cohort_size: int) -> bool:
+  """Whether a cohort's rows are put together of the parts that devices have.
+
+  So it is where D does not divide N, unless all take part: then the devices
+  have whole rows meanwhile, see `by_client`.
+  """
+  rows = [len(leaf) for leaf in jax.tree.leaves(population)[:1]]
+  return any(n % mapping.num_devices and cohort_size < n for n in rows)
 
 
 def by_client(population: Tree, mapping: Mapping) -> Tree:

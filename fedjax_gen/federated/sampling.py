@@ -6,7 +6,7 @@ slots included, because the clients' states are written back by index.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ class Cohort(NamedTuple):
     weight: `[K]` float32 weight in weighted means.
   """
 
-  row: Array | np.ndarray
+  row: Array
   present: Array
   weight: Array
 
@@ -178,7 +178,7 @@ def redrawn(key: Key, count: int, population: int) -> Array:
   return jax.lax.while_loop(lambda carry: carry[2].any(), draw, carry)[1]
 
 
-def _cohort(data: FederatedDataset, index: Array | np.ndarray) -> Cohort:
+def _cohort(data: FederatedDataset, index: Any) -> Cohort:
   """Everyone in `index`, weighted by number of examples."""
   weight = data.sizes[index].astype(jnp.float32)
   return Cohort(index, jnp.ones(index.shape, bool), weight)

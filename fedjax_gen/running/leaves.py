@@ -115,9 +115,10 @@ def _broadcast(array: np.ndarray) -> np.ndarray:
 
 def _gathered(leaf: jax.Array) -> np.ndarray:
   """An array that devices of several processes hold between them, whole."""
-  mesh, spec = leaf.sharding.mesh, leaf.sharding.spec
+  sharding: Any = leaf.sharding
+  mesh, spec = sharding.mesh, sharding.spec
   [(axis, name)] = [(i, name) for i, name in enumerate(spec) if name]
-  shard = leaf.sharding.shard_shape(leaf.shape)
+  shard = sharding.shard_shape(leaf.shape)
   shards = np.empty((mesh.size, *shard), leaf.dtype)
   rows = min(shard[0], max(1, shard[0] * _PIECE // leaf.nbytes))
 
