@@ -34,8 +34,8 @@ from fedjax_gen import trees
 from fedjax_gen.algorithms import fedvae
 from fedjax_gen.data.federated import FederatedDataset, federated_dataset
 from fedjax_gen.data.partition import Partition
-from fedjax_gen.federated import rounds, sampling
-from fedjax_gen.federated.algorithm import Algorithm
+from fedjax_gen.federated import beginning, rounds, sampling
+from fedjax_gen.federated.algorithm import Algorithm, ClientInfo
 from fedjax_gen.models.vae import DataSpec, VaeConfig, build_vae
 from fedjax_gen.streaming import streamed
 
@@ -179,8 +179,8 @@ def _data(
 def _kept_bytes(algorithm, data):
   """What all clients keep."""
   state = jax.eval_shape(
-    lambda key: rounds.init_client(
-      algorithm.fleets[0], key, rounds.ClientInfo(0, 0, 0, 0.0, True)
+    lambda key: beginning.init_client(
+      algorithm.fleets[0], key, ClientInfo(0, 0, 0, 0.0, True)
     ),
     jax.random.key(0),
   )

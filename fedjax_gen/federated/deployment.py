@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_gen.data.federated import ClientData, FederatedDataset
-from fedjax_gen.federated import rounds
+from fedjax_gen.federated import cohorts
 from fedjax_gen.federated.algorithm import Algorithm, FederatedState
 from fedjax_gen.types import Array, Key, Tree
 
@@ -55,7 +55,7 @@ def deployer(
   @jax.jit
   def run(state, datasets, key):
     def of_fleet(program, deployment, clients, data, key):
-      infos = rounds.everyones_infos(data)
+      infos = cohorts.everyones_infos(data)
 
       def of_client(info_and_client):
         info, client = info_and_client

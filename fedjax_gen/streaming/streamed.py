@@ -29,13 +29,15 @@ import numpy as np
 from fedjax_gen import validate
 from fedjax_gen.data.federated import FederatedDataset
 from fedjax_gen.errors import InputError
-from fedjax_gen.federated import rounds, sampling
+from fedjax_gen.federated import beginning, cohorts, rounds, sampling
 from fedjax_gen.federated.algorithm import (
   Algorithm,
+  ClientInfo,
   ClientProgram,
   FederatedState,
 )
 from fedjax_gen.federated.mapping import Mapping
+from fedjax_gen.federated.round import cohort_round
 from fedjax_gen.streaming import gathering
 from fedjax_gen.streaming.fetching import Fetched, Fetcher, Members
 from fedjax_gen.streaming.row_files import RowFiles
@@ -70,7 +72,7 @@ class StreamedRunner:
   ):
     self._algorithm, self._compiled = algorithm, compiled
     self._datasets, self._files = tuple(datasets), tuple(files)
-    self._init_keys = rounds.init_keys(init_key, len(datasets))
+    self._init_keys = beginning.init_keys(init_key, len(datasets))
     self._fetcher, self._prefetch = fetcher, prefetch
     self._thread = futures.ThreadPoolExecutor(1, 'next_cohort')
     self._ahead: _Ahead | None = None
@@ -220,7 +222,7 @@ def streamed_runner(
     InputError: numbers of fleets differ, a data set lies on the device, or a
       client keeps what files cannot hold.
   """
-  rounds.check_fleets(algorithm, datasets)
+  cohorts.check_fleets(algorithm, datasets)
   if len(samplers) != len(datasets):
     raise InputError(
       f'Expected a sampler for each of {len(datasets)} fleets, got '
@@ -259,7 +261,7 @@ def _compiled_round(algorithm: Algorithm, mapping: Mapping):
       _begun(*fleet)
       for fleet in zip(algorithm.fleets, init_keys[1:], members, strict=True)
     )
-    return rounds.cohort_round(
+    return cohort_round(
       algorithm,
       FederatedState(round_number, server, fleets),
       [fleet.data for fleet in members],
@@ -278,10 +280,10 @@ def _begun(program: ClientProgram, key: Key, members: Members) -> Tree:
   def begin(member):
     info, is_new, kept = member
     return jax.lax.cond(
-      is_new, lambda: rounds.init_client(program, key, info), lambda: kept
+      is_new, lambda: beginning.init_client(program, key, info), lambda: kept
     )
 
-  infos = rounds.everyones_infos(members.data, members.cohort.row)
+  infos = cohorts.everyones_infos(members.data, members.cohort.row)
   return jax.lax.map(begin, (infos, members.is_new, members.kept))
 
 
@@ -296,7 +298,7 @@ _begin = jax.jit(_begun, static_argnums=0)
 
 def _one_client(program: ClientProgram) -> Tree:
   """Shapes of what one client keeps."""
-  info = rounds.ClientInfo(
+  info = ClientInfo(
     row=jnp.int32(0),
     group=jnp.int32(0),
     num_examples=jnp.int32(0),

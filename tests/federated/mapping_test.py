@@ -18,7 +18,7 @@ from fedjax_gen.federated import (
   sampling,
   servers,
 )
-from fedjax_gen.federated.algorithm import Algorithm, ClientProgram
+from fedjax_gen.federated.algorithm import Algorithm, ClientInfo, ClientProgram
 from tests.federated import toys
 
 _AGGREGATES = {
@@ -108,7 +108,7 @@ class MappingTest(parameterized.TestCase):
     aggregate = aggregates.by_group(2)
 
     def work(shared, member):
-      info = rounds.ClientInfo(
+      info = ClientInfo(
         row=jnp.zeros((), int),
         group=(member % 2).astype(int),
         num_examples=jnp.ones((), int),
