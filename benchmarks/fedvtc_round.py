@@ -44,7 +44,13 @@ from fedjax_gen.data.federated import (
   FederatedDataset,
   federated_dataset,
 )
-from fedjax_gen.federated import class_gaussians, local, personal, rounds
+from fedjax_gen.federated import (
+  class_gaussians,
+  cohorts,
+  local,
+  personal,
+  rounds,
+)
 from fedjax_gen.federated.algorithm import Algorithm, ClientInfo
 from fedjax_gen.federated.class_sums import ClassSums
 from fedjax_gen.federated.mapping import Mapping
@@ -214,7 +220,7 @@ def _client(setting: Setting, number: int) -> tuple[fedvtc.Client, _Arguments]:
   server = setting.algorithm().server
 
   def have(key):
-    info: ClientInfo = trees.take(rounds.everyones_infos(everyone), 0)
+    info: ClientInfo = trees.take(cohorts.everyones_infos(everyone), 0)
     program = client.program()
     kept = program.init(key, info)
     data = everyone.client(info.row)

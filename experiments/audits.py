@@ -148,7 +148,7 @@ def audit(
   )
   result = training.train(
     method=f'{name}-audit',
-    init=lambda: rounds.init_state(algorithm, [placed], init_key),
+    init=lambda: rounds.init_state(algorithm, [placed], init_key, mapping),
     step=federated_step.federated_step(
       runner,
       federated_step.dry_run(f'{name}-audit', algorithm, [placed]),

@@ -350,10 +350,10 @@ def _train(
   )
   folder = workdir.path / 'samples'
 
-  def evaluate(state):
-    trained = method.models(state)
+  def evaluate(round_and_models):
+    number, trained = round_and_models
     if source.is_image:
-      number = int(state.round)
+      number = int(number)
       gallery.draw_samples(
         vae,
         trained[0],
@@ -380,6 +380,7 @@ def _train(
     workdir=workdir,
     progress=session.progress,
     evaluate=evaluate,
+    evaluated=lambda state: (state.round, method.models(state)),
     best_metric='test_elbo',
     trained=method.models,
     stop=session.stop,

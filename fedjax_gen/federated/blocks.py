@@ -15,7 +15,7 @@ import numpy as np
 
 from fedjax_gen import trees
 from fedjax_gen.data.federated import FederatedDataset
-from fedjax_gen.federated import rounds
+from fedjax_gen.federated import cohorts
 from fedjax_gen.federated.algorithm import ClientInfo
 from fedjax_gen.types import Tree
 
@@ -71,10 +71,10 @@ def in_memory(
     rows: the clients that are asked for; everyone by default.
   """
   if rows is None:
-    return Block(rounds.everyones_infos(data), data, kept, data.num_clients)
+    return Block(cohorts.everyones_infos(data), data, kept, data.num_clients)
   data = subset(data, rows)
   chosen = jnp.asarray(rows, jnp.int32)
-  infos = rounds.everyones_infos(data, chosen)
+  infos = cohorts.everyones_infos(data, chosen)
   return Block(infos, data, trees.take(kept, chosen), len(rows))
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from fedjax_gen import trees
 from fedjax_gen.data.federated import FederatedDataset
-from fedjax_gen.federated import rounds
+from fedjax_gen.federated import rounds, traffic as traffic_lib
 from fedjax_gen.federated.algorithm import Algorithm
 from fedjax_gen.federated.class_sums import ByClass
 from fedjax_gen.types import Tree
@@ -31,7 +31,7 @@ def traffic(
       ),
     )
     for (view, message), data in zip(
-      rounds.exchanged(algorithm, datasets), datasets, strict=True
+      traffic_lib.exchanged(algorithm, datasets), datasets, strict=True
     )
   )
 

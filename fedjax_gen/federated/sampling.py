@@ -6,10 +6,11 @@ slots included, because the clients' states are written back by index.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fedjax_gen import validate
 from fedjax_gen.data.federated import FederatedDataset
@@ -21,7 +22,8 @@ class Cohort(NamedTuple):
   """The clients of one round.
 
   Attributes:
-    row: `[K]` int32 distinct rows of the population.
+    row: `[K]` int32 distinct rows of the population; NumPy's, if they are the
+      same in every round.
     present: `[K]` bool, False for a slot that is not filled or a client that
       fails during the round.
     weight: `[K]` float32 weight in weighted means.
@@ -40,7 +42,7 @@ def everyone() -> Sampler:
 
   def sample(key, data):
     del key  # nothing is random
-    return _cohort(data, jnp.arange(data.num_clients, dtype=jnp.int32))
+    return _cohort(data, np.arange(data.num_clients, dtype=np.int32))
 
   return sample
 
@@ -176,7 +178,7 @@ def redrawn(key: Key, count: int, population: int) -> Array:
   return jax.lax.while_loop(lambda carry: carry[2].any(), draw, carry)[1]
 
 
-def _cohort(data: FederatedDataset, index: Array) -> Cohort:
+def _cohort(data: FederatedDataset, index: Any) -> Cohort:
   """Everyone in `index`, weighted by number of examples."""
   weight = data.sizes[index].astype(jnp.float32)
   return Cohort(index, jnp.ones(index.shape, bool), weight)

@@ -251,12 +251,14 @@ class Checkpoints:
       ) from error
 
 
-def _place(array: Any, target: Any, saved: Mapping[str, Any]) -> jax.Array:
+def _place(array: Any, target: Any, saved: Mapping[str, Any]) -> Any:
   """Puts a restored leaf where `target` wants it."""
   if array is None:  # without elements, hence not saved
     array = np.zeros(target.shape, target.dtype)
   if 'key_impl' in saved:
     array = jax.random.wrap_key_data(array, impl=saved['key_impl'])
+  if jax.process_count() > 1:  # to be handed on, part by part
+    return array
   is_free = isinstance(target, jax.Array) and not target.committed
   sharding = None if is_free else getattr(target, 'sharding', None)
   return jax.device_put(array, sharding)

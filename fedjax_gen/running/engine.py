@@ -142,7 +142,7 @@ def engine(
 
   return Engine(
     algorithm,
-    lambda: rounds.init_state(algorithm, placed(), init_key),
+    lambda: rounds.init_state(algorithm, placed(), init_key, mapping),
     step,
     None,
     blocks,

@@ -11,12 +11,13 @@ from fedjax_gen import trees
 from fedjax_gen.data.federated import FederatedDataset
 from fedjax_gen.errors import InputError
 from fedjax_gen.federated import rounds
+from fedjax_gen.federated.algorithm import Algorithm, FederatedState
 from fedjax_gen.running import environment
 from fedjax_gen.types import Key
 
 
 def federated_step(
-  run: Callable[..., tuple[rounds.FederatedState, rounds.RoundMetrics]],
+  run: Callable[..., tuple[FederatedState, rounds.RoundMetrics]],
   traffic: Sequence[rounds.Traffic],
   datasets: Sequence[FederatedDataset],
   key: Key,
@@ -42,7 +43,7 @@ def federated_step(
 
 def dry_run(
   name: str,
-  algorithm: rounds.Algorithm,
+  algorithm: Algorithm,
   datasets: Sequence[FederatedDataset],
 ) -> tuple[rounds.Traffic, ...]:
   """Traces a round without computing it, so that mistakes show in a second.

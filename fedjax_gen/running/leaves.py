@@ -7,6 +7,7 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec as P
 import numpy as np
 
 
@@ -48,45 +49,97 @@ def abstract(state: Any) -> Any:
 
 
 def local(tree: Any) -> Any:
-  """Returns replicated leaves as this process's first device has them.
+  """Returns the leaves as this process alone can use them.
 
   What is computed from them is computed once, not by every device, and without
-  the other processes. Nothing is copied.
+  the other processes. Leaves that every device has are those of the first one;
+  nothing is copied. Leaves that are split among devices come to the host, as
+  NumPy's arrays. Of several processes all must call this with the same tree.
   """
 
   def own(leaf):
     if not isinstance(leaf, jax.Array) or len(leaf.sharding.device_set) == 1:
       return leaf
-    if not leaf.is_fully_replicated:
-      return leaf
     if is_key(leaf):
       data = own(jax.random.key_data(leaf))
       return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
-    return leaf.addressable_data(0)
+    if leaf.is_fully_replicated:
+      return leaf.addressable_data(0)
+    return np.asarray(leaf) if leaf.is_fully_addressable else _gathered(leaf)
 
   return jax.tree.map(own, tree)
 
 
-def from_writer(tree: Any) -> Any:
+def from_writer(tree: Any, state: Any) -> Any:
   """Returns in every process, to the bit, the leaves that process 0 holds.
 
-  One collective a leaf, of its bytes: a sum of floats would turn -0 into 0.
+  As bytes: a sum of floats would turn -0 into 0.
 
   Args:
-    tree: arrays of this process, in all processes of the same types and shapes.
+    tree: arrays of process 0; those of other processes are not read.
+    state: of the same types and shapes in all processes; what is returned lies
+      where this does.
   """
 
-  def received(leaf):
-    if is_key(leaf):
-      data = received(jax.random.key_data(leaf))
-      return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
-    if not leaf.size:
-      return leaf
-    sent = np.frombuffer(np.asarray(leaf).tobytes(), np.uint8)
-    found = multihost_utils.broadcast_one_to_all(sent).tobytes()
-    return jnp.asarray(np.frombuffer(found, leaf.dtype).reshape(leaf.shape))
+  def received(leaf, old):
+    if is_key(old):
+      data = received(*map(jax.random.key_data, (leaf, old)))
+      return jax.random.wrap_key_data(data, impl=jax.random.key_impl(old))
+    if not old.size:
+      return old
+    is_writer = jax.process_index() == 0
+    found = _broadcast(
+      np.asarray(leaf) if is_writer else np.zeros(old.shape, old.dtype)
+    )
+    if old.is_fully_addressable:
+      return jnp.asarray(found)
+    return jax.make_array_from_callback(
+      old.shape, old.sharding, lambda index: found[index]
+    )
 
-  return jax.tree.map(received, tree)
+  return jax.tree.map(received, tree, state)
+
+
+_PIECE = 1 << 26  # bytes that a device has of others at a time
+
+
+def _broadcast(array: np.ndarray) -> np.ndarray:
+  """Process 0's array in every process."""
+  sent = np.frombuffer(array.tobytes(), np.uint8)
+  pieces = [
+    multihost_utils.broadcast_one_to_all(sent[start : start + _PIECE])
+    for start in range(0, len(sent), _PIECE)
+  ]
+  return np.concatenate(pieces).view(array.dtype).reshape(array.shape)
+
+
+def _gathered(leaf: jax.Array) -> np.ndarray:
+  """An array that devices of several processes hold between them, whole."""
+  sharding: Any = leaf.sharding
+  mesh, spec = sharding.mesh, sharding.spec
+  [(axis, name)] = [(i, name) for i, name in enumerate(spec) if name]
+  shard = sharding.shard_shape(leaf.shape)
+  shards = np.empty((mesh.size, *shard), leaf.dtype)
+  rows = min(shard[0], max(1, shard[0] * _PIECE // leaf.nbytes))
+
+  def all_rows(shard, start):
+    part = jax.lax.dynamic_slice_in_dim(shard, start, rows)
+    return jax.lax.all_gather(part, name)
+
+  gather = jax.jit(
+    jax.shard_map(
+      all_rows,
+      mesh=mesh,
+      in_specs=(spec, P()),
+      out_specs=P(),
+      check_vma=False,
+    )
+  )
+  for start in range(0, shard[0], rows):
+    start = min(start, shard[0] - rows)  # the last piece is as long as others
+    part = gather(leaf, np.int32(start)).addressable_data(0)
+    shards[:, start : start + rows] = np.asarray(part)
+  return np.concatenate(shards, axis=axis)
 
 
 def describe(leaf: Any) -> dict[str, Any]:
@@ -165,7 +218,13 @@ def first_non_finite(tree: Any) -> str | None:
     for name, leaf in named_leaves(tree).items()
     if jnp.issubdtype(leaf.dtype, jnp.inexact)
   }
-  finite = np.asarray(_all_finite(list(floats.values())))
+  arrays = list(floats.values())
+  # Of several devices, each answers for what it has.
+  shardings = (getattr(leaf, 'sharding', None) for leaf in arrays)
+  meshes = (getattr(sharding, 'mesh', None) for sharding in shardings)
+  mesh = next(filter(None, meshes), None)
+  everywhere = mesh and NamedSharding(mesh, P())
+  finite = np.asarray(jax.jit(_all_finite, out_shardings=everywhere)(arrays))
   return next((n for n, ok in zip(floats, finite, strict=True) if not ok), None)
 
 
@@ -181,7 +240,6 @@ def _in_words(description: Mapping[str, Any] | None) -> str:
   return f'{description["dtype"]}{description["shape"]}'
 
 
-@jax.jit
 def _all_finite(leaves: list[jax.Array]) -> jax.Array:
   # One program and one transfer, however many leaves there are.
   checks = [jnp.isfinite(leaf).all() for leaf in leaves]

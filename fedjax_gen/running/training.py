@@ -94,6 +94,7 @@ def train(
   best_metric: str | None = None,
   best_mode: str = 'max',
   trained: Callable[[Any], Any] = lambda state: state,
+  evaluated: Callable[[Any], Any] = lambda state: state,
   population: population_checkpoints.Population | None = None,
   stop: StopSignal | None = None,
 ) -> TrainResult:
@@ -109,18 +110,20 @@ def train(
     schedule: when to evaluate and save.
     workdir: where to log and save.
     progress: where to show the advance.
-    evaluate: returns more metrics of a state, logged with its round. Of several
-      processes the first alone calls it, with copies of its own.
+    evaluate: returns more metrics of what is `evaluated`, logged with its
+      round. Of several processes the first alone calls it.
     best_metric: the metric, of rounds or of evaluation, whose best checkpoint
       is kept beside the last ones; None for none.
     best_mode: 'max' or 'min'.
     trained: the part of the state whose floats must stay finite.
+    evaluated: what `evaluate` is given: of the state what it reads, brought to
+      one device, or to the host if it is split among several.
     population: the files of what clients keep, if that is not in the state.
     stop: if given, a signal lets the running step end and be saved; of several
       processes any may receive it.
 
   Returns:
-    The trained state, on one device of each process, and what it took.
+    The trained state, as `leaves.local` has it, and what it took.
 
   Raises:
     DivergedError: a loss or a trained parameter is not finite. The state is
@@ -149,13 +152,14 @@ def train(
         end = schedule.next_end(done)
         state, metrics, seconds = _timed_step(step, state, end - done, clock)
         rounds = _per_round(metrics, done + 1)
-        own = leaves.local(state)
-        problem, is_best = None, False
-        if workdir.is_writer:
-          problem = divergence.find(rounds, metrics, trained(own))
-          is_eval_due = schedule.is_due(schedule.eval_every, done, end)
-          if evaluate and is_eval_due and not problem:
+        problem = divergence.find(rounds, metrics, trained(state))
+        is_eval_due = schedule.is_due(schedule.eval_every, done, end)
+        if evaluate and is_eval_due and not problem:
+          own = leaves.local(evaluated(state))  # all processes give their part
+          if workdir.is_writer:
             rounds[-1] |= {k: float(v) for k, v in evaluate(own).items()}
+        is_best = False
+        if workdir.is_writer:
           workdir.log(method, rounds)
           is_best = bool(checkpoints.is_best(rounds[-1]))
         problem, is_best = _agree(processes, problem, is_best, stop)
@@ -169,8 +173,9 @@ def train(
           or is_best
           or (stop and stop.requested)
         ):
+          whole = leaves.local(state)
           if workdir.is_writer:
-            checkpoints.save(end, own, metrics=rounds[-1], extra=times)
+            checkpoints.save(end, whole, metrics=rounds[-1], extra=times)
           processes.exchange('saved')
         done = end
   history = workdir.history(method) if workdir.is_writer else []
@@ -219,12 +224,14 @@ def _restore_or_init(
   restored: Any = None
   if processes.is_writer:
     target = leaves.abstract(state)
-    del state  # frees the memory before the other state comes
+    if processes.count == 1:
+      del state  # frees the memory before the other state comes
     restored = checkpoints.restore(target)
-    state = restored.state
   done, times = processes.from_writer(lambda: (restored.round, restored.extra))
   if processes.count > 1:
-    state = leaves.from_writer(leaves.local(state))
+    state = leaves.from_writer(restored.state if restored else state, state)
+  else:
+    state = restored.state
   return state, done, times
 
 

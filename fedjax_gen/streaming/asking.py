@@ -9,7 +9,7 @@ import numpy as np
 
 from fedjax_gen import trees
 from fedjax_gen.data.federated import FederatedDataset
-from fedjax_gen.federated import blocks, rounds, sampling
+from fedjax_gen.federated import beginning, blocks, cohorts, sampling
 from fedjax_gen.federated.algorithm import ClientInfo, ClientProgram
 from fedjax_gen.federated.blocks import Block
 from fedjax_gen.streaming import gathering
@@ -24,7 +24,7 @@ class Fleet(NamedTuple):
 
   Attributes:
     program: of its clients.
-    init_key: its key of `rounds.init_keys`.
+    init_key: its key of `beginning.init_keys`.
     data: its clients.
     file: what they keep.
   """
@@ -59,7 +59,7 @@ class Fleet(NamedTuple):
       part = np.asarray(rows[start : start + size], np.int32)
       padded = np.pad(part, (0, size - len(part)), 'edge')
       data = self._data(padded, len(part), examples=examples)
-      infos = rounds.everyones_infos(data, jnp.asarray(padded))
+      infos = cohorts.everyones_infos(data, jnp.asarray(padded))
       own = self._kept(table, padded, infos) if kept else ()
       yield Block(infos, data, own, len(part))
 
@@ -96,7 +96,7 @@ def begun(
     info, is_new, kept = member
     return jax.lax.cond(
       is_new,
-      lambda: rounds.init_client(program, init_key, info),
+      lambda: beginning.init_client(program, init_key, info),
       lambda: kept,
     )
 
@@ -108,7 +108,7 @@ _begin = jax.jit(begun, static_argnums=0)
 
 def one_client(program: ClientProgram) -> Tree:
   """Shapes of what one client keeps."""
-  info = rounds.ClientInfo(
+  info = ClientInfo(
     row=jnp.int32(0),
     group=jnp.int32(0),
     num_examples=jnp.int32(0),

@@ -9,6 +9,7 @@ import numpy as np
 
 from fedjax_gen.data.federated import FederatedDataset
 from fedjax_gen.federated import rounds, sampling
+from fedjax_gen.federated.cohorts import draw_cohorts
 from fedjax_gen.federated.mapping import Mapping
 from fedjax_gen.streaming import gathering
 from fedjax_gen.streaming.row_files import RowFiles
@@ -73,9 +74,7 @@ class Fetcher:
   ):
     self._datasets, self._files, self._mapping = datasets, files, mapping
     self._clients = [gathering.clients_only(data) for data in datasets]
-    self._draw = jax.jit(
-      lambda *arguments: rounds.draw_cohorts(samplers, *arguments)
-    )
+    self._draw = jax.jit(lambda *arguments: draw_cohorts(samplers, *arguments))
     cohorts = jax.eval_shape(self._draw, self._clients, jax.random.key(0), 0)
     self._num_examples = [
       gathering.most_examples(data, cohort.row.shape[0])

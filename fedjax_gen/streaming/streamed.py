@@ -29,10 +29,17 @@ import numpy as np
 from fedjax_gen import validate
 from fedjax_gen.data.federated import FederatedDataset
 from fedjax_gen.errors import InputError
-from fedjax_gen.federated import fitting, rounds, sampling
+from fedjax_gen.federated import (
+  beginning,
+  cohorts,
+  fitting,
+  rounds,
+  sampling,
+)
 from fedjax_gen.federated.algorithm import Algorithm, FederatedState
 from fedjax_gen.federated.blocks import Block
 from fedjax_gen.federated.mapping import Mapping
+from fedjax_gen.federated.round import cohort_round
 from fedjax_gen.streaming import asking
 from fedjax_gen.streaming.asking import Fleet
 from fedjax_gen.streaming.fetching import Fetched, Fetcher
@@ -190,9 +197,12 @@ class StreamedRunner:
     members = self._fetcher.complete(fetched, tables)
     if self._prefetch:
       # Drawn before the round begins: a device does one after the other.
-      cohorts = self._fetcher.draw(number + 1, key)
+      drawn = self._fetcher.draw(number + 1, key)
       coming = self._thread.submit(
-        self._fetcher.fetch, cohorts, tables, [f.present for f in fetched]
+        self._fetcher.fetch,
+        drawn,
+        tables,
+        [f.present for f in fetched],
       )
     arguments = self._arguments(state, key, members)
     if self._compiled is None:
@@ -282,7 +292,7 @@ def streamed_runner(
     InputError: numbers of fleets differ, a data set lies on the device, or a
       client keeps what files cannot hold.
   """
-  rounds.check_fleets(algorithm, datasets)
+  cohorts.check_fleets(algorithm, datasets)
   if len(samplers) != len(datasets):
     raise InputError(
       f'Expected a sampler for each of {len(datasets)} fleets, got '
@@ -294,7 +304,7 @@ def streamed_runner(
         f'Expected data sets on the host, made with on_host=True, got '
         f'datasets[{number}] on the device.'
       )
-  init_keys = rounds.init_keys(init_key, len(datasets))
+  init_keys = beginning.init_keys(init_key, len(datasets))
   fleets = [
     Fleet(
       program,
@@ -331,7 +341,7 @@ def _compiled_round(algorithm: Algorithm, mapping: Mapping):
       asking.begun(
         program,
         init_key,
-        rounds.everyones_infos(fleet.data, fleet.cohort.row),
+        cohorts.everyones_infos(fleet.data, fleet.cohort.row),
         fleet.is_new,
         fleet.kept,
       )
@@ -339,7 +349,7 @@ def _compiled_round(algorithm: Algorithm, mapping: Mapping):
         algorithm.fleets, init_keys[1:], members, strict=True
       )
     )
-    return rounds.cohort_round(
+    return cohort_round(
       algorithm,
       FederatedState(round_number, server, fleets),
       [fleet.data for fleet in members],

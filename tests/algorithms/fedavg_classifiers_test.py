@@ -7,7 +7,12 @@ import jax
 import numpy as np
 
 from fedjax_gen.algorithms import fedavg_classifiers
-from fedjax_gen.federated import averaging, personal, rounds
+from fedjax_gen.federated import (
+  averaging,
+  personal,
+  rounds,
+  traffic as traffic_lib,
+)
 from tests.algorithms import zoo
 
 
@@ -69,7 +74,7 @@ class FedAvgByArchitectureTest(absltest.TestCase):
         )
 
   def test_a_client_receives_the_model_of_its_fleet_alone(self):
-    exchanged = rounds.exchanged(_method().algorithm, zoo.fleets())
+    exchanged = traffic_lib.exchanged(_method().algorithm, zoo.fleets())
     for i, (view, message) in enumerate(exchanged):
       self.assertEqual(list(view), [f'fleet_{i}'])
       chex.assert_trees_all_equal_shapes_and_dtypes(view, message)

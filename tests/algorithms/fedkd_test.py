@@ -10,7 +10,7 @@ import numpy as np
 from fedjax_gen import trees
 from fedjax_gen.algorithms import fedkd
 from fedjax_gen.errors import InputError
-from fedjax_gen.federated import metering, rounds
+from fedjax_gen.federated import cohorts, metering
 from fedjax_gen.models.classifiers import ClassifierConfig
 from tests.algorithms import table5, zoo
 
@@ -201,7 +201,7 @@ class FedKdTest(parameterized.TestCase):
     expected = _floats(mean, lambda matrix: ranks.get(matrix.shape, 1))
     self.assertEqual(metrics['broadcast_floats'], expected)
     self.assertEqual(after.round, 1)
-    infos = rounds.everyones_infos(zoo.fleets()[0])  # of 2, 4 and 6 examples
+    infos = cohorts.everyones_infos(zoo.fleets()[0])  # of 2, 4 and 6 examples
     rule = server.aggregate
     sent = {'bias': jnp.array([[0.0], [0.0], [3.0]])}
     found = rule.finish(rule.partial(sent, infos))['bias']

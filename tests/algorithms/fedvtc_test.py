@@ -12,7 +12,7 @@ import numpy as np
 from fedjax_gen import trees
 from fedjax_gen.algorithms import fedvtc
 from fedjax_gen.errors import InputError
-from fedjax_gen.federated import metering, rounds
+from fedjax_gen.federated import cohorts, metering
 from fedjax_gen.federated.class_gaussians import Rules
 from fedjax_gen.models.vtc import VtcConfig, build_vtc
 from fedjax_gen.models.vtc_losses import GeneratorLosses
@@ -239,7 +239,7 @@ class PrivacyTest(absltest.TestCase):
     for program, fleet, data in zip(
       method.algorithm.fleets, state.fleets, zoo.fleets(), strict=True
     ):
-      infos = rounds.everyones_infos(data)
+      infos = cohorts.everyones_infos(data)
 
       def one(info, client, program=program, data=data):
         view = program.view(state.server, info)

@@ -9,7 +9,7 @@ import numpy as np
 
 from fedjax_gen.algorithms import fml
 from fedjax_gen.errors import InputError
-from fedjax_gen.federated import metering, rounds
+from fedjax_gen.federated import metering, traffic as traffic_lib
 from fedjax_gen.models.classifiers import ClassifierConfig
 from tests.algorithms import table5, zoo
 
@@ -116,7 +116,7 @@ class FmlTest(parameterized.TestCase):
 
   def test_only_the_meme_travels(self):
     shape = jax.eval_shape(zoo.models('mlp')[0].init, zoo.KEY)
-    for pair in rounds.exchanged(_method().algorithm, zoo.fleets()):
+    for pair in traffic_lib.exchanged(_method().algorithm, zoo.fleets()):
       for tree in pair:
         chex.assert_trees_all_equal_shapes_and_dtypes(tree, shape)
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from fedjax_gen.algorithms import lg_fedavg
 from fedjax_gen.errors import InputError
-from fedjax_gen.federated import metering, rounds
+from fedjax_gen.federated import cohorts, metering
 from fedjax_gen.models.classifiers import ClassifierConfig, build_classifiers
 from tests.algorithms import table5, zoo
 
@@ -36,7 +36,7 @@ class LgFedAvgTest(absltest.TestCase):
 
   def test_every_client_may_count_alike(self):
     sent = {'kernel': jnp.array([[0.0], [4.0]]), 'bias': jnp.ones((2, 1))}
-    info = rounds.everyones_infos(zoo.fleets()[0])
+    info = cohorts.everyones_infos(zoo.fleets()[0])
     info = jax.tree.map(lambda leaf: leaf[:2], info)  # of 2 and 4 examples
     for average, mean in (('uniform', 2.0), ('count', 8 / 3)):
       rule = _method(average).algorithm.server.aggregate

@@ -15,7 +15,7 @@ from fedjax_gen.algorithms import fedvae, fissionvae
 from fedjax_gen.algorithms.fissionvae import Sharing
 from fedjax_gen.errors import InputError
 from fedjax_gen.federated import rounds, sampling
-from fedjax_gen.federated.algorithm import ClientInfo
+from fedjax_gen.federated.algorithm import ClientInfo, FederatedState
 from fedjax_gen.models.vae import DataSpec, VaeConfig, build_vae
 from fedjax_gen.privacy import clipping, plan as plans
 from tests.algorithms import digits
@@ -209,7 +209,7 @@ class ClientTest(parameterized.TestCase):
       expected_cohort=(2.0, 4.0),
     )
     server = fission.algorithm.server.init(jax.random.key(0))
-    return fission.algorithm, rounds.FederatedState(0, server, ())
+    return fission.algorithm, FederatedState(0, server, ())
 
   @parameterized.parameters(_BOUND, 1e-9)
   def test_a_client_moves_all_modules_together_by_its_bound(self, scale):

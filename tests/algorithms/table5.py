@@ -6,7 +6,7 @@ import numpy as np
 
 from fedjax_gen.data import partition
 from fedjax_gen.data.federated import federated_dataset
-from fedjax_gen.federated import personal, rounds
+from fedjax_gen.federated import personal, traffic as traffic_lib
 from fedjax_gen.models.classifiers import ClassifierConfig, build_classifiers
 from fedjax_gen.models.vae import DataSpec
 
@@ -29,5 +29,7 @@ def exchanged(method):
   images = np.zeros((20, *SPEC.shape), np.uint8)
   data = federated_dataset(images, np.arange(20), partition.iid(20, 20, seed=0))
   training = dataclasses.replace(personal.Config(), batch_size=1)
-  [sent] = rounds.exchanged(method(training, [classifier()]).algorithm, [data])
+  [sent] = traffic_lib.exchanged(
+    method(training, [classifier()]).algorithm, [data]
+  )
   return sent

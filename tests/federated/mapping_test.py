@@ -12,12 +12,13 @@ import optax
 from fedjax_gen.errors import InputError
 from fedjax_gen.federated import (
   aggregates,
+  lanes,
   mapping,
   rounds,
   sampling,
   servers,
 )
-from fedjax_gen.federated.algorithm import Algorithm, ClientProgram
+from fedjax_gen.federated.algorithm import Algorithm, ClientInfo, ClientProgram
 from tests.federated import toys
 
 _AGGREGATES = {
@@ -64,7 +65,7 @@ def _meshes(reproducible, *sizes, block_size=1):
   ]
 
 
-def _keeping(num_features):
+def keeping(num_features):
   """Clients add their examples to half of what they kept, and keep a key."""
 
   def init(key, info):
@@ -107,7 +108,7 @@ class MappingTest(parameterized.TestCase):
     aggregate = aggregates.by_group(2)
 
     def work(shared, member):
-      info = rounds.ClientInfo(
+      info = ClientInfo(
         row=jnp.zeros((), int),
         group=(member % 2).astype(int),
         num_examples=jnp.ones((), int),
@@ -116,13 +117,11 @@ class MappingTest(parameterized.TestCase):
       )
       return shared * member, info, member
 
-    work = mapping.Work(work, work, lambda member: member > 0, jnp.zeros_like)
+    work = lanes.Work(work, work, lambda member: member > 0, jnp.zeros_like)
 
     def run(chosen):
       sums, outputs = jax.jit(
-        lambda m: mapping.map_clients(
-          chosen, aggregate, work, jnp.float32(2), m
-        )
+        lambda m: lanes.map_clients(chosen, aggregate, work, jnp.float32(2), m)
       )(members)
       return aggregate.finish(sums), outputs
 
@@ -205,7 +204,7 @@ class MappingTest(parameterized.TestCase):
     self, block_size, sampler, reproducible
   ):
     data = toys.dataset([2] * 64)
-    algorithm = _keeping(num_features=4096)
+    algorithm = keeping(num_features=4096)
     kept = 4 * 4096  # bytes of one client
 
     def run(state, data):
@@ -243,7 +242,7 @@ class MappingTest(parameterized.TestCase):
     self, block_size, devices, reproducible
   ):
     data = toys.dataset([1] * 7)
-    algorithm = _keeping(2)
+    algorithm = keeping(2)
     # Out of order, one of them absent, and the last, which padding copies,
     # present.
     row = jnp.array([5, 0, 6, 2, 3])
