@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import run
+from benchmarks import profile, run
 from benchmarks.contestants import naive_vmap, ours
 from benchmarks.tasks import Task
 
@@ -80,3 +80,39 @@ def test_what_is_not_installed_is_left_out():
     timeout=60,
   )
   assert 'torch' in json.loads(done.stdout)['absent']
+
+
+def test_a_profile_counts_the_operations_of_the_layers():
+  task = Task('mlp_vae', 2, 2, 8)
+  contestant = ours.build(task, 'one')
+  program = profile.Program(contestant.text())
+  costs = profile.by_label(program, profile.traced(contestant), 4)
+  # Besides them stand sums that are written as products with ones.
+  total = sum(cost.flops for cost in costs.values())
+  assert 1 <= total / (task.flops / 4) < 1.01
+  assert costs['Dense_0 forward, products'].flops == 2 * 8 * 784 * 256
+  # Reads images and weights and writes activations, each once.
+  numbers = 8 * 784 + 784 * 256 + 8 * 256
+  assert costs['Dense_0 forward, products'].bytes == 4 * numbers
+  assert min(cost.seconds for cost in costs.values()) > 0
+  rows = profile.table(costs, 1e9, 1e9).splitlines()
+  assert len(rows) == 1 + len(costs) + 1
+  assert rows[-1].startswith('all')
+
+
+def test_a_loop_that_reads_a_part_is_charged_for_the_part():
+  program = profile.Program("""
+%fused (param_0.1: f32[8,4], param_1.2: f32[2,4]) -> f32[2,4] {
+  %param_0.1 = f32[8,4]{1,0} parameter(0)
+  %slice.1 = f32[2,4]{1,0} slice(%param_0.1), slice={[0:2], [0:4]}
+  %param_1.2 = f32[2,4]{1,0} parameter(1)
+  ROOT %add.1 = f32[2,4]{1,0} add(%slice.1, %param_1.2)
+}
+
+ENTRY %main (a.1: f32[8,4], b.1: f32[2,4]) -> f32[2,4] {
+  %a.1 = f32[8,4]{1,0} parameter(0)
+  %b.1 = f32[2,4]{1,0} parameter(1)
+  ROOT %fusion.1 = f32[2,4]{1,0} fusion(%a.1, %b.1), kind=kLoop, calls=%fused
+}
+""")
+  assert program.cost('fusion.1') == profile.Cost(0.0, 0.0, 3 * 8 * 4)

@@ -50,6 +50,11 @@ class _Rounds:
     self._state, _ = self._run(self._state, self._data, self._key, 1)
     jax.block_until_ready(self._state)
 
+  def text(self) -> str:
+    """The compiled round, as HLO."""
+    lowered = self._run.lowered(self._state, self._data, self._key, 1)
+    return lowered.compile().as_text()
+
 
 def build(task, option: str):
   """Compiles the round."""
