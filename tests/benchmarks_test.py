@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks import profile, run
 from benchmarks.contestants import naive_vmap, ours
+from benchmarks.hlo import Cost, Program
 from benchmarks.tasks import Task
 
 
@@ -85,7 +86,7 @@ def test_what_is_not_installed_is_left_out():
 def test_a_profile_counts_the_operations_of_the_layers():
   task = Task('mlp_vae', 2, 2, 8)
   contestant = ours.build(task, 'one')
-  program = profile.Program(contestant.text())
+  program = Program(contestant.text())
   costs = profile.by_label(program, profile.traced(contestant), 4)
   # Besides them stand sums that are written as products with ones.
   total = sum(cost.flops for cost in costs.values())
@@ -101,7 +102,7 @@ def test_a_profile_counts_the_operations_of_the_layers():
 
 
 def test_a_loop_that_reads_a_part_is_charged_for_the_part():
-  program = profile.Program("""
+  program = Program("""
 %fused (param_0.1: f32[8,4], param_1.2: f32[2,4]) -> f32[2,4] {
   %param_0.1 = f32[8,4]{1,0} parameter(0)
   %slice.1 = f32[2,4]{1,0} slice(%param_0.1), slice={[0:2], [0:4]}
@@ -115,4 +116,4 @@ ENTRY %main (a.1: f32[8,4], b.1: f32[2,4]) -> f32[2,4] {
   ROOT %fusion.1 = f32[2,4]{1,0} fusion(%a.1, %b.1), kind=kLoop, calls=%fused
 }
 """)
-  assert program.cost('fusion.1') == profile.Cost(0.0, 0.0, 3 * 8 * 4)
+  assert program.cost('fusion.1') == Cost(0.0, 0.0, 3 * 8 * 4)
