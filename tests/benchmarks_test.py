@@ -16,12 +16,14 @@ from benchmarks import (
   curves,
   models,
   products,
+  profile,
   program_bytes,
   run,
   tasks,
   workers,
 )
 from benchmarks.contestants import dense, naive_vmap, ours, system
+from benchmarks.hlo import Cost, Program
 from benchmarks.tasks import Task
 from fedjax_gen.data.federated import Batch
 from fedjax_gen.federated.mapping import clients_mesh
@@ -301,3 +303,39 @@ def test_the_picture_of_curves_is_the_same_for_the_same_points(tmp_path):
   points['devices'][0]['milliseconds_per_client'] *= 2
   curves.draw(points, str(tmp_path / 'other.svg'))
   assert (tmp_path / 'other.svg').read_bytes() != pictures[0]
+
+
+def test_a_profile_counts_the_operations_of_the_layers():
+  task = Task('mlp_vae', 2, 2, 8)
+  contestant = ours.build(task, 'one')
+  program = Program(contestant.text())
+  costs = profile.by_label(program, profile.traced(contestant), 4)
+  # Besides them stand sums that are written as products with ones.
+  total = sum(cost.flops for cost in costs.values())
+  assert 1 <= total / (task.flops / 4) < 1.01
+  assert costs['Dense_0 forward, products'].flops == 2 * 8 * 784 * 256
+  # Reads images and weights and writes activations, each once.
+  numbers = 8 * 784 + 784 * 256 + 8 * 256
+  assert costs['Dense_0 forward, products'].bytes == 4 * numbers
+  assert min(cost.seconds for cost in costs.values()) > 0
+  rows = profile.table(costs, 1e9, 1e9).splitlines()
+  assert len(rows) == 1 + len(costs) + 1
+  assert rows[-1].startswith('all')
+
+
+def test_a_loop_that_reads_a_part_is_charged_for_the_part():
+  program = Program("""
+%fused (param_0.1: f32[8,4], param_1.2: f32[2,4]) -> f32[2,4] {
+  %param_0.1 = f32[8,4]{1,0} parameter(0)
+  %slice.1 = f32[2,4]{1,0} slice(%param_0.1), slice={[0:2], [0:4]}
+  %param_1.2 = f32[2,4]{1,0} parameter(1)
+  ROOT %add.1 = f32[2,4]{1,0} add(%slice.1, %param_1.2)
+}
+
+ENTRY %main (a.1: f32[8,4], b.1: f32[2,4]) -> f32[2,4] {
+  %a.1 = f32[8,4]{1,0} parameter(0)
+  %b.1 = f32[2,4]{1,0} parameter(1)
+  ROOT %fusion.1 = f32[2,4]{1,0} fusion(%a.1, %b.1), kind=kLoop, calls=%fused
+}
+""")
+  assert program.cost('fusion.1') == Cost(0.0, 0.0, 3 * 8 * 4)

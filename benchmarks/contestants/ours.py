@@ -58,6 +58,11 @@ class _Rounds:
     lowered = self._run.lowered(self._state, self._data, self._key, 1)
     return {'bytes_moved': program_bytes.bytes_moved(lowered.compile())}
 
+  def text(self) -> str:
+    """The compiled round, as HLO."""
+    lowered = self._run.lowered(self._state, self._data, self._key, 1)
+    return lowered.compile().as_text()
+
 
 def build(task, option: str):
   """Compiles the round."""

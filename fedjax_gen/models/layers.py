@@ -1,6 +1,6 @@
 """Convolutions that stay fast when every client has its own weights.
 
-How a convolution is computed is chosen here and in `patches`, once for all
+How a convolution is computed is chosen here and in `correlation`, once for all
 models: a model says `Conv` and does not know it.
 
 A stride s is taken out first: space-to-depth makes a k x k convolution of
@@ -8,15 +8,17 @@ stride s a (k/s) x (k/s) one of stride 1, so that a 4 x 4 stride-2 layer copies
 4 contiguous slices and not 16 strided ones.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import functools
 
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fedjax_gen import validate
-from fedjax_gen.models.patches import correlate, pad_or_cut, spread
+from fedjax_gen.models.correlation import correlate, spread
+from fedjax_gen.models.patches import pad_or_cut
 
 
 def conv(
@@ -137,18 +139,44 @@ def depthwise_conv(
 def max_pool(inputs: jax.Array, factor: int = 2) -> jax.Array:
   """The largest of each `factor` x `factor` cell of `[B, H, W, C]`.
 
-  Rows and columns beyond the last whole cell are dropped, as in PyTorch. As
-  maxima of two at a time: the gradient of a reduction counts ties, and that of
-  a window reduction is slow inside a loop on CPU.
+  Rows and columns beyond the last whole cell are dropped, as in PyTorch. Where
+  several numbers of a cell are the largest they share the gradient.
   """
   batch, height, width, channels = inputs.shape
   rows, columns = height // factor, width // factor
   cells = inputs[:, : rows * factor, : columns * factor].reshape(
     batch, rows, factor, columns, factor, channels
   )
-  cells = functools.reduce(jnp.maximum, [cells[:, :, i] for i in range(factor)])
+  return _largest(cells)
+
+
+@jax.custom_jvp
+def _largest(cells: jax.Array) -> jax.Array:
+  """Maxima over axes 2 and 4 of `[B, R, f, C, f, channels]`."""
+  return _over_cell(jnp.maximum, cells)
+
+
+@_largest.defjvp
+def _largest_jvp(primals, tangents):
+  # Written out, the gradient is one pass over the cells. Autodiff's pads the
+  # gradient of each of the maxima to the size of all.
+  (cells,), (change,) = primals, tangents
+  largest = _largest(cells)
+  chosen = cells == largest[:, :, None, :, None]
+  count = _over_cell(jnp.add, chosen.astype(cells.dtype))
+  return largest, jnp.where(chosen, change, 0).sum((2, 4)) / count
+
+
+def _over_cell(
+  function: Callable[[jax.Array, jax.Array], jax.Array], cells: jax.Array
+) -> jax.Array:
+  """Reduces axes 2 and 4, by pairs: a reduction is slow in a loop on CPU."""
   return functools.reduce(
-    jnp.maximum, [cells[:, :, :, i] for i in range(factor)]
+    function,
+    [
+      cells[:, :, i, :, j]
+      for i, j in np.ndindex(cells.shape[2], cells.shape[4])
+    ],
   )
 
 

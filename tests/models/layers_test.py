@@ -145,8 +145,31 @@ class DepthwiseConvTest(parameterized.TestCase):
 class MaxPoolTest(absltest.TestCase):
   def test_equals_flax_and_drops_what_makes_no_cell(self):
     inputs, _ = _inputs_and_kernel((7, 8), (1, 1))
+
+    def flax(inputs):
+      return nn.max_pool(inputs, (2, 2), (2, 2))
+
+    out, vjp = jax.vjp(layers.max_pool, inputs)
+    expected, expected_vjp = jax.vjp(flax, inputs)
+    chex.assert_trees_all_equal(out, expected)
     chex.assert_trees_all_equal(
-      layers.max_pool(inputs), nn.max_pool(inputs, (2, 2), (2, 2))
+      vjp(jnp.cos(out)), expected_vjp(jnp.cos(expected))
+    )
+
+  def test_the_largest_share_the_gradient(self):
+    cell = jnp.array([[1.0, 3.0], [3.0, 2.0]])[None, :, :, None]
+    gradient = jax.grad(lambda cell: 6 * layers.max_pool(cell).sum())(cell)
+    chex.assert_trees_all_equal(
+      gradient[0, :, :, 0], jnp.array([[0.0, 3.0], [3.0, 0.0]])
+    )
+
+  def test_has_forward_derivatives(self):
+    inputs, _ = _inputs_and_kernel((6, 6), (1, 1))
+    change = jnp.cos(inputs)
+    _, out = jax.jvp(layers.max_pool, (inputs,), (change,))
+    _, vjp = jax.vjp(layers.max_pool, inputs)
+    chex.assert_trees_all_close(
+      jnp.vdot(out, out), jnp.vdot(change, vjp(out)[0]), rtol=1e-5
     )
 
 
