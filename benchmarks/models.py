@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fedjax_gen.federated import optimizers
 from fedjax_gen.losses import likelihoods
 from fedjax_gen.models import layers
 from fedjax_gen.types import Key, LossFn, Tree
@@ -101,7 +102,7 @@ def _vae(module: nn.Module, shape: tuple[int, ...]) -> Model:
     losses = kl - log_prob(logits, batch.inputs)
     return _mean(losses, batch.mask), (variables, {})
 
-  return Model(_init(module, shape), loss_fn, optax.adam(1e-3), shape)
+  return Model(_init(module, shape), loss_fn, optimizers.adam(1e-3), shape)
 
 
 def _init(module, shape):

@@ -22,6 +22,11 @@ Variables = dict[str, Any]
 """Flax variables by module name, as in `variables['encoder']['params']`."""
 Metrics = dict[str, Array]
 """Named scalars (or arrays of scalars along client or round axes)."""
+LAYER = 'layer'
+"""Name of what a rematerialised gradient keeps (`local.rematerialised`).
+
+Layers give it to their outputs with `jax.ad_checkpoint.checkpoint_name`.
+"""
 LossFn = Callable[[Tree, Any, Key], tuple[Array, tuple[Tree, Metrics]]]
 """`(variables, batch, key) -> (loss, (variables, metrics))`.
 

@@ -19,7 +19,7 @@ import optax
 
 from fedjax_gen import validate
 from fedjax_gen.errors import InputError
-from fedjax_gen.federated import averaging
+from fedjax_gen.federated import averaging, optimizers
 from fedjax_gen.federated.algorithm import Algorithm
 from fedjax_gen.models.gan import Gan, GanConfig, gan_loss
 
@@ -60,7 +60,9 @@ def optimizer(config: GanConfig) -> optax.GradientTransformation:
   speeds = {'generator': 1.0, 'discriminator': config.gan_discriminator_speed}
   return optax.partition(
     {
-      player: optax.adam(speed * config.gan_learning_rate, b1=config.gan_b1)
+      player: optimizers.adam(
+        speed * config.gan_learning_rate, b1=config.gan_b1
+      )
       for player, speed in speeds.items()
     },
     {player: player for player in speeds},

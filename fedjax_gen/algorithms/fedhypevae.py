@@ -36,7 +36,7 @@ import optax
 
 from fedjax_gen import trees, validate
 from fedjax_gen.errors import InputError
-from fedjax_gen.federated import aggregates, servers
+from fedjax_gen.federated import aggregates, optimizers, servers
 from fedjax_gen.federated.algorithm import Algorithm, ServerProgram
 from fedjax_gen.models import hyper_elbo
 from fedjax_gen.models.hypernetwork import HyperVae
@@ -499,4 +499,5 @@ def _refuse_shares(plan: Plan, where: str) -> None:
 def _optimizer(
   config: Config, learning_rate: float
 ) -> optax.GradientTransformation:
-  return {'adam': optax.adam, 'sgd': optax.sgd}[config.optimizer](learning_rate)
+  chosen = {'adam': optimizers.adam, 'sgd': optax.sgd}[config.optimizer]
+  return chosen(learning_rate)

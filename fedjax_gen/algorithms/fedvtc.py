@@ -37,6 +37,7 @@ from fedjax_gen.federated import (
   aggregates,
   class_gaussians,
   local,
+  optimizers,
   personal,
   servers,
 )
@@ -499,7 +500,7 @@ class Client(NamedTuple):
 
   def generator_optimizer(self) -> optax.GradientTransformation:
     """What descends L_e."""
-    return optax.adam(self.config.vtc_learning_rate, b1=0.5)
+    return optimizers.adam(self.config.vtc_learning_rate, b1=0.5)
 
 
 def generator_of(view: Tree, client: VtcClient) -> Variables:

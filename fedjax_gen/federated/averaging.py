@@ -14,7 +14,7 @@ import optax
 
 from fedjax_gen import trees, validate
 from fedjax_gen.data.federated import ClientData
-from fedjax_gen.federated import aggregates, local, servers
+from fedjax_gen.federated import aggregates, local, optimizers, servers
 from fedjax_gen.federated.algorithm import (
   Algorithm,
   ClientProgram,
@@ -47,6 +47,13 @@ class Config:
     default=0.0,
     metadata={'help': 'FedProx: mu, pull towards the received model'},
   )
+  rematerialise: bool = dataclasses.field(
+    default=False,
+    metadata={
+      'help': 'compute again what lies between layers in place of keeping it: '
+      'less memory and more time, on accelerators'
+    },
+  )
   server_optimizer: str = dataclasses.field(
     default='fedavg',
     metadata={
@@ -70,7 +77,7 @@ class Config:
       InputError: `learning_rate` is not above zero.
     """
     validate.positive(learning_rate=self.learning_rate)
-    return optax.adam(self.learning_rate)
+    return optimizers.adam(self.learning_rate)
 
   def descent(self) -> optax.GradientTransformation:
     """The server's optimizer.
@@ -120,6 +127,8 @@ def trainer(
     return chosen.init(variables) if config.keep_optimizer_state else ()
 
   def run(loss_fn, variables, kept, data, key):
+    if config.rematerialise:
+      loss_fn = local.rematerialised(loss_fn)
     trained = local.train(
       local.proximal(loss_fn, variables, config.proximal),
       chosen,

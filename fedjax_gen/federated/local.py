@@ -11,7 +11,7 @@ import optax
 
 from fedjax_gen import trees, validate
 from fedjax_gen.data.federated import Batch, ClientData
-from fedjax_gen.types import Array, Key, LossFn, Metrics, Tree
+from fedjax_gen.types import LAYER, Array, Key, LossFn, Metrics, Tree
 
 
 class LocalWork(NamedTuple):
@@ -91,12 +91,16 @@ def train(
     epoch_key = jax.random.fold_in(key, epoch)
     order_key, noise_key = jax.random.split(epoch_key)
     positions = data.shuffled(order_key)
+    # All at once: on CPU deriving a key is a loop of small programs.
+    step_keys = jax.vmap(jax.random.fold_in, (None, 0))(
+      noise_key, jnp.arange(-(-data.max_size // work.batch_size))
+    )
 
     def step(i, carry):
       variables, optimizer_state, sums, count = carry
       batch = data.batch(positions, i, work.batch_size)
       (loss, (refreshed, metrics)), gradient = gradient_fn(
-        variables, batch, jax.random.fold_in(noise_key, i)
+        variables, batch, step_keys[i]
       )
       updates, optimizer_state = optimizer.update(
         gradient, optimizer_state, variables
@@ -179,6 +183,20 @@ def proximal(loss_fn: LossFn, anchor: Tree, strength: float) -> LossFn:
     return loss + strength / 2 * sum(jax.tree.leaves(distances)), auxiliary
 
   return anchored
+
+
+def rematerialised(loss_fn: LossFn) -> LossFn:
+  """The same loss, whose gradient keeps the outputs of layers alone.
+
+  What lies between them (activations, normalisations) is computed again on the
+  way back, which takes time and saves memory, on accelerators; XLA for CPU
+  undoes it. Values and gradients are the same up to rounding.
+
+  Chen et al., "Training deep nets with sublinear memory cost", 2016.
+  """
+  return jax.checkpoint(
+    loss_fn, policy=jax.checkpoint_policies.save_only_these_names(LAYER)
+  )
 
 
 def is_statistic(path: tuple) -> bool:

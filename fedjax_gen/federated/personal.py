@@ -28,6 +28,7 @@ from fedjax_gen.federated import (
   averaging,
   class_sums,
   local,
+  optimizers,
 )
 from fedjax_gen.federated.algorithm import (
   Algorithm,
@@ -69,6 +70,13 @@ class Config:
     default=10.0,
     metadata={'help': 'longer gradients are shortened (HtFLlib); 0 for none'},
   )
+  rematerialise: bool = dataclasses.field(
+    default=False,
+    metadata={
+      'help': 'compute again what lies between layers in place of keeping it: '
+      'less memory and more time, on accelerators'
+    },
+  )
 
   def __post_init__(self):
     validate.one_of(('sgd', 'adam'), optimizer=self.optimizer)
@@ -85,7 +93,7 @@ class Config:
     """The clients' optimizer, or the same with another learning rate."""
     rate = self.learning_rate if learning_rate is None else learning_rate
     step = (
-      optax.adam(rate)
+      optimizers.adam(rate)
       if self.optimizer == 'adam'
       else optax.sgd(rate, momentum=self.momentum or None)
     )
@@ -111,6 +119,7 @@ class Config:
         local_epochs=self.local_epochs,
         batch_size=self.batch_size,
         keep_optimizer_state=True,
+        rematerialise=self.rematerialise,
       ),
       optimizer,
     )

@@ -12,7 +12,13 @@ import jax
 
 from fedjax_gen import validate
 from fedjax_gen.data.federated import FederatedDataset
-from fedjax_gen.federated import cohorts, fitting, placement, sampling
+from fedjax_gen.federated import (
+  cohorts,
+  compiling,
+  fitting,
+  placement,
+  sampling,
+)
 from fedjax_gen.federated.algorithm import Algorithm, FederatedState
 from fedjax_gen.federated.beginning import init_state
 from fedjax_gen.federated.mapping import Mapping
@@ -133,6 +139,7 @@ class Runner:
         placement.state_shardings(state, mapping),
         placement.replicated(mapping),
       ),
+      compiler_options=compiling.options(),
     )
     def program(state, datasets, key, num_rounds):
       def body(state, _):

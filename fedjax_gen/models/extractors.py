@@ -222,13 +222,18 @@ class VisionTransformer(nn.Module):
     positions = self.param(
       'positions', nn.initializers.normal(0.02), tokens.shape[1:]
     )
+    # A block keeps its inputs and is computed again on the way back: all that
+    # the scan would write and read again takes longer than that, and is most
+    # of the memory. A loop needs no barrier against undoing it.
     blocks = nn.scan(
-      TransformerBlock,
+      nn.remat(TransformerBlock, prevent_cse=False),
       variable_axes={'params': 0},
       split_rngs={'params': True},
       length=self.depth,
     )
-    tokens, _ = blocks(self.num_heads)(tokens + positions[None], None)
+    tokens, _ = blocks(self.num_heads, name='ScanTransformerBlock_0')(
+      tokens + positions[None], None
+    )
     return nn.LayerNorm()(tokens).mean(axis=1)
 
 

@@ -13,12 +13,14 @@ import functools
 
 from flax import linen as nn
 import jax
+from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 import numpy as np
 
 from fedjax_gen import validate
 from fedjax_gen.models.correlation import correlate, spread
 from fedjax_gen.models.patches import pad_or_cut
+from fedjax_gen.types import LAYER
 
 
 def conv(
@@ -55,7 +57,8 @@ def conv(
       out = (size - window) // stride + 1
       low.append(0)
     sizes.append(out)
-  return correlate(inputs, kernel, tuple(strides), tuple(low), tuple(sizes))
+  outputs = correlate(inputs, kernel, tuple(strides), tuple(low), tuple(sizes))
+  return checkpoint_name(outputs, LAYER)
 
 
 def conv_transpose(
@@ -93,7 +96,8 @@ def conv_transpose(
   if padding == 'SAME':
     wanted = (height * strides[0], width * strides[1])
   low = tuple(max(f - w, 0) // 2 for f, w in zip(full, wanted, strict=True))
-  return spread(inputs, kernel.swapaxes(2, 3), tuple(strides), low, wanted)
+  outputs = spread(inputs, kernel.swapaxes(2, 3), tuple(strides), low, wanted)
+  return checkpoint_name(outputs, LAYER)
 
 
 def depthwise_conv(
@@ -133,7 +137,7 @@ def depthwise_conv(
         j : j + (sizes[1] - 1) * strides[1] + 1 : strides[1],
       ]
       outputs = outputs + seen * kernel[i, j][None, None, None]
-  return outputs
+  return checkpoint_name(outputs, LAYER)
 
 
 def max_pool(inputs: jax.Array, factor: int = 2) -> jax.Array:

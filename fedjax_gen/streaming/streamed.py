@@ -32,6 +32,7 @@ from fedjax_gen.errors import InputError
 from fedjax_gen.federated import (
   beginning,
   cohorts,
+  compiling,
   fitting,
   rounds,
   sampling,
@@ -335,7 +336,12 @@ def _compiled_round(algorithm: Algorithm, mapping: Mapping):
   if mapping.mesh is not None:
     everywhere = NamedSharding(mapping.mesh, P())
 
-  @functools.partial(jax.jit, donate_argnums=0, out_shardings=everywhere)
+  @functools.partial(
+    jax.jit,
+    donate_argnums=0,
+    out_shardings=everywhere,
+    compiler_options=compiling.options(),
+  )
   def run(server, round_number, members, key, init_keys):
     fleets = tuple(
       asking.begun(

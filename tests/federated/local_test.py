@@ -16,6 +16,8 @@ from fedjax_gen.data.federated import Batch
 from fedjax_gen.data.partition import Partition
 from fedjax_gen.errors import InputError
 from fedjax_gen.federated import local
+from fedjax_gen.models.elbo import elbo_loss
+from fedjax_gen.models.vae import DataSpec, VaeConfig, build_vae
 
 _START = {'weight': jnp.array([0.5, -0.5]), 'bias': jnp.array(0.1)}
 
@@ -234,6 +236,59 @@ class TrainTest(parameterized.TestCase):
   def test_refuses_work_out_of_range(self, epochs, batch_size, message):
     with self.assertRaisesRegex(InputError, message):
       local.local_work(epochs, batch_size)
+
+
+class RematerialisedTest(parameterized.TestCase):
+  """Loss of a small residual VAE: convolutions, normalisation, draws."""
+
+  @staticmethod
+  @functools.cache
+  def _loss():
+    vae = build_vae(
+      VaeConfig(decoder='residual', channels=(8,), hidden_size=8),
+      DataSpec((8, 8, 1), 2),
+    )
+    inputs = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1), np.uint8)
+    labels, mask = jnp.array([0, 1, 1, 0]), jnp.array([1, 1, 1, 0], bool)
+    batch = Batch(jnp.asarray(inputs), labels, mask)
+    loss_fn = elbo_loss(vae, 1.0)
+    variables = vae.init(jax.random.key(0))
+    return loss_fn, variables, batch
+
+  def test_values_and_gradients_are_the_same(self):
+    loss_fn, variables, batch = self._loss()
+
+    def gradients(loss_fn):
+      return jax.jit(jax.value_and_grad(loss_fn, has_aux=True))(
+        variables, batch, jax.random.key(1)
+      )
+
+    chex.assert_trees_all_close(
+      gradients(local.rematerialised(loss_fn)),
+      gradients(loss_fn),
+      rtol=1e-4,
+      atol=1e-5,
+    )
+
+  def test_the_outputs_of_layers_alone_are_kept(self):
+    loss_fn, variables, batch = self._loss()
+
+    def kept(loss_fn):
+      """Shapes of the images that wait for the way back."""
+      _, backward, _ = jax.vjp(
+        lambda v: loss_fn(v, batch, jax.random.key(1)), variables, has_aux=True
+      )
+      shapes = [leaf.shape for leaf in jax.tree.leaves(backward)]
+      images = [s for s in shapes if len(s) == 4 and s[1] == s[2] and s[0] == 4]
+      return sorted(images)
+
+    # Of the encoder's layer and the shortcut; of a block's two; the data and
+    # the outputs.
+    small, large, ends = (4, 4, 4, 8), (4, 8, 8, 8), (4, 8, 8, 1)
+    self.assertEqual(
+      kept(local.rematerialised(loss_fn)), sorted(2 * [small, large, ends])
+    )
+    self.assertGreater(len(kept(loss_fn)), 3 * 6)
 
 
 class ProximalTest(absltest.TestCase):

@@ -43,6 +43,20 @@ class ClassifiersTest(parameterized.TestCase):
     found = _parameters(ClassifierConfig(('vit_tiny',), 192), _GREY)
     self.assertBetween(found, 5_300_000, 5_500_000)
 
+  def test_blocks_of_a_transformer_keep_their_inputs_alone(self):
+    module = extractors.VisionTransformer(6, 3, 3, 2)
+    images = jnp.ones((5, 8, 8, 1))
+    variables = module.init(jax.random.key(0), images)
+    # Under the name by which models were saved before.
+    self.assertIn('ScanTransformerBlock_0', variables['params'])
+    _, backward = jax.vjp(lambda v: module.apply(v, images), variables)
+    stacks = [
+      leaf.shape for leaf in jax.tree.leaves(backward) if leaf.shape[:1] == (3,)
+    ]
+    # Depth, batch, tokens, their size; what else is stacked are parameters.
+    by_example = [shape for shape in stacks if shape[1:2] == (5,)]
+    self.assertEqual(by_example, [(3, 5, 16, 6)])
+
   def test_bytes_and_signed_floats_are_the_same_image(self):
     [model] = build_classifiers(ClassifierConfig(('mlp',), 4, 0.01), _GREY)
     variables = model.init(jax.random.key(0))
