@@ -9,7 +9,8 @@ import pytest
 
 from experiments import distributed
 from fedjax_gen.errors import InputError
-from fedjax_gen.federated import mapping, rounds
+from fedjax_gen.federated import mapping, placement, rounds
+from fedjax_gen.federated.algorithm import FederatedState
 from fedjax_gen.running import leaves, processes, rendezvous
 
 
@@ -73,3 +74,17 @@ def test_replicated_leaves_are_seen_as_one_device_has_them():
   assert (
     jax.random.uniform(own['key']) == jax.random.uniform(jax.random.key(1))
   ).item()
+
+
+def test_split_leaves_come_to_the_host_whole():
+  kept = {'w': jnp.arange(8.0), 'key': jax.random.split(jax.random.key(1), 8)}
+  placed = placement.place_state(
+    FederatedState(jnp.int32(0), {}, (kept,)),
+    mapping.Mapping(mesh=mapping.clients_mesh(4)),
+  )
+  assert not placed.fleets[0]['w'].is_fully_replicated
+  [own] = leaves.local(placed).fleets
+  assert isinstance(own['w'], np.ndarray)
+  np.testing.assert_array_equal(own['w'], np.arange(8.0))
+  assert (own['key'] == kept['key']).all()
+  assert leaves.params_digest(own) == leaves.params_digest(kept)

@@ -78,6 +78,22 @@ def test_steps_evaluations_and_checkpoints_keep_to_the_schedule(tmp_path):
   assert saved == ['11']
 
 
+def test_an_evaluation_is_given_what_is_evaluated_and_no_more(tmp_path):
+  given = []
+
+  def evaluate(part):
+    given.append(part)
+    return {'test_elbo': 0.0}
+
+  _train(
+    tmp_path,
+    schedule=Schedule(2),
+    evaluate=evaluate,
+    evaluated=lambda state: 2 * state['w'],
+  )
+  assert [float(part) for part in given] == [2.0, 4.0]
+
+
 def test_a_finished_training_is_returned_without_a_step(tmp_path):
   first = _train(tmp_path, schedule=Schedule(4))
 
