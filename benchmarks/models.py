@@ -124,7 +124,7 @@ def _dropped(key, values, rate):
   # The bytes of a word lie a quarter of the batch apart: rows stay rows.
   words = jax.random.bits(key, (-(-len(values) // 4), *values.shape[1:]))
   shifts = jnp.arange(0, 32, 8, dtype=words.dtype)
-  draws = words >> shifts.reshape(-1, *[1] * values.ndim) & 255
+  draws = words[None] >> shifts.reshape(-1, *[1] * values.ndim) & 255
   draws = draws.reshape(-1, *values.shape[1:])[: len(values)]
   return jnp.where(draws >= int(rate * 256), values / (1 - rate), 0)
 

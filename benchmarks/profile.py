@@ -5,7 +5,7 @@ python -m benchmarks.profile --task=emnist_conv
 One round of a task (`ours:one`), compiled and traced on one core, and its
 operations added up by layer, direction and kind: milliseconds of a step, the
 floating-point operations of its matrix products, and the bytes that they and
-the loops between them read and write, each operand once. Beside them the rate
+the loops between them read and write (`benchmarks.hlo`). Beside them the rate
 of the best matrix product and of copies, measured on the same core in the same
 run: what is slower than both has no such excuse.
 """
@@ -17,22 +17,31 @@ import functools
 import math
 import os
 import pathlib
+import re
 import tempfile
 import time
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from benchmarks import tasks
 from benchmarks.contestants import gemm, ours
-from benchmarks.hlo import Cost, Program
+from benchmarks.hlo import CONTAINERS, Program
 
 _PROFILED = {
   task.name: task
   for task in reversed(tasks.ALL)
   if task.flops is not None and task.batch <= 32
 }  # of each name the first of those
-_CONTAINERS = ('while', 'call', 'conditional')  # what they run is traced itself
+
+
+class Cost(NamedTuple):
+  """Of a step: seconds, floating-point operations, bytes read and written."""
+
+  seconds: float = 0.0
+  flops: float = 0.0
+  bytes: float = 0.0
 
 
 def by_label(
@@ -47,15 +56,13 @@ def by_label(
   """
   costs: dict[str, Cost] = collections.defaultdict(Cost)
   for name, (times, seconds) in events.items():
-    if name not in program.ops or program.ops[name].kind in _CONTAINERS:
+    one = program.instructions.get(name)
+    if one is None or one.kind in CONTAINERS:  # what those run is traced itself
       continue
-    label, once = program.label(name), program.cost(name)
-    costs[label] = _added(
-      costs[label],
-      Cost(
-        seconds / steps, once.flops * times / steps, once.bytes * times / steps
-      ),
-    )
+    flops, moved = program.flops(name) * times, program.bytes(name) * times
+    cost = Cost(seconds / steps, flops / steps, moved / steps)
+    label = _label(one.attributes, has_products=flops > 0)
+    costs[label] = _added(costs[label], cost)
   return dict(sorted(costs.items(), key=lambda item: -item[1].seconds))
 
 
@@ -101,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
   products, contestant = gemm.build(None), ours.build(task, 'one')
   program, steps = Program(contestant.text()), task.clients * task.steps
-  peak = products.flops / min(_seconds(products) for _ in range(3))
+  peak = products.costs()['flops'] / min(_seconds(products) for _ in range(3))
   copying = _copying(1 << 21)
   step = min(_seconds(contestant) for _ in range(5)) / steps
   costs = by_label(program, traced(contestant), steps)
@@ -112,6 +119,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     f'8 MiB {copying / 1e9:.0f} GB/s, 256 MiB {_copying(1 << 26) / 1e9:.0f}'
   )
   print(table(costs, peak, copying))
+
+
+def _label(attributes: str, *, has_products: bool) -> str:
+  """Layer, direction and kind: `Conv_1 backward, products`."""
+  source = re.search(r'op_name="([^"]*)"', attributes)
+  path = source[1] if source else ''
+  if 'jvp(' not in path:
+    return 'optimizer, sums and loops'
+  layer = re.search(r'/([A-Z]\w*_\d+)/', path)
+  where = layer[1] if layer else 'between layers'
+  direction = 'backward' if 'transpose(' in path else 'forward'
+  return f'{where} {direction}{", products" if has_products else ""}'
 
 
 def _added(left: Cost, right: Cost) -> Cost:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from benchmarks import models, program_bytes
+from benchmarks import hlo, models
 from benchmarks.contestants import naive_vmap, noise
 from fedjax_gen.data.federated import Batch
 from fedjax_gen.running.compile_clock import CompileClock
@@ -65,4 +65,4 @@ class _Epochs:
   def costs(self) -> dict[str, float | None]:
     """Bytes that the compiled epoch moves."""
     lowered = self._run.lower(self._variables, self._images, self._key)
-    return {'bytes_moved': program_bytes.bytes_moved(lowered.compile())}
+    return {'bytes_moved': hlo.bytes_moved(lowered.compile())}

@@ -9,7 +9,7 @@ what `auto` does on so many.
 import jax
 import numpy as np
 
-from benchmarks import models, program_bytes
+from benchmarks import hlo, models
 from benchmarks.contestants import noise
 from fedjax_gen.data.federated import FederatedDataset, federated_dataset
 from fedjax_gen.data.partition import Partition
@@ -56,7 +56,7 @@ class _Rounds:
   def costs(self) -> dict[str, float | None]:
     """Bytes that the compiled round moves."""
     lowered = self._run.lowered(self._state, self._data, self._key, 1)
-    return {'bytes_moved': program_bytes.bytes_moved(lowered.compile())}
+    return {'bytes_moved': hlo.bytes_moved(lowered.compile())}
 
   def text(self) -> str:
     """The compiled round, as HLO."""

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from benchmarks import fedvtc_round, hyper_round, products, program_bytes
+from benchmarks import fedvtc_round, hlo, hyper_round, products
 from benchmarks.loop import Loop
 from fedjax_gen.algorithms import fedvae, fissionvae
 from fedjax_gen.data.federated import FederatedDataset, federated_dataset
@@ -144,9 +144,7 @@ def flops(system: System) -> int:
 
 
 def _bytes(system: System, lowered: jax.stages.Lowered) -> float | None:
-  return program_bytes.bytes_moved(
-    lowered.compile(), unknown_turns=system.unknown_turns
-  )
+  return hlo.bytes_moved(lowered.compile(), unknown_turns=system.unknown_turns)
 
 
 def fedvae_paper(task) -> System:
