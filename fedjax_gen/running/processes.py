@@ -66,6 +66,7 @@ class Processes:
     self._patience = patience
     self._number = 0  # of the next exchange
     self.farewell: int | None = None  # this process's status, once it ends
+    self.reason = ''  # why it ends, not said by itself yet
     if client is not None:
       threading.Thread(target=self._watch, daemon=True).start()
 
@@ -90,7 +91,9 @@ class Processes:
     if self.count == 1:
       return [json.loads(text)]
     number, self._number = self._number, self._number + 1
-    self._client.key_value_set(f'exchange/{number}/up/{self.index}', text)
+    self._asked(
+      self._client.key_value_set, f'exchange/{number}/up/{self.index}', text
+    )
     result = f'exchange/{number}/down'
     if self.is_writer:
       values = [
@@ -127,7 +130,7 @@ class Processes:
     """Raises `EndedError` if another process has said that it ends."""
     if self._client is None:
       return
-    for key, text in self._client.key_value_dir_get('end/'):
+    for key, text in self._asked(self._client.key_value_dir_get, 'end/'):
       index = int(key.rpartition('/')[2])
       if index != self.index:
         status, message = json.loads(text)
@@ -142,6 +145,7 @@ class Processes:
     """
     if self._client is None or self.farewell is not None:
       return
+    self.reason = message
     self.farewell = status
     # A thread that waits in C++, as `_watch` may, cannot be left in an orderly
     # way: C++ calls it a failure, after all has gone well.
@@ -185,11 +189,30 @@ class Processes:
 
     while True:
       try:
-        return json.loads(self._client.blocking_key_value_get(key, _POLL_MS))
+        return json.loads(
+          self._asked(self._client.blocking_key_value_get, key, _POLL_MS)
+        )
       except jax.errors.JaxRuntimeError as error:
         if 'DEADLINE_EXCEEDED' not in str(error):
           raise
       self.check()
+
+  def _asked(self, function: Callable[..., Any], *arguments: Any) -> Any:
+    """What the coordinator answers.
+
+    Raises:
+      EndedError: it is gone.
+      JaxRuntimeError: it answers otherwise.
+    """
+    import jax
+
+    try:
+      return function(*arguments)
+    except jax.errors.JaxRuntimeError as error:
+      if self.is_writer or 'UNAVAILABLE' not in str(error):
+        raise
+      lost = f'Lost {self.names[0]}, the coordinator. {AGAIN}'
+      raise EndedError(lost, 1) from error
 
   def _watch(self) -> None:
     """Ends this process when another is dead, wherever its own work stands."""

@@ -125,9 +125,10 @@ def _names(client: Any, index: int, count: int, seconds: int) -> list[str]:
 
 def _on_abort(processes: Processes, coordinator: str) -> tuple[str, int] | None:
   """What to say of an `abort`; called in a dying process, without JAX."""
-  if processes.farewell is not None:
-    return '', processes.farewell  # the coordinator left first, all being said
   me, writer = processes.names[processes.index], processes.names[0]
+  if processes.farewell is not None:  # the coordinator left first
+    said = f'{me}: {processes.reason}\n' if processes.reason else ''
+    return said, processes.farewell
   if not processes.is_writer and not _answers(coordinator, 1.0):
     return (
       f'{me}: Lost {writer}, the coordinator at {coordinator}: it ended or '
