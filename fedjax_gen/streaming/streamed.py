@@ -23,7 +23,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec as P
 import numpy as np
 
 from fedjax_gen import validate
@@ -34,6 +33,7 @@ from fedjax_gen.federated import (
   cohorts,
   compiling,
   fitting,
+  placement,
   rounds,
   sampling,
 )
@@ -332,14 +332,11 @@ def streamed_runner(
 
 def _compiled_round(algorithm: Algorithm, mapping: Mapping):
   """`(server, round, members, key, init keys) -> (state, metrics)`."""
-  everywhere = None
-  if mapping.mesh is not None:
-    everywhere = NamedSharding(mapping.mesh, P())
 
   @functools.partial(
     jax.jit,
     donate_argnums=0,
-    out_shardings=everywhere,
+    out_shardings=placement.replicated(mapping),
     compiler_options=compiling.options(),
   )
   def run(server, round_number, members, key, init_keys):
