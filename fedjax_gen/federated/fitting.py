@@ -40,6 +40,11 @@ def fitted(
     block = max(1, min(block - 1, int(block * limit / needed)))
 
 
+def needed_bytes(program: jax.stages.Lowered) -> int:
+  """What a program needs on one device beside arguments and results."""
+  return int(program.compile().memory_analysis().temp_size_in_bytes)
+
+
 def free_bytes() -> int | None:
   """What the first device has left; None if it does not say, as CPUs do."""
   stats = jax.local_devices()[0].memory_stats() or {}

@@ -224,8 +224,7 @@ class StreamedRunner:
 
   def _needed(self, mapping, arguments) -> int:
     program = _compiled_round(self._algorithm, mapping)
-    compiled = program.lower(*arguments).compile()
-    return int(compiled.memory_analysis().temp_size_in_bytes)
+    return fitting.needed_bytes(program.lower(*arguments))
 
   def _fitted(self, arguments) -> Mapping:
     _, _, members, *_ = arguments
