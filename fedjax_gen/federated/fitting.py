@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import dataclasses
+from typing import Any
 
 import jax
 
@@ -42,7 +43,8 @@ def fitted(
 
 def needed_bytes(program: jax.stages.Lowered) -> int:
   """What a program needs on one device beside arguments and results."""
-  return int(program.compile().memory_analysis().temp_size_in_bytes)
+  compiled: Any = program.compile()
+  return int(compiled.memory_analysis().temp_size_in_bytes)
 
 
 def free_bytes() -> int | None:
