@@ -47,6 +47,7 @@ from fedjax_gen.data.federated import (
 from fedjax_gen.federated import (
   class_gaussians,
   cohorts,
+  fitting,
   local,
   personal,
   rounds,
@@ -321,8 +322,7 @@ def _joint_program(
 
 def _temporary_bytes(program: Callable[..., Tree], *arguments: Tree) -> int:
   """By the compiler's analysis; nothing is run."""
-  compiled: Any = jax.jit(program).lower(*arguments).compile()
-  return int(compiled.memory_analysis().temp_size_in_bytes)
+  return fitting.needed_bytes(jax.jit(program).lower(*arguments))
 
 
 def build_setting(argv: list[str]) -> Setting:

@@ -14,12 +14,10 @@ import matplotlib
 from matplotlib import figure, patches
 import numpy as np
 
-from fedjax_gen import files
 from fedjax_gen.errors import InputError
-from fedjax_gen.evaluation import checks, theme
+from fedjax_gen.evaluation import charts, checks, theme
 from fedjax_gen.evaluation.gallery import Drawn
 
-_DPI = 150
 _CLASSES = 12  # of which the way is drawn
 _POINTS = 400  # of a panel
 _CLIENTS = 40  # rows of a chart
@@ -100,7 +98,7 @@ def draw_embeddings(
   grid[0].set_xlabel(_component(0, plane.shares))
   grid[0].set_ylabel(_component(1, plane.shares))
   _legend_below(chart, grid[0])
-  _save(chart, path)
+  charts.save(chart, path)
   return Drawn(
     path,
     'Real and generated embeddings in the first two principal components of '
@@ -155,7 +153,7 @@ def draw_codes(
   axes.set_xlabel(_component(0, plane.shares))
   axes.set_ylabel(_component(1, plane.shares))
   axes.legend(loc='center left', bbox_to_anchor=(1.01, 0.5))
-  _save(chart, path)
+  charts.save(chart, path)
   return Drawn(
     path,
     'Codes of the clients in their first two principal components, marked by '
@@ -245,7 +243,7 @@ def draw_way(
     axes.set_xlim(-size, size)
     axes.set_ylim(-size, size)
   _legend_below(chart, grid[0])
-  _save(chart, path)
+  charts.save(chart, path)
   return Drawn(
     path,
     'Means of what is generated of each class on the way from the code of '
@@ -307,7 +305,7 @@ def draw_clients(
   axes.legend(
     loc='lower left', bbox_to_anchor=(0, 1), ncols=len(values), borderpad=0
   )
-  _save(chart, path)
+  charts.save(chart, path)
   return Drawn(
     path,
     'Each client’s classifier by what it was trained on; the client that is '
@@ -379,7 +377,7 @@ def draw_privacy(
   axes.set_xlabel('ε (less is more private; ∞: no privacy)')
   axes.set_ylabel(y_label)
   axes.legend(loc='center left', bbox_to_anchor=(1.01, 0.5), handlelength=2.8)
-  _save(chart, path)
+  charts.save(chart, path)
   return Drawn(
     path, f'What is reached at each privacy budget: {y_label}.', 'privacy'
   )
@@ -489,16 +487,3 @@ def _check_lengths(num: int, **values: Sequence | np.ndarray) -> None:
   for name, value in values.items():
     if len(value) != num:
       raise InputError(f'Expected {num} of {name}, got {len(value)}.')
-
-
-def _save(chart: figure.Figure, path: pathlib.Path) -> None:
-  """Writes the figure, cut to what is drawn, without a date or version."""
-  with files.replacing(path) as temporary:
-    chart.savefig(
-      temporary,
-      format='png',
-      dpi=_DPI,
-      bbox_inches='tight',
-      pad_inches=0.12,
-      metadata={'Software': None},
-    )

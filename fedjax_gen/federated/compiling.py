@@ -4,9 +4,9 @@ import functools
 
 import jax
 
-# Vectors as wide as the machine has them: LLVM takes half of AVX-512's, which
-# today cost nothing but speed. And copies of what a loop carries only where
-# one is needed, by where values are read and not by their names alone.
+# Vectors as wide as the machine has them: by default LLVM takes half of
+# AVX-512's, for which older processors lowered their clock. And what a loop
+# carries is copied only if it is read after it was overwritten.
 _CPU = {
   'xla_cpu_prefer_vector_width': 512,
   'xla_cpu_copy_insertion_use_region_analysis': True,

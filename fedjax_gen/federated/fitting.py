@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import dataclasses
+from typing import Any
 
 import jax
 
@@ -38,6 +39,12 @@ def fitted(
     if needed <= limit or block == 1:
       return smaller
     block = max(1, min(block - 1, int(block * limit / needed)))
+
+
+def needed_bytes(program: jax.stages.Lowered) -> int:
+  """What a program needs on one device beside arguments and results."""
+  compiled: Any = program.compile()
+  return int(compiled.memory_analysis().temp_size_in_bytes)
 
 
 def free_bytes() -> int | None:

@@ -134,29 +134,9 @@ def _run_devices(
   mapping, run, work, shared, population, layout, members, rows, num_members
 ):
   """The lanes of all devices, which hold the population between them."""
-  num_devices, size = mapping.num_devices, len(rows)
+  on_devices = functools.partial(_on_devices, mapping, layout, shared, members)
   # What a device is given of others' is a population of its own.
-  slots = jnp.arange(size) % (size // num_devices)
-
-  # shard_map and not a sharded vmap: the partitioner would gather the operands
-  # of mapped convolutions and compute every client on every device
-  # (https://github.com/openxla/xla/issues/47945).
-  def on_devices(function, population, slots, *everywhere):
-    return jax.shard_map(
-      function,
-      mesh=mapping.mesh,
-      in_specs=(P(), P(AXIS), P(AXIS), *[P() for _ in everywhere]),
-      out_specs=(P(), P(AXIS), P(AXIS)),
-      check_vma=False,
-    )(shared, population, _laid_out(layout, (members, slots)), *everywhere)
-
-  def run_exchanging(shared, population, lanes, rows):
-    num_clients = num_devices * jax.tree.leaves(population)[0].shape[0]
-    plan = exchange.plan(rows, num_devices, num_clients)
-    needed = exchange.fetch(plan, population)
-    sums, needed, outputs = run(shared, needed, lanes)
-    return sums, exchange.give_back(plan, population, needed), outputs
-
+  slots = jnp.arange(len(rows)) % (len(rows) // mapping.num_devices)
   if placement.in_parts(population, mapping, num_members):
     constrained = functools.partial(
       jax.lax.with_sharding_constraint,
@@ -173,8 +153,34 @@ def _run_devices(
     # Of the absent nothing is needed.
     is_present = jax.vmap(work.is_present)(members)
     rows = jnp.where(is_present, rows, _beyond(rows))
-    sums, held, outputs = on_devices(run_exchanging, held, slots, rows)
+    exchanging = functools.partial(_run_exchanging, mapping.num_devices, run)
+    sums, held, outputs = on_devices(exchanging, held, slots, rows)
   return sums, placement.whole(held, population, mapping), outputs
+
+
+def _on_devices(
+  mapping, layout, shared, members, function, population, slots, *everywhere
+):
+  """A function of the lanes of one device, `_run_lanes` or like it, on all."""
+  # shard_map and not a sharded vmap: the partitioner would gather the operands
+  # of mapped convolutions and compute every client on every device
+  # (https://github.com/openxla/xla/issues/47945).
+  return jax.shard_map(
+    function,
+    mesh=mapping.mesh,
+    in_specs=(P(), P(AXIS), P(AXIS), *[P() for _ in everywhere]),
+    out_specs=(P(), P(AXIS), P(AXIS)),
+    check_vma=False,
+  )(shared, population, _laid_out(layout, (members, slots)), *everywhere)
+
+
+def _run_exchanging(num_devices, run, shared, population, lanes, rows):
+  """The lanes of one device, once the rows that it needs have come."""
+  num_clients = num_devices * jax.tree.leaves(population)[0].shape[0]
+  plan = exchange.plan(rows, num_devices, num_clients)
+  needed = exchange.fetch(plan, population)
+  sums, needed, outputs = run(shared, needed, lanes)
+  return sums, exchange.give_back(plan, population, needed), outputs
 
 
 def _rows_at_home(mapping, population, rows):

@@ -75,8 +75,11 @@ def in_parts(population: Tree, mapping: Mapping, cohort_size: int) -> bool:
   So it is where D does not divide N, unless all take part: then the devices
   have whole rows meanwhile, see `by_client`.
   """
-  rows = [len(leaf) for leaf in jax.tree.leaves(population)[:1]]
-  return any(n % mapping.num_devices and cohort_size < n for n in rows)
+  leaves = jax.tree.leaves(population)
+  if not leaves:
+    return False
+  num_clients = len(leaves[0])
+  return num_clients % mapping.num_devices != 0 and cohort_size < num_clients
 
 
 def by_client(population: Tree, mapping: Mapping) -> Tree:

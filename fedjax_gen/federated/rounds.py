@@ -110,8 +110,7 @@ class Runner:
 
   def _needed(self, mapping, arguments, num_rounds) -> int:
     program = self._program(mapping, arguments[0])
-    compiled = program.lower(*arguments, num_rounds).compile()
-    return int(compiled.memory_analysis().temp_size_in_bytes)
+    return fitting.needed_bytes(program.lower(*arguments, num_rounds))
 
   def _fitted(self, arguments, num_rounds) -> Mapping:
     _, datasets, key = arguments

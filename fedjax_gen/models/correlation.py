@@ -126,7 +126,7 @@ spread.defvjp(_saving_operands(spread), _spread_backward)
 
 
 def _blocked(kernel: jax.Array, strides: Pair) -> jax.Array:
-  """`[h, w, I, O]` as `[h/s, w/t, s * t * I, O]`, zeros where s or t is cut."""
+  """`[h, w, I, O]` as `[h/s, w/t, s * t * I, O]`, filled up with zeros."""
   (h, w, num_in, num_out), (sh, sw) = kernel.shape, strides
   bh, bw = -(-h // sh), -(-w // sw)
   kernel = jnp.pad(kernel, ((0, bh * sh - h), (0, bw * sw - w), (0, 0), (0, 0)))

@@ -2,10 +2,6 @@
 
 How a convolution is computed is chosen here and in `correlation`, once for all
 models: a model says `Conv` and does not know it.
-
-A stride s is taken out first: space-to-depth makes a k x k convolution of
-stride s a (k/s) x (k/s) one of stride 1, so that a 4 x 4 stride-2 layer copies
-4 contiguous slices and not 16 strided ones.
 """
 
 from collections.abc import Callable, Sequence
@@ -51,12 +47,11 @@ def conv(
     inputs.shape[1:3], kernel.shape[:2], strides, strict=True
   ):
     if padding == 'SAME':
-      out = -(-size // stride)
-      low.append(max((out - 1) * stride + window - size, 0) // 2)
+      out, before = _same(size, window, stride)
     else:
-      out = (size - window) // stride + 1
-      low.append(0)
+      out, before = (size - window) // stride + 1, 0
     sizes.append(out)
+    low.append(before)
   outputs = correlate(inputs, kernel, tuple(strides), tuple(low), tuple(sizes))
   return checkpoint_name(outputs, LAYER)
 
@@ -116,16 +111,11 @@ def depthwise_conv(
   Returns:
     `[B, ceil(H / stride), ceil(W / stride), C]`.
   """
-  sizes, low = [], []
-  for size, window, stride in zip(
-    inputs.shape[1:3], kernel.shape[:2], strides, strict=True
-  ):
-    out = -(-size // stride)
-    low.append(max((out - 1) * stride + window - size, 0) // 2)
-    sizes.append(out)
+  window = kernel.shape[:2]
+  sizes, low = zip(*map(_same, inputs.shape[1:3], window, strides), strict=True)
   reach = [
-    (out - 1) * stride + window
-    for out, stride, window in zip(sizes, strides, kernel.shape, strict=False)
+    (out - 1) * stride + extent
+    for out, stride, extent in zip(sizes, strides, window, strict=True)
   ]
   padded = pad_or_cut(inputs, low, reach)
   outputs = jnp.zeros((), inputs.dtype)
@@ -138,6 +128,12 @@ def depthwise_conv(
       ]
       outputs = outputs + seen * kernel[i, j][None, None, None]
   return checkpoint_name(outputs, LAYER)
+
+
+def _same(size: int, window: int, stride: int) -> tuple[int, int]:
+  """Outputs along an axis with padding SAME, and the zeros before it."""
+  out = -(-size // stride)
+  return out, max((out - 1) * stride + window - size, 0) // 2
 
 
 def max_pool(inputs: jax.Array, factor: int = 2) -> jax.Array:

@@ -32,7 +32,7 @@ from fedjax_gen.models.patches import Pair, contract, pad_or_cut
 _Grid = Sequence[Sequence[jax.Array]]
 _Matrix = Sequence[Sequence[float]]
 
-_LEAST_CHANNELS = 512  # I x O
+_LEAST_CHANNELS, _LEAST_FILTERS = 16, 512  # of I and of O; I x O
 _LEAST_WORK = 1 << 28  # operations of a direct correlation; 1 ms of a fast core
 
 _TILE, _WINDOW = 2, 3
@@ -62,8 +62,8 @@ def suits(
   return (
     tuple(window) == (_WINDOW, _WINDOW)
     and tuple(strides) == (1, 1)
-    and min(num_in, num_out) >= 16
-    and num_in * num_out >= _LEAST_CHANNELS
+    and min(num_in, num_out) >= _LEAST_CHANNELS
+    and num_in * num_out >= _LEAST_FILTERS
     and work >= _LEAST_WORK
     and jax.default_backend() == 'cpu'
   )

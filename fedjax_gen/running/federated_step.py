@@ -25,7 +25,8 @@ def federated_step(
   """Returns the `step` that `training.train` asks for.
 
   Args:
-    run: made by `rounds.round_runner` for the algorithm.
+    run: made for the algorithm by `rounds.round_runner` or
+      `streamed.streamed_runner`.
     traffic: bytes down and up per client, for each fleet.
     datasets: the clients of each fleet.
     key: the run's key.

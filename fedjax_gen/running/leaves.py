@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec as P
 import numpy as np
 
+_PIECE = 1 << 26  # bytes that a device has of others at a time
+
 
 def named_leaves(tree: Any) -> dict[str, Any]:
   """Returns the leaves of `tree` by their path, in the tree's order.
@@ -100,48 +102,6 @@ def from_writer(tree: Any, state: Any) -> Any:
   return jax.tree.map(received, tree, state)
 
 
-_PIECE = 1 << 26  # bytes that a device has of others at a time
-
-
-def _broadcast(array: np.ndarray) -> np.ndarray:
-  """Process 0's array in every process."""
-  sent = np.frombuffer(array.tobytes(), np.uint8)
-  pieces = [
-    multihost_utils.broadcast_one_to_all(sent[start : start + _PIECE])
-    for start in range(0, len(sent), _PIECE)
-  ]
-  return np.concatenate(pieces).view(array.dtype).reshape(array.shape)
-
-
-def _gathered(leaf: jax.Array) -> np.ndarray:
-  """An array that devices of several processes hold between them, whole."""
-  sharding: Any = leaf.sharding
-  mesh, spec = sharding.mesh, sharding.spec
-  [(axis, name)] = [(i, name) for i, name in enumerate(spec) if name]
-  shard = sharding.shard_shape(leaf.shape)
-  shards = np.empty((mesh.size, *shard), leaf.dtype)
-  rows = min(shard[0], max(1, shard[0] * _PIECE // leaf.nbytes))
-
-  def all_rows(shard, start):
-    part = jax.lax.dynamic_slice_in_dim(shard, start, rows)
-    return jax.lax.all_gather(part, name)
-
-  gather = jax.jit(
-    jax.shard_map(
-      all_rows,
-      mesh=mesh,
-      in_specs=(spec, P()),
-      out_specs=P(),
-      check_vma=False,
-    )
-  )
-  for start in range(0, shard[0], rows):
-    start = min(start, shard[0] - rows)  # the last piece is as long as others
-    part = gather(leaf, np.int32(start)).addressable_data(0)
-    shards[:, start : start + rows] = np.asarray(part)
-  return np.concatenate(shards, axis=axis)
-
-
 def describe(leaf: Any) -> dict[str, Any]:
   """Returns the type and shape of a leaf, and the kind of a key, as JSON."""
   description = {'dtype': str(leaf.dtype), 'shape': list(leaf.shape)}
@@ -226,6 +186,45 @@ def first_non_finite(tree: Any) -> str | None:
   everywhere = mesh and NamedSharding(mesh, P())
   finite = np.asarray(jax.jit(_all_finite, out_shardings=everywhere)(arrays))
   return next((n for n, ok in zip(floats, finite, strict=True) if not ok), None)
+
+
+def _broadcast(array: np.ndarray) -> np.ndarray:
+  """Process 0's array in every process."""
+  sent = np.frombuffer(array.tobytes(), np.uint8)
+  pieces = [
+    multihost_utils.broadcast_one_to_all(sent[start : start + _PIECE])
+    for start in range(0, len(sent), _PIECE)
+  ]
+  return np.concatenate(pieces).view(array.dtype).reshape(array.shape)
+
+
+def _gathered(leaf: jax.Array) -> np.ndarray:
+  """An array that devices of several processes hold between them, whole."""
+  sharding: Any = leaf.sharding
+  mesh, spec = sharding.mesh, sharding.spec
+  [(axis, name)] = [(i, name) for i, name in enumerate(spec) if name]
+  shard = sharding.shard_shape(leaf.shape)
+  shards = np.empty((mesh.size, *shard), leaf.dtype)
+  rows = min(shard[0], max(1, shard[0] * _PIECE // leaf.nbytes))
+
+  def all_rows(shard, start):
+    part = jax.lax.dynamic_slice_in_dim(shard, start, rows)
+    return jax.lax.all_gather(part, name)
+
+  gather = jax.jit(
+    jax.shard_map(
+      all_rows,
+      mesh=mesh,
+      in_specs=(spec, P()),
+      out_specs=P(),
+      check_vma=False,
+    )
+  )
+  for start in range(0, shard[0], rows):
+    start = min(start, shard[0] - rows)  # the last piece is as long as others
+    part = gather(leaf, np.int32(start)).addressable_data(0)
+    shards[:, start : start + rows] = np.asarray(part)
+  return np.concatenate(shards, axis=axis)
 
 
 def _bytes(leaf: Any) -> memoryview:

@@ -238,9 +238,7 @@ def load_clients(workdir: str | os.PathLike, name: str = '') -> ClientModels:
       f'{folder}, found none.'
     )
   if not name:
-    name = next(
-      (known for known in saved.PREFERRED if known in names), names[0]
-    )
+    name = saved.preferred(names)
   if name not in names:
     raise InputError(
       f'Expected name to be one of {", ".join(names)}, the methods with '

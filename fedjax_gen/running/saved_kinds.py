@@ -1,6 +1,6 @@
 """Kinds of saved models: what each stores, and how it becomes a model again.
 
-A new kind is a function and a row of `KINDS` here, and a function in `saved`
+A new kind is a function and a row of `KINDS` here, and a function in `saving`
 that writes it.
 """
 

@@ -90,7 +90,7 @@ def begun(
   is_new: Array,
   kept: Tree,
 ) -> Tree:
-  """What clients keep, begun where they are new, as `rounds.init_state`."""
+  """What clients keep, begun as `rounds.init_state` would where new."""
 
   def begin(member):
     info, is_new, kept = member

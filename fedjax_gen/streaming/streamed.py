@@ -23,7 +23,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec as P
 import numpy as np
 
 from fedjax_gen import validate
@@ -34,6 +33,7 @@ from fedjax_gen.federated import (
   cohorts,
   compiling,
   fitting,
+  placement,
   rounds,
   sampling,
 )
@@ -224,8 +224,7 @@ class StreamedRunner:
 
   def _needed(self, mapping, arguments) -> int:
     program = _compiled_round(self._algorithm, mapping)
-    compiled = program.lower(*arguments).compile()
-    return int(compiled.memory_analysis().temp_size_in_bytes)
+    return fitting.needed_bytes(program.lower(*arguments))
 
   def _fitted(self, arguments) -> Mapping:
     _, _, members, *_ = arguments
@@ -332,14 +331,11 @@ def streamed_runner(
 
 def _compiled_round(algorithm: Algorithm, mapping: Mapping):
   """`(server, round, members, key, init keys) -> (state, metrics)`."""
-  everywhere = None
-  if mapping.mesh is not None:
-    everywhere = NamedSharding(mapping.mesh, P())
 
   @functools.partial(
     jax.jit,
     donate_argnums=0,
-    out_shardings=everywhere,
+    out_shardings=placement.replicated(mapping),
     compiler_options=compiling.options(),
   )
   def run(server, round_number, members, key, init_keys):
