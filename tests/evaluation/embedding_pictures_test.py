@@ -71,7 +71,7 @@ class DrawnTest(parameterized.TestCase):
     self.charts = []
     self.enter_context(
       absltest.mock.patch.object(
-        embedding_pictures, '_save', lambda chart, _: self.charts.append(chart)
+        charts, 'save', lambda chart, _: self.charts.append(chart)
       )
     )
 
