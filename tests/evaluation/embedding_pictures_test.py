@@ -6,7 +6,7 @@ import pytest
 from sklearn import decomposition
 
 from fedjax_gen.errors import InputError
-from fedjax_gen.evaluation import embedding_pictures, theme
+from fedjax_gen.evaluation import charts, embedding_pictures, theme
 from fedjax_gen.evaluation.embedding_pictures import LabelledEmbeddings
 
 _RNG = np.random.default_rng(0)
