@@ -322,7 +322,7 @@ synthetic = utility.tstr_accuracy(
   recipe=classifiers.Recipe(num_steps=20 if SMALL else 1200),
 )  # fmt: skip
 PAGE = 'docs/fedvae.md'
-RECORDED = {'tstr_accuracy': 0.944}  # of FedVAE, ten clients of equal labels
+RECORDED = {'tstr_accuracy': 0.922}  # of FedVAE, ten clients of equal labels
 notebook.Table(
   ('right on real test digits', 'accuracy'),
   [
