@@ -232,7 +232,7 @@ def main(
     for name, method in methods.items()
     if (target := method.audited)
   }
-  audits.check(audit, [p for _, p in to_audit.values()], clients.data)
+  audits.check(audit, to_audit, clients.data)
   traffic = {
     name: federated_step.dry_run(name, method.algorithm, [clients.data])
     for name, method in methods.items()
@@ -262,13 +262,10 @@ def main(
       name: method.shared(results[name].state)
       for name, method in methods.items()
     }
-    audited = {
-      name: audits.audit(
-        name, *target, clients.data.on_device(), source.num_classes, audit,
-        run=run, federation=federation, session=session, workdir=workdir,
-      )
-      for name, target in to_audit.items() if audit.audit_canaries
-    }  # fmt: skip
+    audited = audits.audit(
+      audit, to_audit, clients.data, source.num_classes,
+      run=run, federation=federation, session=session, workdir=workdir,
+    )  # fmt: skip
     session.part()
     session.say('Measuring against held-out embeddings.')
     local = heads.fit_local(clients.rows, head)

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from experiments import private_run
+from experiments.audits import Target
 from fedjax_gen import validate
 from fedjax_gen.algorithms import dp_cgan, fedhypevae, linear_head
 from fedjax_gen.algorithms.dp_cgan import CganConfig
@@ -132,16 +133,14 @@ class Method(NamedTuple):
   algorithm_of: Callable[[Plan], Algorithm] | None = None
 
   @property
-  def audited(
-    self,
-  ) -> tuple[Callable[[Plan], Algorithm], private_run.Protection] | None:
+  def audited(self) -> Target | None:
     """What an audit would train and test; None where it would see nothing."""
     protection = self.budget.protection
     if self.algorithm_of is None or protection is None:
       return None
     if protection.plan.unit != 'record':
       return None
-    return self.algorithm_of, protection
+    return Target(self.algorithm_of, protection)
 
 
 def ordered(names: Sequence[str]) -> tuple[str, ...]:
