@@ -134,7 +134,7 @@ def main(session: common.Session, **configs: Any) -> None:
     )  # fmt: skip
     session.part()
     session.say('Measuring against held-out data.')
-    extractor = vae_judge.extractor(compared, session)
+    extractor = vae_judge.build_extractor(compared, session)
     metrics = vae_judge.measure(
       compared, models, audited, extractor, asked.evaluation, workdir,
       seed=asked.run.seed,

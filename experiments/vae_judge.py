@@ -59,7 +59,7 @@ def follow(
   }
 
 
-def extractor(
+def build_extractor(
   compared: Comparison, session: common.Session
 ) -> FeatureExtractor | None:
   """The features by which images are compared; says so if there are none."""
