@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 import dataclasses
 import math
+import pathlib
 from typing import Any
 
 from experiments import audits
@@ -53,6 +54,24 @@ def spent(method: Method, privacy: HypePrivacyConfig) -> dict[str, float]:
     {'epsilon': 'nominal_epsilon'}.get(name, name): value
     for name, value in found.items()
   }
+
+
+def write(
+  workdir: pathlib.Path, method: Method, privacy: HypePrivacyConfig
+) -> None:
+  """Writes `ledger.json` of a method, unless what it says would not hold.
+
+  Args:
+    workdir: folder of the run.
+    method: that was trained.
+    privacy: what was asked for.
+
+  Raises:
+    DiskFullError: the disk is full.
+  """
+  protection = method.budget.protection
+  if protection is not None and privacy.privacy != 'paper':
+    protection.write(workdir)
 
 
 def is_nominal(method: Method, privacy: PrivacyConfig) -> bool:
