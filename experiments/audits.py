@@ -20,11 +20,7 @@ from fedjax_gen.data.federated import FederatedDataset
 from fedjax_gen.errors import InputError
 from fedjax_gen.federated import rounds
 from fedjax_gen.federated.algorithm import Algorithm
-from fedjax_gen.federation import (
-  FederationConfig,
-  build_mapping,
-  build_sampler,
-)
+from fedjax_gen.federation import FederationConfig, build_mapping, build_sampler
 from fedjax_gen.privacy import audited, auditing, canaries
 from fedjax_gen.privacy.plan import Plan
 from fedjax_gen.running import federated_step, report, report_tables, training

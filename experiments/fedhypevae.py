@@ -34,13 +34,10 @@ from fedjax_gen.algorithms import fedhypevae as fedhypevae_lib
 from fedjax_gen.algorithms.dp_cgan import CganConfig
 from fedjax_gen.algorithms.linear_head import LinearConfig
 from fedjax_gen.data.sources import DataSource
+from fedjax_gen.evaluation.gallery import Drawn
 from fedjax_gen.evaluation.heads import Evaluation, HeadConfig
 from fedjax_gen.federated.rounds import Traffic
-from fedjax_gen.federation import (
-  FederationConfig,
-  build_mapping,
-  build_sampler,
-)
+from fedjax_gen.federation import FederationConfig, build_mapping, build_sampler
 from fedjax_gen.models.hypernetwork import HyperVaeConfig
 from fedjax_gen.models.meta_code import MetaConfig
 from fedjax_gen.models.vae import DataSpec
@@ -167,22 +164,11 @@ def main(session: common.Session, **configs: Any) -> None:
     metrics = _metrics(compared, reached, synthetic, audited, asked)
     _save(workdir, methods, synthetic, compared.synthesis.draw, clients.source)
     session.say('Drawing.')
-    facts = hype_report.Facts(
-      experiment='fedhypevae',
-      source=clients.source,
-      partition=clients.partition,
-      metrics=metrics,
-      results=results,
-      config=session.config,
-      traffic={name: fleets[0] for name, fleets in compared.traffic.items()},
-      drawn=hype_pictures.draw(
-        workdir.path / 'samples', clients, synthetic, reached, methods,
-        codes, seed=asked.run.seed,
-      ),
-      methods=methods,
-      privacy=asked.privacy,
-      confidence=asked.audit.audit_confidence,
+    drawn = hype_pictures.draw(
+      workdir.path / 'samples', clients, synthetic, reached, methods, codes,
+      seed=asked.run.seed,
     )  # fmt: skip
+    facts = _facts(compared, asked, metrics, results, drawn, session.config)
     subject = hype_judge.trained_as(compared.names[0], synthetic)
     hype_privacy.write(workdir.path, methods[subject], asked.privacy)
     hype_report.write(workdir.path, facts)
@@ -305,6 +291,30 @@ def _metrics(
   first = reached[compared.names[0]]
   metrics['local'] = hype_judge.metrics_of_local(first)
   return metrics
+
+
+def _facts(
+  compared: Comparison,
+  asked: Configs,
+  metrics: Mapping[str, Mapping[str, float]],
+  results: Mapping[str, training.TrainResult],
+  drawn: Sequence[Drawn],
+  config: Mapping[str, Any],
+) -> hype_report.Facts:
+  """All that the report is made of."""
+  return hype_report.Facts(
+    experiment='fedhypevae',
+    source=compared.clients.source,
+    partition=compared.clients.partition,
+    metrics=metrics,
+    results=results,
+    config=config,
+    traffic={name: fleets[0] for name, fleets in compared.traffic.items()},
+    drawn=drawn,
+    methods=compared.methods,
+    privacy=asked.privacy,
+    confidence=asked.audit.audit_confidence,
+  )
 
 
 def _save(

@@ -27,18 +27,10 @@ from fedjax_gen.algorithms import fedvae as fedvae_lib
 from fedjax_gen.data.sources import DataSource
 from fedjax_gen.evaluation import gallery, vaes
 from fedjax_gen.evaluation.vaes import EvaluationConfig
-from fedjax_gen.federation import (
-  FederationConfig,
-  build_federation,
-)
+from fedjax_gen.federation import FederationConfig, build_federation
 from fedjax_gen.models.vae import DataSpec, VaeConfig, build_vae
 from fedjax_gen.privacy.plan import PrivacyConfig
-from fedjax_gen.running import (
-  engine as engine_lib,
-  leaves,
-  saving,
-  training,
-)
+from fedjax_gen.running import engine as engine_lib, leaves, saving, training
 from fedjax_gen.running.workdir import Workdir
 from fedjax_gen.types import Variables
 

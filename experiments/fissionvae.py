@@ -35,19 +35,12 @@ from fedjax_gen.evaluation.features import FeatureExtractor
 from fedjax_gen.evaluation.group_models import GroupGenerator
 from fedjax_gen.evaluation.groups import GroupReference
 from fedjax_gen.evaluation.vaes import EvaluationConfig
-from fedjax_gen.federation import (
-  FederationConfig,
-  build_federation,
-)
+from fedjax_gen.federation import FederationConfig, build_federation
 from fedjax_gen.models import decoders
 from fedjax_gen.models.gan import GanConfig
 from fedjax_gen.models.vae import DataSpec, VaeConfig
 from fedjax_gen.privacy.plan import PrivacyConfig
-from fedjax_gen.running import (
-  engine as engine_lib,
-  leaves,
-  training,
-)
+from fedjax_gen.running import engine as engine_lib, leaves, training
 from fedjax_gen.running.workdir import Workdir
 
 
