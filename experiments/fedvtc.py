@@ -21,6 +21,7 @@ from experiments import (
   vtc_report,
   vtc_saving,
   vtc_synthesis,
+  vtc_tables,
 )
 from experiments.vtc_comparison import (
   Comparison,
@@ -115,7 +116,7 @@ def main(session: common.Session, **configs: Any) -> None:
     )  # fmt: skip
     facts = _facts(compared, metrics, results, drawn, session.config)
     vtc_report.write(workdir.path, facts)
-    vtc_report.show(metrics)
+    vtc_tables.show(metrics)
     # Last: a summary marks the run as finished.
     digest = _digest(engines, results)
     workdir.write_summary(vtc_report.summary(facts, digest))

@@ -13,6 +13,7 @@ from rich.table import Table as TerminalTable
 
 from experiments import vae_report
 from experiments.fission_discovery import Found
+from experiments.run_report import RunFacts
 from fedjax_gen.evaluation import groups as groups_lib
 from fedjax_gen.evaluation.group_models import GroupGenerator
 from fedjax_gen.evaluation.groups import GroupReference
@@ -25,7 +26,7 @@ _MAX_CLIENTS_LISTED = 100
 
 
 @dataclasses.dataclass(frozen=True)
-class Facts(vae_report.RunFacts):
+class Facts(RunFacts):
   """All that a finished run knows.
 
   Attributes:
