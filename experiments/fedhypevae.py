@@ -27,8 +27,9 @@ from experiments import (
   stages,
 )
 from experiments.audits import AuditConfig
+from experiments.hype_budgets import HypePrivacyConfig
 from experiments.hype_clients import Clients, build_clients
-from experiments.hype_methods import HypePrivacyConfig, Method
+from experiments.hype_methods import Method
 from experiments.hype_synthesis import SynthesisConfig, Synthetic
 from fedjax_gen.algorithms import fedhypevae as fedhypevae_lib
 from fedjax_gen.algorithms.dp_cgan import CganConfig
@@ -195,8 +196,7 @@ def _build(asked: Configs) -> Comparison:
   source = clients.source
   names = hype_methods.ordered(asked.comparison.methods)
   synthesis, notes = hype_synthesis.permitted(asked.synthesis, asked.privacy)
-  methods = hype_methods.build_methods(
-    names,
+  setting = hype_methods.Setting(
     config=asked.fedhypevae,
     hyper=asked.hyper,
     cgan=asked.cgan,
@@ -208,6 +208,7 @@ def _build(asked: Configs) -> Comparison:
     rounds=asked.run.rounds,
     seed=asked.run.seed,
   )
+  methods = hype_methods.build_methods(names, setting)
   audited = {
     name: target
     for name, method in methods.items()

@@ -7,7 +7,8 @@ import pathlib
 from typing import Any
 
 from experiments import audits
-from experiments.hype_methods import HypePrivacyConfig, Method
+from experiments.hype_budgets import HypePrivacyConfig
+from experiments.hype_methods import Method
 from experiments.hype_tables import NOMINAL
 from experiments.private_run import Protection
 from fedjax_gen.privacy import accounting

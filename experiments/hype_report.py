@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from experiments import hype_privacy, hype_tables, run_report
-from experiments.hype_methods import HypePrivacyConfig, Method
+from experiments.hype_budgets import HypePrivacyConfig
+from experiments.hype_methods import Method
 from fedjax_gen.evaluation.gallery import Drawn
 from fedjax_gen.federated.rounds import Traffic
 from fedjax_gen.models.hypernetwork import HyperVae
