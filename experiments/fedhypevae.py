@@ -135,9 +135,8 @@ class Comparison(NamedTuple):
 def main(session: common.Session, **configs: Any) -> None:
   """Trains, measures and draws; see `common.run`."""
   asked = Configs(**configs)
-  asked.population.check(session.processes.count)
   # Before anything is written: mistakes show here.
-  compared = _build(asked)
+  compared = _build(asked, session.processes.count)
   clients, methods = compared.clients, compared.methods
   with session.open_workdir() as workdir:
     _begin(compared, session, workdir)
@@ -179,12 +178,13 @@ def main(session: common.Session, **configs: Any) -> None:
     workdir.write_summary(hype_report.summary(facts, digest))
 
 
-def _build(asked: Configs) -> Comparison:
+def _build(asked: Configs, num_processes: int) -> Comparison:
   """Reads the data and builds what is compared.
 
   Raises:
     InputError: a configuration does not fit the data or another.
   """
+  asked.population.check(num_processes)
   clients = build_clients(
     options.load_source(asked.data, seed=asked.run.seed),
     asked.federation,

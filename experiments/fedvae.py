@@ -104,9 +104,8 @@ EXPERIMENT = common.Experiment(
 def main(session: common.Session, **configs: Any) -> None:
   """Trains, measures and draws; see `common.run`."""
   asked = Configs(**configs)
-  asked.population.check(session.processes.count)
   # Before anything is written: mistakes show here.
-  compared = _build(asked)
+  compared = _build(asked, session.processes.count)
   source, partition = compared.source, compared.federation.partition
   with session.open_workdir() as workdir:
     stages.begin(session, workdir, source, partition, compared.protection)
@@ -132,6 +131,10 @@ def main(session: common.Session, **configs: Any) -> None:
       seed=asked.run.seed,
     )  # fmt: skip
     session.say('Drawing.')
+    drawn = gallery.draw_all(
+      compared.vae, {name: trained[0] for name, trained in models.items()},
+      source, workdir.path / 'samples', seed=asked.run.seed,
+    )  # fmt: skip
     facts = vae_report.Facts(
       experiment='fedvae',
       source=source,
@@ -140,13 +143,7 @@ def main(session: common.Session, **configs: Any) -> None:
       metrics=metrics,
       results=results,
       traffic={name: fleets[0] for name, fleets in compared.traffic.items()},
-      drawn=gallery.draw_all(
-        compared.vae,
-        {name: trained[0] for name, trained in models.items()},
-        source,
-        workdir.path / 'samples',
-        seed=asked.run.seed,
-      ),
+      drawn=drawn,
       config=session.config,
       protection=compared.protection,
       protected=vae_methods.PROTECTED,
@@ -158,12 +155,13 @@ def main(session: common.Session, **configs: Any) -> None:
     workdir.write_summary(vae_report.summary(facts, digest))
 
 
-def _build(asked: Configs) -> vae_methods.Comparison:
+def _build(asked: Configs, num_processes: int) -> vae_methods.Comparison:
   """Reads the data and builds what is compared.
 
   Raises:
     InputError: a configuration does not fit the data or another.
   """
+  asked.population.check(num_processes)
   seed = asked.run.seed
   source = options.load_source(asked.data, seed=seed)
   federation = build_federation(
