@@ -215,7 +215,7 @@ def _build(asked: Configs, num_processes: int) -> Comparison:
     if (target := method.audited)
   }
   audits.check(asked.audit, audited, clients.data)
-  traffic = {
+  traffic: dict[str, Sequence[Traffic]] = {
     name: federated_step.dry_run(name, method.algorithm, [clients.data])
     for name, method in methods.items()
   }

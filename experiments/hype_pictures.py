@@ -6,6 +6,7 @@ import pathlib
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments.hype_clients import Clients
@@ -147,7 +148,9 @@ def _means_along(
   seed: int,
 ) -> np.ndarray:
   """`[S, C, F]` class means of what codes between two others make."""
-  codes = meta_code.interpolated(first, last, _WAY_STEPS)
+  codes = meta_code.interpolated(
+    jnp.asarray(first), jnp.asarray(last), _WAY_STEPS
+  )
   personals = jax.jit(
     jax.vmap(functools.partial(method.model.personalise, made.hyper))
   )(codes)
@@ -186,9 +189,9 @@ def _draw_way(
 
 def _domains(clients: Clients) -> _Domains:
   source, train = clients.source, clients.source.train
-  are_domains = train.groups is not None and len(source.group_names) > 1
-  ids = train.groups if are_domains else train.labels
-  names = source.group_names if are_domains else source.class_names
+  ids, names, are_domains = train.labels, source.class_names, False
+  if train.groups is not None and len(source.group_names) > 1:
+    ids, names, are_domains = train.groups, source.group_names, True
   found = []
   for client in range(clients.partition.num_clients):
     held = ids[clients.partition.rows(client)]
