@@ -180,7 +180,7 @@ class Judge:
     """On the global test set, of the mean client and of the worst."""
     test = self._clients.source.test
     correct = self.on_the_global_test(method, blocks, state)
-    shares = correct.sum(axis=1) / len(test.labels)
+    shares = correct.sum(axis=1).astype(float) / len(test.labels)
     return {
       'accuracy': float(shares.mean()),
       'accuracy_worst': float(shares.min()),
