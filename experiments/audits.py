@@ -5,10 +5,10 @@ what it trains is of no use for anything else. So a method that is audited is
 trained twice, and its results are those of the training without canaries.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 import dataclasses
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -20,16 +20,13 @@ from fedjax_gen.data.federated import FederatedDataset
 from fedjax_gen.errors import InputError
 from fedjax_gen.federated import rounds
 from fedjax_gen.federated.algorithm import Algorithm
-from fedjax_gen.federation import (
-  FederationConfig,
-  build_mapping,
-  build_sampler,
-)
+from fedjax_gen.federation import FederationConfig, build_mapping, build_sampler
 from fedjax_gen.privacy import audited, auditing, canaries
 from fedjax_gen.privacy.plan import Plan
 from fedjax_gen.running import federated_step, report, report_tables, training
 from fedjax_gen.running.report_tables import Metric
 from fedjax_gen.running.workdir import Workdir
+from fedjax_gen.types import Key
 
 EXPLAINED = {
   'audit_epsilon_lower': Metric(
@@ -71,16 +68,28 @@ class AuditConfig:
       )
 
 
+class Target(NamedTuple):
+  """A training that can be audited.
+
+  Attributes:
+    algorithm_of: the method from its plan.
+    protection: what it trains with.
+  """
+
+  algorithm_of: Callable[[Plan], Algorithm]
+  protection: Protection
+
+
 def check(
   config: AuditConfig,
-  protections: Sequence[Protection],
+  targets: Mapping[str, Target],
   data: FederatedDataset,
 ) -> None:
   """Refuses what could not be audited, before anything is trained.
 
   Args:
     config: whether there is to be an audit.
-    protections: of the methods that would be audited.
+    targets: by method, those that would be audited.
     data: the clients' training records.
 
   Raises:
@@ -90,13 +99,13 @@ def check(
   if not config.audit_canaries:
     return
   auditing.jax_privacy_auditing()
-  if not protections:
+  if not targets:
     raise InputError(
       'Expected audit_canaries=0 where no method protects records '
       f'(--privacy), got audit_canaries={config.audit_canaries}.'
     )
   canaries.check_number(config.audit_canaries, int(np.sum(data.sizes)))
-  if any(protection.plan.share < 1 for protection in protections):
+  if any(target.protection.plan.share < 1 for target in targets.values()):
     raise InputError(
       'Expected noise_placement=local with audit_canaries, got distributed: '
       'the audit looks at messages, which hold a share of the noise.'
@@ -104,57 +113,86 @@ def check(
 
 
 def audit(
-  name: str,
-  algorithm_of: Callable[[Plan], Algorithm],
-  protection: Protection,
+  config: AuditConfig,
+  targets: Mapping[str, Target],
   data: FederatedDataset,
   num_classes: int,
-  config: AuditConfig,
   *,
   run: common.RunConfig,
   federation: FederationConfig,
   session: common.Session,
   workdir: Workdir,
-) -> dict[str, float]:
-  """Trains a method with canaries; what that says of its epsilon.
+) -> dict[str, dict[str, float]]:
+  """Trains methods with canaries; what that says of their epsilon.
 
   Args:
-    name: of the method.
-    algorithm_of: the method from its plan.
-    protection: what it was trained with.
+    config: whether there is to be an audit, and how.
+    targets: by method, what is trained again.
     data: the clients' training records.
     num_classes: C.
-    config: of the audit.
     run: seed and schedule.
     federation: how clients are sampled and laid out.
     session: to say what comes out.
     workdir: where checkpoints lie, under the name and '-audit'.
 
   Returns:
-    `audit_epsilon_lower` and `audit_canaries`.
+    By method `audit_epsilon_lower` and `audit_canaries`; nothing if no audit is
+    asked for.
   """
+  found: dict[str, dict[str, float]] = {}
+  if not config.audit_canaries:
+    return found
+  data = data.on_device()
   hide_key, init_key, run_key = jax.random.split(
     jax.random.fold_in(jax.random.key(run.seed), 2), 3
   )
   hidden = canaries.hide(hide_key, data, config.audit_canaries, num_classes)
-  plan = protection.plan._replace(canaries=hidden.canaries)
-  algorithm = audited.audited(algorithm_of(plan), hidden)
+  for name, target in targets.items():
+    state = _trained(
+      name, target, hidden, (init_key, run_key), run, federation, session,
+      workdir,
+    )  # fmt: skip
+    lower = audited.lower_bound(
+      hidden,
+      state,
+      target.protection.config.delta,
+      confidence=config.audit_confidence,
+    )
+    session.say(_sentence(name, lower, target.protection, config))
+    found[name] = {
+      'audit_epsilon_lower': lower,
+      'audit_canaries': float(config.audit_canaries),
+    }
+  return found
+
+
+def _trained(
+  name: str,
+  target: Target,
+  hidden: canaries.Hidden,
+  keys: tuple[Key, Key],
+  run: common.RunConfig,
+  federation: FederationConfig,
+  session: common.Session,
+  workdir: Workdir,
+) -> Any:
+  """What a method has come to with canaries among the records."""
+  init_key, run_key = keys
+  plan = target.protection.plan._replace(canaries=hidden.canaries)
+  algorithm = audited.audited(target.algorithm_of(plan), hidden)
   mapping = build_mapping(federation)
   [placed] = rounds.place([hidden.data], mapping)
   runner = rounds.round_runner(
     algorithm,
-    samplers=[build_sampler(federation, data.num_clients)],
+    samplers=[build_sampler(federation, hidden.data.num_clients)],
     mapping=mapping,
   )
+  name = f'{name}-audit'
+  traffic = federated_step.dry_run(name, algorithm, [placed])
   result = training.train(
-    method=f'{name}-audit',
+    method=name,
     init=lambda: rounds.init_state(algorithm, [placed], init_key, mapping),
-    step=federated_step.federated_step(
-      runner,
-      federated_step.dry_run(f'{name}-audit', algorithm, [placed]),
-      [placed],
-      run_key,
-    ),
+    step=federated_step.federated_step(runner, traffic, [placed], run_key),
     schedule=training.Schedule(
       plan.rounds, run.rounds_per_step, run.eval_every, run.checkpoint_every
     ),
@@ -163,17 +201,7 @@ def audit(
     trained=lambda state: state.server,
     stop=session.stop,
   )
-  lower = audited.lower_bound(
-    hidden,
-    result.state,
-    protection.config.delta,
-    confidence=config.audit_confidence,
-  )
-  session.say(_sentence(name, lower, protection, config))
-  return {
-    'audit_epsilon_lower': lower,
-    'audit_canaries': float(config.audit_canaries),
-  }
+  return result.state
 
 
 def blocks(

@@ -7,101 +7,37 @@ all classes, those included that it never saw.
 """
 
 from collections.abc import Mapping, Sequence
-import dataclasses
 import functools
+from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from experiments import (
   common,
-  options,
-  private_run,
+  stages,
   vtc_methods,
+  vtc_metrics,
   vtc_pictures,
   vtc_report,
   vtc_saving,
   vtc_synthesis,
+  vtc_tables,
 )
-from experiments.vtc_judge import Clients, Judge, Judged, build_clients
-from fedjax_gen import validate
-from fedjax_gen.algorithms import fedvtc as fedvtc_lib
-from fedjax_gen.errors import InputError
-from fedjax_gen.evaluation import generalisation
-from fedjax_gen.federated import metering, personal, rounds
-from fedjax_gen.federated.class_gaussians import Rules
+from experiments.vtc_comparison import (
+  Comparison,
+  Configs,
+  build,
+)
+from experiments.vtc_judge import Judge, Judged
+from experiments.vtc_methods import SUBJECT
+from fedjax_gen.evaluation.gallery import Drawn
 from fedjax_gen.federated.personal import Method
-from fedjax_gen.federation import (
-  FederationConfig,
-  build_mapping,
-  build_samplers,
-)
-from fedjax_gen.models import classifiers
+from fedjax_gen.federation import build_mapping, build_samplers
 from fedjax_gen.models.classifiers import ClassifierConfig
-from fedjax_gen.models.vae import DataSpec
-from fedjax_gen.models.vtc import VtcConfig, build_vtc
-from fedjax_gen.models.vtc_losses import GeneratorLosses
-from fedjax_gen.privacy.plan import PrivacyConfig
-from fedjax_gen.running import (
-  engine as engine_lib,
-  federated_step,
-  leaves,
-  training,
-)
+from fedjax_gen.running import engine as engine_lib, leaves
 from fedjax_gen.running.engine import Engine
+from fedjax_gen.running.training import TrainResult
 from fedjax_gen.running.workdir import Workdir
-
-
-@dataclasses.dataclass(frozen=True)
-class ComparisonConfig:
-  """What is compared.
-
-  Raises:
-    InputError: a value is out of range.
-  """
-
-  baselines: tuple[str, ...] = dataclasses.field(
-    default=('local', 'FedProto'),
-    metadata={
-      'help': f'all, none, or any of {", ".join(vtc_methods.BASELINES)}.'
-    },
-  )
-  ablations: tuple[str, ...] = dataclasses.field(
-    default=(),
-    metadata={
-      'help': 'FedVTC with one thing left out: all, none, or any of '
-      f'{", ".join(vtc_methods.ABLATIONS)}.'
-    },
-  )
-  local_test_fraction: float = dataclasses.field(
-    default=0.2,
-    metadata={'help': 'Of each client’s examples, held out to test it on.'},
-  )
-  attack: bool = dataclasses.field(
-    default=False,
-    metadata={
-      'help': 'Try to draw clients’ images from the statistics that they sent, '
-      'and measure how far that succeeds.'
-    },
-  )
-  target_accuracy: float = dataclasses.field(
-    default=0.0,
-    metadata={
-      'help': 'Count the bytes until this accuracy; 0 for that of the local '
-      'models at the end.'
-    },
-  )
-
-  def __post_init__(self):
-    vtc_methods.baselines(self.baselines)
-    vtc_methods.ablations(self.ablations)
-    validate.fraction(target_accuracy=self.target_accuracy)
-    if not 0 <= self.local_test_fraction < 1:
-      raise InputError(
-        'Expected 0 <= local_test_fraction < 1, got '
-        f'local_test_fraction={self.local_test_fraction}.'
-      )
-
 
 EXPERIMENT = common.Experiment(
   name='fedvtc',
@@ -119,242 +55,87 @@ EXPERIMENT = common.Experiment(
     ),
     ('--preset=mnist', 'MNIST, 10 clients.'),
   ),
-  configs={
-    'run': common.RunConfig(
-      rounds=20, rounds_per_step=5, eval_every=5, checkpoint_every=5
-    ),
-    'data': options.DataConfig(),
-    'federation': FederationConfig(
-      num_clients=9, partition='dirichlet', alpha=0.1
-    ),
-    'population': options.PopulationConfig(),
-    'measured': options.MeasuredConfig(),
-    'classifier': ClassifierConfig(
-      architectures=('cnn5', 'cnn', 'mlp'), feature_size=64, width=0.25
-    ),
-    'training': personal.Config(
-      local_epochs=2.0, batch_size=16, optimizer='adam', learning_rate=2e-3
-    ),
-    'vtc': VtcConfig(),
-    'fedvtc': fedvtc_lib.Config(synthetic_per_class=60),
-    'rules': Rules(),
-    'losses': GeneratorLosses(),
-    'privacy': PrivacyConfig(),
-    'comparison': ComparisonConfig(),
-    **vtc_methods.CONFIGS,
-  },
+  configs=Configs()._asdict() | vtc_methods.CONFIGS,
 )
 
 
-def main(
-  session,
-  *,
-  run,
-  data,
-  federation,
-  population,
-  measured,
-  classifier,
-  training,
-  vtc,
-  fedvtc,
-  rules,
-  losses,
-  privacy,
-  comparison,
-  **baselines,
-) -> None:
+class Trained(NamedTuple):
+  """A method after training.
+
+  Attributes:
+    result: of training.
+    round_bytes: temporary memory that its compiled rounds need.
+  """
+
+  result: TrainResult
+  round_bytes: int
+
+
+def main(session: common.Session, **configs: Any) -> None:
   """Trains, measures and draws; see `common.run`."""
-  _check_population(population, fedvtc, session.processes.count)
-  source = options.load_source(data, seed=run.seed)
-  clients = build_clients(
-    source,
-    federation,
-    classifier.architectures,
-    comparison.local_test_fraction,
-    run.seed,
-    measured=measured,
-    on_host=population.population_on_host,
-  )
-  spec = DataSpec(source.input_shape, source.num_classes)
-  models = classifiers.build_classifiers(classifier, spec)
-  setting = vtc_methods.Setting(
-    training,
-    models,
-    [data.num_clients for data in clients.datasets],
-    classifier,
-    spec,
-    run.rounds,
-    baselines,
-  )
-  protection = _protect(privacy, federation, clients, run.rounds)
-  subject = vtc_methods.Subject(
-    fedvtc,
-    rules,
-    losses,
-    build_vtc(vtc, classifier.feature_size, spec),
-    None if protection is None else protection.plan,
-  )
-  methods = vtc_methods.build_methods(
-    setting,
-    subject,
-    with_baselines=comparison.baselines,
-    with_ablations=comparison.ablations,
-  )
-  traffic = {}
-  for name, method in methods.items():
-    federated_step.dry_run(name, method.algorithm, clients.datasets)
-    traffic[name] = metering.traffic(method.algorithm, clients.datasets)
+  baselines = {name: configs.pop(name) for name in vtc_methods.CONFIGS}
+  asked = Configs(**configs)
+  # Before anything is written: mistakes show here.
+  compared = build(asked, baselines, session.processes.count)
+  clients = compared.clients
   with session.open_workdir() as workdir:
-    workdir.pin(
-      data=leaves.params_digest((source.train, source.test)),
-      partition=leaves.params_digest(
-        (clients.partition.order, clients.partition.sizes)
-      ),
+    stages.begin(
+      session, workdir, clients.source, clients.partition, compared.protection
     )
-    for note in source.notes:
-      session.say(f'Data: {note}')
-    if protection is not None:
-      session.say(protection.sentence())
-    judge = Judge(clients, run.seed)
-    engine_of = functools.partial(
-      _engine, methods, clients, federation, run.seed, workdir, traffic
-    )
-    results, memory = {}, {}
-    for name, method in methods.items():
-      results[name], memory[name] = _train(
-        name, method, engine_of(name), clients, run, session, workdir, judge
+    judge = Judge(clients, asked.run.seed)
+    engine_of = functools.partial(_engine, compared, asked, workdir)
+    trained = {
+      name: _train(
+        name, method, engine_of(name), asked.run, session, workdir, judge
       )
+      for name, method in compared.methods.items()
+    }
     session.part()
     session.say('Measuring on data that no client trained on.')
     # Anew, so that programs of rounds need not stay.
-    engines = {name: engine_of(name) for name in methods}
-    judged = {
-      name: vtc_saving.judged_and_saved(
-        workdir.path, name, classifier, judge, method, engines[name].blocks,
-        results[name].state, clients,
-      )
-      for name, method in methods.items()
-    }  # fmt: skip
-    metrics = {
-      name: _metrics(
-        name, judged[name], results, traffic[name], engines[name], clients,
-        comparison,
-      )
-      | {'round_memory_bytes': float(memory[name])}
-      for name in methods
-    }  # fmt: skip
-    protected = [n for n in methods if n.startswith(vtc_methods.SUBJECT)]
-    if protection is not None:
-      protection.write(workdir.path)
-      for name in protected:
-        metrics[name] |= protection.metrics()
+    engines = {name: engine_of(name) for name in compared.methods}
+    results = {name: method.result for name, method in trained.items()}
+    judged = _judge_and_save(
+      compared, asked.classifier, judge, engines, results, workdir
+    )
+    metrics = _metrics(compared, asked, trained, judged, engines, workdir)
+    state = results[SUBJECT].state
     made = vtc_synthesis.synthesise(
-      subject, results[vtc_methods.SUBJECT].state, clients, run.seed
+      compared.subject, state, clients, asked.run.seed
     )
     vtc_saving.save_generator(
-      workdir.path, vtc, subject, results[vtc_methods.SUBJECT].state, clients
+      workdir.path, asked.vtc, compared.subject, state, clients
     )
-    if comparison.attack:
+    if asked.comparison.attack:
       session.say('Attacking what clients send.')
-      metrics[vtc_methods.SUBJECT] |= vtc_synthesis.attack(
-        subject, models, engines[vtc_methods.SUBJECT].blocks,
-        results[vtc_methods.SUBJECT].state, clients, run.seed,
-      )  # fmt: skip
+      metrics[SUBJECT] |= _attack(compared, engines, state, asked.run.seed)
     session.say('Drawing.')
-    facts = vtc_report.Facts(
-      experiment='fedvtc',
-      source=source,
-      partition=clients.partition,
-      metrics=metrics,
-      results=results,
-      config=session.config,
-      protection=protection,
-      protected=protected,
-      traffic=traffic,
-      architectures=clients.architecture_of_client,
-      drawn=vtc_pictures.draw(
-        workdir.path / 'samples', clients, models, judged, metrics, results,
-        made, run.rounds, seed=run.seed,
-      ),
+    drawn = vtc_pictures.draw(
+      workdir.path / 'samples', clients, compared.models, judged, metrics,
+      results, made, asked.run.rounds, seed=asked.run.seed,
     )  # fmt: skip
+    facts = _facts(compared, metrics, results, drawn, session.config)
     vtc_report.write(workdir.path, facts)
-    vtc_report.show(metrics)
+    vtc_tables.show(metrics)
     # Last: a summary marks the run as finished.
-    trained = {
-      name: (result.state.server, engines[name].digests(result.state))
-      for name, result in results.items()
-    }
-    workdir.write_summary(
-      vtc_report.summary(facts, leaves.params_digest(trained))
-    )
-
-
-def _protect(
-  privacy: PrivacyConfig,
-  federation: FederationConfig,
-  clients: Clients,
-  num_rounds: int,
-) -> private_run.Protection | None:
-  """Differential privacy of whole clients, if it is asked for.
-
-  Raises:
-    InputError: privacy of records is asked for, which FedVTC cannot give, or
-      not all rounds fit the budget.
-  """
-  if not privacy.is_private:
-    return None
-  if privacy.privacy != 'client':
-    raise InputError(
-      'Expected privacy=client or none with FedVTC, got '
-      f'privacy={privacy.privacy!r}: every record has trained the extractor, '
-      'and so moves the features of all others.'
-    )
-  count = clients.partition.num_clients
-  plan = private_run.client_plan(privacy, federation, count, rounds=num_rounds)
-  if plan.rounds < num_rounds:
-    raise InputError(
-      f'Expected a budget for rounds={num_rounds}, which all methods train '
-      f'for; epsilon={privacy.epsilon:g} lasts for {plan.rounds}.'
-    )
-  return private_run.protection(
-    privacy, plan, rounds=num_rounds, num_units=count
-  )
-
-
-def _check_population(
-  population: options.PopulationConfig,
-  config: fedvtc_lib.Config,
-  num_processes: int,
-) -> None:
-  """Raises InputError where the population may not lie on the host."""
-  population.check(num_processes)
-  if population.population_on_host and config.vtc_scope == 'local':
-    raise InputError(
-      "Expected vtc_scope='federated' with population_on_host=true, got "
-      f'vtc_scope={config.vtc_scope!r}: the generators of all clients are '
-      'drawn with and saved side by side.'
-    )
+    digest = _digest(engines, results)
+    workdir.write_summary(vtc_report.summary(facts, digest))
 
 
 def _engine(
-  methods: Mapping[str, Method],
-  clients: Clients,
-  federation: FederationConfig,
-  seed: int,
-  workdir: Workdir,
-  traffic: Mapping[str, Sequence[rounds.Traffic]],
-  name: str,
+  compared: Comparison, asked: Configs, workdir: Workdir, name: str
 ) -> Engine:
   """The rounds of one method; cheap, for nothing is compiled yet."""
-  datasets = clients.datasets
+  datasets = compared.clients.datasets
   return engine_lib.engine(
-    methods[name].algorithm,
+    compared.methods[name].algorithm,
     datasets,
-    jax.random.key(seed),
-    traffic=traffic[name],
-    samplers=build_samplers(federation, [d.num_clients for d in datasets]),
-    mapping=build_mapping(federation),
+    jax.random.key(asked.run.seed),
+    traffic=compared.traffic[name],
+    samplers=build_samplers(
+      asked.federation, [d.num_clients for d in datasets]
+    ),
+    mapping=build_mapping(asked.federation),
     folder=workdir.population_path(name),
   )
 
@@ -363,96 +144,130 @@ def _train(
   name: str,
   method: Method,
   engine: Engine,
-  clients: Clients,
   run: common.RunConfig,
   session: common.Session,
   workdir: Workdir,
   judge: Judge,
-) -> tuple[training.TrainResult, int]:
-  """Trains one method, measuring as it goes; and what its rounds need.
-
-  The program is found where it was kept when it was compiled for training.
-  """
-  asked = np.bincount(
-    clients.source.test.labels, minlength=clients.source.num_classes
-  )
-
-  def evaluate(state):
-    correct = judge.on_the_global_test(method, engine.blocks, state)
-    accuracies = correct.sum(axis=1) / asked.sum()
-    return {
-      'accuracy': float(accuracies.mean()),
-      'accuracy_worst': float(accuracies.min()),
-    }
-
-  result = training.train(
-    method=name,
-    **engine.for_training(),
-    schedule=training.Schedule(
-      run.rounds, run.rounds_per_step, run.eval_every, run.checkpoint_every
-    ),
+) -> Trained:
+  """Trains one method, measuring as it goes; and what its rounds need."""
+  result = stages.train(
+    name,
+    engine,
+    run.rounds,
+    run=run,
+    session=session,
     workdir=workdir,
-    progress=session.progress,
-    evaluate=evaluate,
+    evaluate=lambda state: judge.accuracies(method, engine.blocks, state),
     best_metric='accuracy',
     trained=engine.trained,
-    stop=session.stop,
   )
+  # The program is found where it was kept when it was compiled for training.
   num_rounds = min(run.rounds_per_step, run.rounds)
-  return result, engine.round_bytes(result.state, num_rounds)
+  return Trained(result, engine.round_bytes(result.state, num_rounds))
+
+
+def _judge_and_save(
+  compared: Comparison,
+  config: ClassifierConfig,
+  judge: Judge,
+  engines: Mapping[str, Engine],
+  results: Mapping[str, TrainResult],
+  workdir: Workdir,
+) -> dict[str, Judged]:
+  """What clients of each method are right about; saves their classifiers."""
+  return {
+    name: vtc_saving.judged_and_saved(
+      workdir.path,
+      name,
+      config,
+      judge,
+      method,
+      engines[name].blocks,
+      results[name].state,
+      compared.clients,
+    )
+    for name, method in compared.methods.items()
+  }
 
 
 def _metrics(
-  name: str,
-  judged: Judged,
-  results: Mapping[str, training.TrainResult],
-  traffic: Sequence[rounds.Traffic],
-  engine: Engine,
-  clients: Clients,
-  comparison: ComparisonConfig,
+  compared: Comparison,
+  asked: Configs,
+  trained: Mapping[str, Trained],
+  judged: Mapping[str, Judged],
+  engines: Mapping[str, Engine],
+  workdir: Workdir,
+) -> dict[str, dict[str, float]]:
+  """The rows of the results; writes the ledger, if there was privacy."""
+  results = {name: method.result for name, method in trained.items()}
+  target = vtc_metrics.target(asked.comparison.target_accuracy, results)
+  metrics = {
+    name: {
+      **vtc_metrics.scores(judged[name], compared.clients),
+      **vtc_metrics.costs(
+        results[name],
+        compared.traffic[name],
+        engines[name],
+        compared.clients,
+        target,
+      ),
+      'round_memory_bytes': float(trained[name].round_bytes),
+    }
+    for name in compared.methods
+  }
+  return stages.settle(
+    compared.protection, workdir.path, metrics, compared.protected
+  )
+
+
+def _attack(
+  compared: Comparison, engines: Mapping[str, Engine], state: Any, seed: int
 ) -> dict[str, float]:
-  """The row of a method in the results."""
-  source, num_classes = clients.source, clients.source.num_classes
-  labels, measured_clients = source.train.labels, clients.measured_clients
-  architectures = clients.architecture_of_client
-  own, *others = judged.correct.items()
-  metrics: dict[str, float] = generalisation.generalisation_metrics(
-    own[1],
-    np.bincount(source.test.labels, minlength=num_classes),
-    clients.split.train.counts(labels, num_classes)[measured_clients],
-    correct_local=judged.correct_local,
-    asked_local=clients.split.test.counts(labels, num_classes)[
-      measured_clients
-    ],
-    architectures=[architectures[number] for number in measured_clients],
+  """How far clients' images can be drawn from what they sent."""
+  return vtc_synthesis.attack(
+    compared.subject,
+    compared.models,
+    engines[SUBJECT].blocks,
+    state,
+    compared.clients,
+    seed,
   )
-  for rule, correct in others:
-    total = len(source.test.labels)
-    metrics[f'{rule}_accuracy'] = float((correct.sum(axis=1) / total).mean())
-  measured = [r for r in results[name].history if 'accuracy' in r]
-  metrics['best_accuracy'] = max(record['accuracy'] for record in measured)
-  weights = [len(numbers) for numbers in clients.numbers]
-  up = np.average([t.bytes_up for t in traffic], weights=weights)
-  down = np.average([t.bytes_down for t in traffic], weights=weights)
-  metrics['bytes_up'], metrics['bytes_down'] = float(up), float(down)
-  target = comparison.target_accuracy
-  if not target and 'local' in results:
-    target = [r for r in results['local'].history if 'accuracy' in r][-1][
-      'accuracy'
-    ]
-  reached = target and generalisation.bytes_to_target(
-    [round(record['round']) for record in measured],
-    [record['accuracy'] for record in measured],
-    float(up + down),
-    target,
+
+
+def _facts(
+  compared: Comparison,
+  metrics: Mapping[str, Mapping[str, float]],
+  results: Mapping[str, TrainResult],
+  drawn: Sequence[Drawn],
+  config: Mapping[str, Any],
+) -> vtc_report.Facts:
+  """All that the report is made of."""
+  clients = compared.clients
+  return vtc_report.Facts(
+    experiment='fedvtc',
+    source=clients.source,
+    partition=clients.partition,
+    metrics=metrics,
+    results=results,
+    config=config,
+    protection=compared.protection,
+    protected=compared.protected,
+    traffic=compared.traffic,
+    architectures=clients.architecture_of_client,
+    drawn=drawn,
   )
-  if reached:
-    metrics['bytes_to_target'] = reached
-  metrics['seconds'] = results[name].seconds
-  metrics['client_state_bytes'] = float(
-    np.average(engine.client_bytes(), weights=weights)
+
+
+def _digest(
+  engines: Mapping[str, Engine], results: Mapping[str, TrainResult]
+) -> str:
+  """Of all that was trained."""
+  return leaves.params_digest(
+    {
+      name: (result.state.server, engines[name].digests(result.state))
+      for name, result in results.items()
+    }
   )
-  return metrics
 
 
 if __name__ == '__main__':

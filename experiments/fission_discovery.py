@@ -6,7 +6,7 @@ before: their groups are found from what the others left.
 
 from collections.abc import Callable
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +14,14 @@ import numpy as np
 
 from experiments import fission_methods
 from fedjax_gen.algorithms import discovery as discovery_lib
+from fedjax_gen.data.federated import FederatedDataset
 from fedjax_gen.data.partition import Partition
 from fedjax_gen.errors import InputError
 from fedjax_gen.federated import collect, grouping as grouping_lib, local
 from fedjax_gen.models.vae import build_vae
 from fedjax_gen.running import groupings, saving, training
 from fedjax_gen.running.workdir import Workdir
+from fedjax_gen.types import Variables
 
 # What the key of discovery is folded with: far from the small numbers by which
 # training splits the same seed.
@@ -81,17 +83,68 @@ def discover(
   everyone = setting.federation.data
   members, newcomers = _split(everyone.num_clients, config.num_newcomers)
   setting = _of_members(config, setting)
-  data = setting.federation.data
-  vae_config = setting.vae_config()
-  vae = build_vae(vae_config, setting.spec)
+  model = _warmed_up(config, setting, train)
+  ask, num_bytes = _asking(config, setting, model, everyone)
+  statistics = ask(members)
+  grouping = grouping_lib.discover(
+    statistics.values,
+    config.num_groups or None,
+    errors=statistics.errors,
+    num_examples=np.asarray(setting.federation.data.sizes),
+    seed=setting.seed,
+  )
+  if workdir.is_writer:
+    saving.save_model(
+      workdir.path, 'warmup', setting.vae_config(), setting.source, model
+    )
+    groupings.save_grouping(workdir.path / 'grouping.npz', grouping)
+  true, found = np.asarray(setting.federation.data.groups), grouping.groups
+  num_true = len(setting.source.group_names)
+  model_of_group = _most_clients(true, found, num_true, grouping.num_groups)
+  newcomer_accuracy = 0.0
+  if newcomers.size:
+    assigned = grouping_lib.assign(grouping, ask(newcomers).values)
+    own = model_of_group[np.asarray(everyone.groups)[newcomers]]
+    newcomer_accuracy = float(np.mean(assigned == own))
+  agreement = grouping_lib.agreement(found, true)
+  return _with_groups(setting, grouping, model_of_group), Found(
+    found,
+    true,
+    agreement.accuracy,
+    agreement.adjusted_rand_index,
+    grouping.num_groups,
+    num_bytes,
+    config.warmup_rounds,
+    newcomers.size,
+    newcomer_accuracy,
+  )
+
+
+def _warmed_up(
+  config: discovery_lib.DiscoveryConfig,
+  setting: fission_methods.Setting,
+  train: Callable[..., training.TrainResult],
+) -> Variables:
+  """A FedVAE after a few rounds, by which clients are told apart."""
   warmup = fission_methods.build_method('FedVAE', setting)
   trained = train('warmup', warmup, setting, None, config.warmup_rounds)
-  variables = warmup.variables(trained.state)[0]
+  return warmup.variables(trained.state)[0]
 
+
+def _asking(
+  config: discovery_lib.DiscoveryConfig,
+  setting: fission_methods.Setting,
+  model: Variables,
+  everyone: FederatedDataset,
+) -> tuple[Callable[[np.ndarray], Any], int]:
+  """How clients are asked for their statistics, and the bytes that each sends.
+
+  The function takes numbers of clients among `everyone`, newcomers included.
+  """
   training_config = setting.configs['fissionvae']
   report = discovery_lib.statistic_report(
     config,
-    vae,
+    build_vae(setting.vae_config(), setting.spec),
     training_config.optimizer(),
     local.local_work(training_config.local_epochs, training_config.batch_size),
   )
@@ -101,7 +154,7 @@ def discover(
     return jax.device_get(
       collect.collect(
         report,
-        variables,
+        model,
         everyone,
         key,
         rows=rows,
@@ -109,46 +162,33 @@ def discover(
       )
     )
 
-  statistics = ask(members)
-  grouping = grouping_lib.discover(
-    statistics.values,
-    config.num_groups or None,
-    errors=statistics.errors,
-    num_examples=np.asarray(data.sizes),
-    seed=setting.seed,
-  )
-  if workdir.is_writer:
-    saving.save_model(
-      workdir.path, 'warmup', vae_config, setting.source, variables
-    )
-    groupings.save_grouping(workdir.path / 'grouping.npz', grouping)
-  true, found = np.asarray(data.groups), grouping.groups
-  counts = np.zeros((len(setting.source.group_names), grouping.num_groups), int)
+  return ask, collect.collect_bytes(report, model, everyone)
+
+
+def _most_clients(
+  true: np.ndarray, found: np.ndarray, num_true: int, num_found: int
+) -> np.ndarray:
+  """`[G]` the found group that most clients of each true group are in.
+
+  It is asked for images of the true group.
+  """
+  counts = np.zeros((num_true, num_found), int)
   np.add.at(counts, (true, found), 1)
-  # Images of a true group are asked of the group that most of its clients are
-  # in.
-  model_of_group = counts.argmax(axis=1)
-  newcomer_accuracy = 0.0
-  if newcomers.size:
-    assigned = grouping_lib.assign(grouping, ask(newcomers).values)
-    own = model_of_group[np.asarray(everyone.groups)[newcomers]]
-    newcomer_accuracy = float(np.mean(assigned == own))
-  data = dataclasses.replace(data, groups=jnp.asarray(found, jnp.int32))
-  agreement = grouping_lib.agreement(found, true)
+  return counts.argmax(axis=1)
+
+
+def _with_groups(
+  setting: fission_methods.Setting,
+  grouping: grouping_lib.Grouping,
+  model_of_group: np.ndarray,
+) -> fission_methods.Setting:
+  """The setting with the groups found in place of the true ones."""
+  groups = jnp.asarray(grouping.groups, jnp.int32)
+  data = dataclasses.replace(setting.federation.data, groups=groups)
   return setting._replace(
     federation=setting.federation._replace(data=data),
     num_groups=grouping.num_groups,
     model_of_group=model_of_group.tolist(),
-  ), Found(
-    found,
-    true,
-    agreement.accuracy,
-    agreement.adjusted_rand_index,
-    grouping.num_groups,
-    collect.collect_bytes(report, variables, everyone),
-    config.warmup_rounds,
-    newcomers.size,
-    newcomer_accuracy,
   )
 
 

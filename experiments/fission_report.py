@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import fission_tables, vae_report
+from experiments import fission_tables, run_report
 from experiments.fission_tables import Facts
 from fedjax_gen.evaluation import group_gallery, groups as groups_lib
 from fedjax_gen.evaluation.gallery import Drawn
@@ -50,7 +50,7 @@ def summary(facts: Facts, params_digest: str) -> dict[str, Any]:
   senders = [name for name, (up, _) in traffic.items() if up]
   chosen = 'L+D' if 'L+D' in senders else next(iter(senders), '')
   up, down = traffic.get(chosen, (0, 0))
-  made = vae_report.run_summary(facts, params_digest, up=up, down=down) | {
+  made = run_report.summary(facts, params_digest, up=up, down=down) | {
     'bytes': {
       name: {'up': up, 'down': down} for name, (up, down) in traffic.items()
     }
@@ -69,24 +69,19 @@ def write(workdir: pathlib.Path, facts: Facts) -> None:
   Raises:
     DiskFullError: the disk is full.
   """
-  folder = workdir / 'samples'
   between = dict.fromkeys([_variant(facts), _PLAIN])
   drawn = group_gallery.draw_all(
     facts.generators,
     facts.source,
-    folder,
+    workdir / 'samples',
     between=[name for name in between if _has_models(facts, name)],
     seed=facts.config['run']['seed'],
   )
-  facts.partition.plot(
-    facts.source.train.labels,
-    facts.source.class_names,
-    folder / 'partition.png',
-  )
+  partition = run_report.draw_partition(workdir, facts)
   sections = [
     _samples(facts, drawn),
     _results(facts),
-    *vae_report.privacy(facts),
+    *run_report.privacy(facts),
     _curves(facts),
     _pictures(
       drawn,
@@ -99,19 +94,17 @@ def write(workdir: pathlib.Path, facts: Facts) -> None:
     ),
     _pictures(drawn, 'reconstructions', 'Reconstructions', ''),
     fission_tables.discovery(facts),
-    _clients(facts, folder / 'partition.png'),
+    _clients(facts, partition),
     _all_metrics(facts),
     _use(workdir, facts),
-    vae_report.settings(facts),
+    run_report.settings(facts),
   ]
-  report.write_report(
-    workdir / 'report.html',
-    report.Report(
-      title=f'{facts.experiment} on {facts.source.name}',
-      lead=_lead(facts),
-      facts=_headlines(facts),
-      sections=[section for section in sections if section.blocks],
-    ),
+  run_report.write(
+    workdir,
+    facts,
+    lead=_lead(facts),
+    headlines=_headlines(facts),
+    sections=sections,
   )
 
 
@@ -137,7 +130,7 @@ def _lead(facts: Facts) -> str:
   """Who holds what, and what the letters mean."""
   parts = {part for name in facts.results for part in _parts(name)}
   sentences = [
-    vae_report.who_holds_what(facts),
+    run_report.who_holds_what(facts),
     f'Their images are of {len(facts.source.group_names)} kinds, the groups: '
     f'{", ".join(facts.source.group_names)}.',
   ]
@@ -205,7 +198,7 @@ def _results(facts: Facts) -> report.Section:
     'the latent means; higher tells of latents further apart, not of better '
     'images.'
   )
-  text += vae_report.privacy_remark(facts)
+  text += run_report.privacy_remark(facts)
   return report.Section(
     'Results', [m.table for m in fission_tables.measures(facts)], text
   )
@@ -252,14 +245,9 @@ def _pictures(
   )
 
 
-def _clients(facts: Facts, partition_png: pathlib.Path) -> report.Section:
-  picture = report.Picture(
-    partition_png,
-    f'Examples of each class at each client: {facts.partition.description}.',
-    'Chart of the number of examples of each class at each client.',
-  )
+def _clients(facts: Facts, partition: report.Picture) -> report.Section:
   return report.Section(
-    'Clients and communication', [picture, fission_tables.traffic(facts)]
+    'Clients and communication', [partition, fission_tables.traffic(facts)]
   )
 
 

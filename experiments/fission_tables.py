@@ -13,6 +13,7 @@ from rich.table import Table as TerminalTable
 
 from experiments import vae_report
 from experiments.fission_discovery import Found
+from experiments.run_report import RunFacts
 from fedjax_gen.evaluation import groups as groups_lib
 from fedjax_gen.evaluation.group_models import GroupGenerator
 from fedjax_gen.evaluation.groups import GroupReference
@@ -25,7 +26,7 @@ _MAX_CLIENTS_LISTED = 100
 
 
 @dataclasses.dataclass(frozen=True)
-class Facts(vae_report.RunFacts):
+class Facts(RunFacts):
   """All that a finished run knows.
 
   Attributes:
@@ -184,23 +185,32 @@ def discovery(facts: Facts) -> report.Section:
     )
   ]
   if len(found.groups) <= _MAX_CLIENTS_LISTED:
-    usual = counts.argmax(axis=1)
-    rows = [
-      report.Row(
-        str(client),
-        [
-          names[true],
-          str(group),
-          '' if group == usual[true] else 'not with most of its group',
-        ],
-      )
-      for client, (true, group) in enumerate(
-        zip(found.true, found.groups, strict=True)
-      )
-    ]
-    blocks.append(
-      report.Table(['Client', 'True group', 'Found group', 'Remark'], rows)
+    blocks.append(_clients_in_groups(found, names, counts.argmax(axis=1)))
+  return report.Section(title, blocks, _how_discovered(found))
+
+
+def _clients_in_groups(
+  found: Found, names: Sequence[str], usual: np.ndarray
+) -> report.Table:
+  """A row for each client; `usual` is where most of a true group are."""
+  rows = [
+    report.Row(
+      str(client),
+      [
+        names[true],
+        str(group),
+        '' if group == usual[true] else 'not with most of its group',
+      ],
     )
+    for client, (true, group) in enumerate(
+      zip(found.true, found.groups, strict=True)
+    )
+  ]
+  return report.Table(['Client', 'True group', 'Found group', 'Remark'], rows)
+
+
+def _how_discovered(found: Found) -> str:
+  """What clients sent, and how well that told them apart."""
   sent = report_tables.num_bytes(found.bytes_per_client)
   text = (
     f'After {found.warmup_rounds} rounds of FedVAE every client sent one '
@@ -217,7 +227,7 @@ def discovery(facts: Facts) -> report.Section:
       f'after it: {percent(found.newcomer_accuracy)} of them found the group '
       'of their kind by the same statistic.'
     )
-  return report.Section(title, blocks, text)
+  return text
 
 
 def traffic(facts: Facts) -> report.Table:

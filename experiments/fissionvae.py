@@ -6,44 +6,41 @@ groups decoders of different architectures. Beside them, on the same data, the
 models they are compared with.
 """
 
+from collections.abc import Callable
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from experiments import (
   common,
+  fission_clients,
   fission_discovery,
+  fission_judge,
   fission_methods,
   fission_report,
   fission_tables,
   options,
   private_run,
+  stages,
 )
+from experiments.fission_methods import Method, Setting
+from experiments.private_run import Protection
 from fedjax_gen import validate
-from fedjax_gen.algorithms import (
-  discovery as discovery_lib,
-  fissionvae as fission_lib,
-)
-from fedjax_gen.data.sources import DataSource
-from fedjax_gen.errors import InputError
-from fedjax_gen.evaluation import group_models, groups as groups_lib, vaes
-from fedjax_gen.federation import (
-  FederationConfig,
-  build_federation,
-)
+from fedjax_gen.algorithms import fissionvae as fission_lib
+from fedjax_gen.algorithms.discovery import DiscoveryConfig
+from fedjax_gen.evaluation import vaes
+from fedjax_gen.evaluation.features import FeatureExtractor
+from fedjax_gen.evaluation.group_models import GroupGenerator
+from fedjax_gen.evaluation.groups import GroupReference
+from fedjax_gen.evaluation.vaes import EvaluationConfig
+from fedjax_gen.federation import FederationConfig, build_federation
 from fedjax_gen.models import decoders
 from fedjax_gen.models.gan import GanConfig
 from fedjax_gen.models.vae import DataSpec, VaeConfig
 from fedjax_gen.privacy.plan import PrivacyConfig
-from fedjax_gen.running import (
-  engine as engine_lib,
-  leaves,
-  training,
-)
+from fedjax_gen.running import engine as engine_lib, leaves, training
 from fedjax_gen.running.workdir import Workdir
 
 
@@ -86,6 +83,29 @@ class ComparisonConfig:
     options.each_once(fission_methods.canonical, methods=self.methods)
 
 
+class Configs(NamedTuple):
+  """Everything of the command line, and what it is by default."""
+
+  run: common.RunConfig = common.RunConfig(
+    rounds=30, rounds_per_step=5, eval_every=5, checkpoint_every=10
+  )
+  data: options.DataConfig = options.DataConfig(data='digits_and_shapes')
+  federation: FederationConfig = FederationConfig(partition='groups')
+  population: options.PopulationConfig = options.PopulationConfig()
+  vae: VaeConfig = VaeConfig(conditional=False, hierarchy='z1_top')
+  fissionvae: fission_lib.Config = fission_lib.Config()
+  privacy: PrivacyConfig = PrivacyConfig()
+  discovery: DiscoveryConfig = DiscoveryConfig()
+  gan: GanConfig = GanConfig()
+  comparison: ComparisonConfig = ComparisonConfig()
+  evaluation: EvaluationConfig = EvaluationConfig(importance_samples=0)
+
+  @property
+  def are_groups_given(self) -> bool:
+    """Whether clients are told their groups, or these are discovered."""
+    return self.discovery.groups == 'given'
+
+
 EXPERIMENT = common.Experiment(
   name='fissionvae',
   sentence='Trains VAEs over groups of clients with different kinds of images '
@@ -107,134 +127,47 @@ EXPERIMENT = common.Experiment(
       'Differential privacy of every client.',
     ),
   ),
-  configs={
-    'run': common.RunConfig(
-      rounds=30, rounds_per_step=5, eval_every=5, checkpoint_every=10
-    ),
-    'data': options.DataConfig(data='digits_and_shapes'),
-    'federation': FederationConfig(partition='groups'),
-    'population': options.PopulationConfig(),
-    'vae': VaeConfig(conditional=False, hierarchy='z1_top'),
-    'fissionvae': fission_lib.Config(),
-    'privacy': PrivacyConfig(),
-    'discovery': discovery_lib.DiscoveryConfig(),
-    'gan': GanConfig(),
-    'comparison': ComparisonConfig(),
-    'evaluation': vaes.EvaluationConfig(importance_samples=0),
-  },
+  configs=Configs()._asdict(),
 )
 
 
-def main(
-  session,
-  *,
-  run,
-  data,
-  federation,
-  population,
-  vae,
-  fissionvae,
-  privacy,
-  discovery,
-  gan,
-  comparison,
-  evaluation,
-) -> None:
+class Comparison(NamedTuple):
+  """The trainings that are compared, built and not yet compiled.
+
+  Attributes:
+    setting: what they are built from.
+    methods: the trainings, by name.
+    protection: of those that are federated, if they are private.
+    build_extractor: of the features by which images are compared; takes long.
+  """
+
+  setting: Setting
+  methods: dict[str, Method]
+  protection: Protection | None
+  build_extractor: Callable[[], FeatureExtractor | None]
+
+  @property
+  def protected(self) -> list[str]:
+    """Methods that train under the protection, if there is any."""
+    return [n for n in self.methods if n not in fission_methods.UNPROTECTED]
+
+
+def main(session: common.Session, **configs: Any) -> None:
   """Trains, measures and draws; see `common.run`."""
-  population.check(session.processes.count)
-  is_given = discovery.groups == 'given'
-  if population.population_on_host and not is_given:
-    raise InputError(
-      "Expected groups='given' with population_on_host=true, got "
-      f'groups={discovery.groups!r}: to find groups all clients are asked at '
-      'once, with the examples of all on the device.'
-    )
-  source = options.load_source(data, seed=run.seed)
-  _check_groups(source)
-  built = build_federation(
-    federation, source, seed=run.seed, on_host=population.population_on_host
-  )
-  if privacy.is_private and not is_given:
-    raise InputError(
-      "Expected groups='given' where there is privacy, got "
-      f'groups={discovery.groups!r}: to be put in a group every client would '
-      'send a statistic of its data without noise.'
-    )
-  client_groups = fission_discovery.client_groups(
-    built.partition,
-    groups_lib.groups_of(source, 'train'),
-    may_mix=not is_given,
-  )
-  groups: Any = client_groups
-  if not population.population_on_host:
-    groups = jnp.asarray(groups)
-  built = built._replace(data=dataclasses.replace(built.data, groups=groups))
-  num_groups = len(source.group_names)
-  protection = private_run.protect(
-    privacy,
-    federation,
-    built.data,
-    batch_size=fissionvae.batch_size,
-    epochs=fissionvae.local_epochs,
-    rounds=run.rounds,
-  )
-  setting = fission_methods.Setting(
-    source,
-    DataSpec(source.input_shape, source.num_classes),
-    built,
-    num_groups,
-    range(num_groups),
-    {
-      'run': run, 'federation': federation, 'vae': vae, 'gan': gan,
-      'fissionvae': fissionvae, 'comparison': comparison,
-      'evaluation': evaluation,
-    },
-    run.seed,
-    None if protection is None else protection.plan,
-  )  # fmt: skip
-  if is_given:
-    _check_clients(source, client_groups)
-  names = fission_methods.ordered(comparison.methods)
+  asked = Configs(**configs)
   # Before anything is written: mistakes show here.
-  methods = fission_methods.build_methods(
-    names,
-    setting if is_given else fission_discovery.rehearsal(discovery, setting),
-  )
-  build_extractor = vaes.extractor_builder(
-    evaluation.extractor, source, seed=run.seed
-  )
+  compared = _build(asked, session.processes.count)
+  source = compared.setting.source
+  partition = compared.setting.federation.partition
   with session.open_workdir() as workdir:
-    train = functools.partial(_train, session=session, workdir=workdir)
-    workdir.pin(
-      data=leaves.params_digest((source.train, source.test)),
-      partition=leaves.params_digest(
-        (built.partition.order, built.partition.sizes)
-      ),
-    )
-    for note in source.notes:
-      session.say(f'Data: {note}')
-    if protection is not None:
-      session.say(protection.sentence())
+    stages.begin(session, workdir, source, partition, compared.protection)
     session.say('Preparing the measures.')
-    extractor = build_extractor()
-    reference = None
-    if extractor is not None:
-      reference = groups_lib.group_reference(
-        source,
-        groups_lib.GroupExtractors(
-          extractor, groups_lib.group_classifier(source, seed=run.seed)
-        ),
-      )
-    found = None
-    if not is_given:
-      setting, found = fission_discovery.discover(
-        discovery, setting, train, workdir
-      )
-      session.say(
-        f'Discovered {found.num_groups} groups; {found.accuracy:.0%} of the '
-        'clients are in their own.'
-      )
-      methods = fission_methods.build_methods(names, setting)
+    reference = fission_judge.build_reference(
+      source, compared.build_extractor, seed=asked.run.seed
+    )
+    train = functools.partial(_train, session=session, workdir=workdir)
+    compared, found = _with_groups(asked, compared, train, session, workdir)
+    setting, methods = compared.setting, compared.methods
     results = {
       name: train(name, method, setting, reference, setting.num_rounds)
       for name, method in methods.items()
@@ -251,34 +184,12 @@ def main(
       name: method.generators(results[name].state)
       for name, method in methods.items()
     }
-    metrics = {
-      name: workdir.once(
-        name,
-        functools.partial(
-          group_models.evaluate, made, source, reference, evaluation,
-          seed=run.seed,
-        ),
-      )
-      for name, made in generators.items()
-    }  # fmt: skip
-    protected = [n for n in methods if n not in fission_methods.UNPROTECTED]
-    if protection is not None:
-      protection.write(workdir.path)
-      for name in protected:
-        metrics[name] = metrics[name] | protection.metrics()
-    if reference is not None:
-      metrics['real_data'] = workdir.once(
-        'real_data',
-        functools.partial(
-          groups_lib.evaluate_real_groups, reference, evaluation.num_samples,
-          seed=run.seed,
-        ),
-      )  # fmt: skip
+    metrics = _measure(compared, generators, reference, asked, workdir)
     session.say('Drawing.')
     facts = fission_tables.Facts(
       experiment='fissionvae',
       source=source,
-      partition=built.partition,
+      partition=partition,
       reference=reference,
       metrics=metrics,
       results=results,
@@ -286,50 +197,97 @@ def main(
       generators={name: made[0] for name, made in generators.items()},
       discovery=found,
       config=session.config,
-      protection=protection,
-      protected=protected,
+      protection=compared.protection,
+      protected=compared.protected,
     )
     fission_report.write(workdir.path, facts)
     fission_tables.show(facts)
     # Last: a summary marks the run as finished.
-    workdir.write_summary(
-      fission_report.summary(facts, leaves.params_digest(trained))
-    )
+    digest = leaves.params_digest(trained)
+    workdir.write_summary(fission_report.summary(facts, digest))
 
 
-def _check_groups(source: DataSource) -> None:
-  """Raises InputError unless there are images of every group in both splits."""
-  if source.train.groups is None or not source.is_image:
-    raise InputError(
-      'Expected images with groups (kinds of images): groups:PATH, '
-      'digits_and_shapes, mixed_mnist or charm_proxy; got '
-      f'data={source.name!r}.'
-    )
-  for split, part in (('training', source.train), ('held-out', source.test)):
-    for group, name in enumerate(source.group_names):
-      if part.groups is None or not (part.groups == group).any():
-        raise InputError(
-          f'Expected {split} images of every group of {source.name}, got none '
-          f'of {name!r}; test_fraction says how many are held out where the '
-          'data have no test split.'
-        )
+def _build(asked: Configs, num_processes: int) -> Comparison:
+  """Reads the data and builds what is compared.
+
+  Where groups are to be discovered, it is built for made-up ones.
+
+  Raises:
+    InputError: a configuration does not fit the data or another.
+  """
+  fission_clients.check_population(
+    asked.population, asked.discovery, num_processes
+  )
+  source = options.load_source(asked.data, seed=asked.run.seed)
+  fission_clients.check_source(source)
+  federation = build_federation(
+    asked.federation,
+    source,
+    seed=asked.run.seed,
+    on_host=asked.population.population_on_host,
+  )
+  fission_clients.check_privacy(asked.privacy, asked.discovery)
+  federation = fission_clients.with_true_groups(
+    federation, source, may_mix=not asked.are_groups_given
+  )
+  protection = private_run.protect(
+    asked.privacy,
+    asked.federation,
+    federation.data,
+    batch_size=asked.fissionvae.batch_size,
+    epochs=asked.fissionvae.local_epochs,
+    rounds=asked.run.rounds,
+  )
+  num_groups = len(source.group_names)
+  setting = fission_methods.Setting(
+    source,
+    DataSpec(source.input_shape, source.num_classes),
+    federation,
+    num_groups,
+    range(num_groups),
+    asked._asdict(),
+    asked.run.seed,
+    None if protection is None else protection.plan,
+  )
+  built_for = setting
+  if asked.are_groups_given:
+    fission_clients.check_clients(source, federation)
+  else:
+    built_for = fission_discovery.rehearsal(asked.discovery, setting)
+  names = fission_methods.ordered(asked.comparison.methods)
+  methods = fission_methods.build_methods(names, built_for)
+  build_extractor = vaes.extractor_builder(
+    asked.evaluation.extractor, source, seed=asked.run.seed
+  )
+  return Comparison(setting, methods, protection, build_extractor)
 
 
-def _check_clients(source: DataSource, client_groups: np.ndarray) -> None:
-  """Raises InputError unless every group has a client."""
-  for group, name in enumerate(source.group_names):
-    if group not in client_groups:
-      raise InputError(
-        f'Expected clients of every group of {source.name}, got a partition '
-        f'with none of {name!r}.'
-      )
+def _with_groups(
+  asked: Configs,
+  compared: Comparison,
+  train: Callable[..., training.TrainResult],
+  session: common.Session,
+  workdir: Workdir,
+) -> tuple[Comparison, fission_discovery.Found | None]:
+  """The same with groups that are discovered, unless they are given."""
+  if asked.are_groups_given:
+    return compared, None
+  setting, found = fission_discovery.discover(
+    asked.discovery, compared.setting, train, workdir
+  )
+  session.say(
+    f'Discovered {found.num_groups} groups; {found.accuracy:.0%} of the '
+    'clients are in their own.'
+  )
+  methods = fission_methods.build_methods(list(compared.methods), setting)
+  return compared._replace(setting=setting, methods=methods), found
 
 
 def _train(
   name: str,
-  method: fission_methods.Method,
-  setting: fission_methods.Setting,
-  reference: groups_lib.GroupReference | None,
+  method: Method,
+  setting: Setting,
+  reference: GroupReference | None,
   num_rounds: int,
   *,
   session: common.Session,
@@ -346,32 +304,44 @@ def _train(
     mapping=method.mapping,
     folder=workdir.population_path(name),
   )
-  return training.train(
-    method=name,
-    **engine.for_training(),
-    schedule=training.Schedule(
-      num_rounds,
-      run.rounds_per_step,
-      run.eval_every,
-      run.checkpoint_every,
-    ),
+  return stages.train(
+    name,
+    engine,
+    num_rounds,
+    run=run,
+    session=session,
     workdir=workdir,
-    progress=session.progress,
-    evaluate=lambda state: group_models.follow(
-      method.generators(state),
-      setting.source,
-      reference,
-      num_samples=_CURVE_SAMPLES,
-      max_examples=_CURVE_EXAMPLES,
-      seed=run.seed,
+    evaluate=lambda state: fission_judge.follow(
+      method.generators(state), setting.source, reference, seed=run.seed
     ),
     trained=method.variables,
-    stop=session.stop,
   )
 
 
-# Enough for a curve; the final numbers are made with all there is.
-_CURVE_SAMPLES, _CURVE_EXAMPLES = 500, 500
+def _measure(
+  compared: Comparison,
+  generators: dict[str, list[GroupGenerator]],
+  reference: GroupReference | None,
+  asked: Configs,
+  workdir: Workdir,
+) -> dict[str, dict[str, Any]]:
+  """Metrics of each method, and of real images in place of generated ones."""
+  measured = fission_judge.measure(
+    generators,
+    compared.setting.source,
+    reference,
+    asked.evaluation,
+    workdir,
+    seed=asked.run.seed,
+  )
+  metrics = stages.settle(
+    compared.protection, workdir.path, measured, compared.protected
+  )
+  if reference is not None:
+    metrics['real_data'] = fission_judge.measure_real(
+      reference, asked.evaluation, workdir, seed=asked.run.seed
+    )
+  return metrics
 
 
 if __name__ == '__main__':

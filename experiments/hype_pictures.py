@@ -3,11 +3,13 @@
 from collections.abc import Mapping, Sequence
 import functools
 import pathlib
-from typing import Any
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from experiments.hype_clients import Clients
 from experiments.hype_methods import Method
 from experiments.hype_synthesis import Synthetic
 from fedjax_gen import trees
@@ -23,7 +25,7 @@ _WAY_SAMPLES = 256
 
 def draw(
   folder: pathlib.Path,
-  clients: Any,
+  clients: Clients,
   synthetic: Mapping[str, Synthetic],
   evaluations: Mapping[str, heads.Evaluation],
   methods: Mapping[str, Method],
@@ -35,7 +37,7 @@ def draw(
 
   Args:
     folder: where to write; made if it is not there.
-    clients: with `source`, `partition` and `rows`, who holds what.
+    clients: who holds what.
     synthetic: by generator what it shares.
     evaluations: by method what classifiers reach.
     methods: what was trained, by name.
@@ -51,26 +53,15 @@ def draw(
     DiskFullError: the disk is full.
   """
   folder.mkdir(parents=True, exist_ok=True)
-  drawn = []
-  rows = clients.rows
-  if synthetic and len(rows.test.order) > 1:
-    drawn.append(
-      embedding_pictures.draw_embeddings(
-        _of_rows(rows, rows.test.order),
-        {
-          name: LabelledEmbeddings(made.inputs, made.labels)
-          for name, made in synthetic.items()
-        },
-        folder / 'embeddings.png',
-        class_names=clients.source.class_names,
-        seed=seed,
-      )
-    )
-  domains, are_domains = _domains(clients)
+  domains = _domains(clients)
   subject = next(iter(evaluations))
+  drawn = []
+  if synthetic and len(clients.rows.test.order) > 1:
+    path = folder / 'embeddings.png'
+    drawn.append(_draw_embeddings(clients, synthetic, path, seed))
   drawn.append(
     _draw_clients(
-      evaluations[subject], subject, domains, folder / 'clients.png'
+      evaluations[subject], subject, domains.names, folder / 'clients.png'
     )
   )
   made, method = synthetic.get(_OURS), methods.get(_OURS)
@@ -79,35 +70,39 @@ def draw(
   ends = _furthest(codes, clients.partition.sizes)
   if ends is None:
     return drawn
-  found = embedding_pictures.draw_codes(codes, domains, folder / 'codes.png')
-  if not are_domains:
-    found = found._replace(
-      caption='Codes of the clients in their first two principal components, '
-      'marked by the client’s most frequent class.'
-    )
-  way_codes = meta_code.interpolated(codes[ends[0]], codes[ends[1]], _WAY_STEPS)
-  personals = jax.jit(
-    jax.vmap(functools.partial(method.model.personalise, made.hyper))
-  )(way_codes)
-  means = [
-    meta_code.generated_moments(
-      method.model,
-      made.hyper,
-      trees.take(personals, step),
-      jax.random.key(seed),  # the same latents all the way
-      _WAY_SAMPLES,
-    ).means
-    for step in range(_WAY_STEPS)
+  way = _means_along(codes[ends[0]], codes[ends[1]], made, method, seed)
+  return [
+    *drawn,
+    _draw_codes(codes, domains, folder / 'codes.png'),
+    _draw_way(way, ends, clients, domains.names, folder / 'way.png'),
   ]
-  first, last = (_of_rows(rows, clients.partition.rows(end)) for end in ends)
-  way = embedding_pictures.draw_way(
-    np.stack(means),
-    (first, last),
-    folder / 'way.png',
-    end_names=(_client(ends[0], domains), _client(ends[1], domains)),
+
+
+class _Domains(NamedTuple):
+  """Of each client the commonest domain of its rows, or else class."""
+
+  names: list[str]
+  are_domains: bool
+
+
+def _draw_embeddings(
+  clients: Clients,
+  synthetic: Mapping[str, Synthetic],
+  path: pathlib.Path,
+  seed: int,
+) -> Drawn:
+  """Real and synthetic embeddings."""
+  rows = clients.rows
+  return embedding_pictures.draw_embeddings(
+    _of_rows(rows, rows.test.order),
+    {
+      name: LabelledEmbeddings(made.inputs, made.labels)
+      for name, made in synthetic.items()
+    },
+    path,
     class_names=clients.source.class_names,
+    seed=seed,
   )
-  return [*drawn, found, way]
 
 
 def _draw_clients(
@@ -132,21 +127,76 @@ def _draw_clients(
   )
 
 
-def _domains(clients: Any) -> tuple[list[str], bool]:
-  """Of each client the commonest domain of its rows, or else class.
+def _draw_codes(
+  codes: np.ndarray, domains: _Domains, path: pathlib.Path
+) -> Drawn:
+  """The clients' codes, each marked by what it holds."""
+  found = embedding_pictures.draw_codes(codes, domains.names, path)
+  if domains.are_domains:
+    return found
+  return found._replace(
+    caption='Codes of the clients in their first two principal components, '
+    'marked by the client’s most frequent class.'
+  )
 
-  Returns:
-    N names, and whether they are of domains.
-  """
+
+def _means_along(
+  first: np.ndarray,
+  last: np.ndarray,
+  made: Synthetic,
+  method: Method,
+  seed: int,
+) -> np.ndarray:
+  """`[S, C, F]` class means of what codes between two others make."""
+  codes = meta_code.interpolated(
+    jnp.asarray(first), jnp.asarray(last), _WAY_STEPS
+  )
+  personals = jax.jit(
+    jax.vmap(functools.partial(method.model.personalise, made.hyper))
+  )(codes)
+  means = [
+    meta_code.generated_moments(
+      method.model,
+      made.hyper,
+      trees.take(personals, step),
+      jax.random.key(seed),  # the same latents all the way
+      _WAY_SAMPLES,
+    ).means
+    for step in range(_WAY_STEPS)
+  ]
+  return np.stack(means)
+
+
+def _draw_way(
+  means: np.ndarray,
+  ends: tuple[int, int],
+  clients: Clients,
+  domains: Sequence[str],
+  path: pathlib.Path,
+) -> Drawn:
+  """The way from one client's code to another's, and what both hold."""
+  first, last = (
+    _of_rows(clients.rows, clients.partition.rows(end)) for end in ends
+  )
+  return embedding_pictures.draw_way(
+    means,
+    (first, last),
+    path,
+    end_names=(_client(ends[0], domains), _client(ends[1], domains)),
+    class_names=clients.source.class_names,
+  )
+
+
+def _domains(clients: Clients) -> _Domains:
   source, train = clients.source, clients.source.train
-  are_domains = train.groups is not None and len(source.group_names) > 1
-  ids = train.groups if are_domains else train.labels
-  names = source.group_names if are_domains else source.class_names
+  ids, names, are_domains = train.labels, source.class_names, False
+  if train.groups is not None and len(source.group_names) > 1:
+    ids, names, are_domains = train.groups, source.group_names, True
   found = []
   for client in range(clients.partition.num_clients):
     held = ids[clients.partition.rows(client)]
     found.append(names[np.bincount(held).argmax()] if len(held) else 'empty')
-  return found, are_domains
+  return _Domains(found, are_domains)
 
 
 def _furthest(codes: np.ndarray, sizes: np.ndarray) -> tuple[int, int] | None:

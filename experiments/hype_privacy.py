@@ -3,10 +3,12 @@
 from collections.abc import Mapping, Sequence
 import dataclasses
 import math
+import pathlib
 from typing import Any
 
 from experiments import audits
-from experiments.hype_methods import HypePrivacyConfig, Method
+from experiments.hype_budgets import HypePrivacyConfig
+from experiments.hype_methods import Method
 from experiments.hype_tables import NOMINAL
 from experiments.private_run import Protection
 from fedjax_gen.privacy import accounting
@@ -53,6 +55,24 @@ def spent(method: Method, privacy: HypePrivacyConfig) -> dict[str, float]:
     {'epsilon': 'nominal_epsilon'}.get(name, name): value
     for name, value in found.items()
   }
+
+
+def write(
+  workdir: pathlib.Path, method: Method, privacy: HypePrivacyConfig
+) -> None:
+  """Writes `ledger.json` of a method, unless what it says would not hold.
+
+  Args:
+    workdir: folder of the run.
+    method: that was trained.
+    privacy: what was asked for.
+
+  Raises:
+    DiskFullError: the disk is full.
+  """
+  protection = method.budget.protection
+  if protection is not None and privacy.privacy != 'paper':
+    protection.write(workdir)
 
 
 def is_nominal(method: Method, privacy: PrivacyConfig) -> bool:

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from experiments import hype_privacy, hype_tables, vae_report
-from experiments.hype_methods import HypePrivacyConfig, Method
+from experiments import hype_privacy, hype_tables, run_report
+from experiments.hype_budgets import HypePrivacyConfig
+from experiments.hype_methods import Method
 from fedjax_gen.evaluation.gallery import Drawn
 from fedjax_gen.federated.rounds import Traffic
 from fedjax_gen.models.hypernetwork import HyperVae
@@ -63,7 +64,7 @@ _SECTIONS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Facts(vae_report.RunFacts):
+class Facts(run_report.RunFacts):
   """All that a finished run knows.
 
   Attributes:
@@ -97,7 +98,7 @@ def summary(facts: Facts, params_digest: str) -> dict[str, Any]:
     params_digest: of all that was trained.
   """
   chosen = facts.traffic.get(_OURS) or next(iter(facts.traffic.values()))
-  made = vae_report.run_summary(
+  made = run_report.summary(
     facts, params_digest, up=chosen.bytes_up, down=chosen.bytes_down
   )
   # JSON has no NaN.
@@ -122,11 +123,7 @@ def write(workdir: pathlib.Path, facts: Facts) -> None:
   Raises:
     DiskFullError: the disk is full.
   """
-  partition_png = workdir / 'samples' / 'partition.png'
-  partition_png.parent.mkdir(parents=True, exist_ok=True)
-  facts.partition.plot(
-    facts.source.train.labels, facts.source.class_names, partition_png
-  )
+  partition = run_report.draw_partition(workdir, facts)
   sections = [
     *hype_privacy.warnings(facts.methods, facts.privacy),
     _results(facts),
@@ -136,19 +133,17 @@ def write(workdir: pathlib.Path, facts: Facts) -> None:
     ),
     *_pictures(facts, ['codes', 'interpolations']),
     _curves(facts),
-    _clients(facts, partition_png),
+    _clients(facts, partition),
     _all_metrics(facts),
     *_use(workdir, facts),
-    vae_report.settings(facts),
+    run_report.settings(facts),
   ]
-  report.write_report(
-    workdir / 'report.html',
-    report.Report(
-      title=f'{facts.experiment} on {facts.source.name}',
-      lead=_lead(facts),
-      facts=_headlines(facts),
-      sections=[section for section in sections if section.blocks],
-    ),
+  run_report.write(
+    workdir,
+    facts,
+    lead=_lead(facts),
+    headlines=_headlines(facts),
+    sections=sections,
   )
 
 
@@ -157,7 +152,7 @@ def _lead(facts: Facts) -> str:
   width, *_ = facts.source.input_shape
   return ' '.join(
     [
-      vae_report.who_holds_what(facts),
+      run_report.who_holds_what(facts),
       f'They are embeddings of {width} features in '
       f'{facts.source.num_classes} classes. What clients need is a linear '
       'classifier; what they share is a generator of synthetic embeddings, or '
@@ -269,14 +264,8 @@ def _curves(facts: Facts) -> report.Section:
   return report.Section('Training', [block for block in blocks if block])
 
 
-def _clients(facts: Facts, partition_png: pathlib.Path) -> report.Section:
-  blocks: list[Any] = [
-    report.Picture(
-      partition_png,
-      f'Examples of each class at each client: {facts.partition.description}.',
-      'Chart of the number of examples of each class at each client.',
-    )
-  ]
+def _clients(facts: Facts, partition: report.Picture) -> report.Section:
+  blocks: list[Any] = [partition]
   rows = []
   for name, traffic in facts.traffic.items():
     up, down = traffic.bytes_up, traffic.bytes_down

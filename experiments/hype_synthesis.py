@@ -5,6 +5,7 @@ release with noise (eq. 11), from one such code for each class, or from the
 codes of all clients, each for the classes it holds.
 """
 
+from collections.abc import Callable, Iterable, Mapping
 import dataclasses
 from typing import Any, NamedTuple
 
@@ -15,10 +16,13 @@ import numpy as np
 from experiments import options
 from experiments.hype_methods import Method
 from fedjax_gen import validate
+from fedjax_gen.errors import InputError
 from fedjax_gen.federated import blocks
+from fedjax_gen.federated.blocks import Block
 from fedjax_gen.models import hypernetwork, meta_code
 from fedjax_gen.models.meta_code import ClassMoments, MetaConfig
 from fedjax_gen.privacy import class_moments
+from fedjax_gen.privacy.plan import PrivacyConfig
 from fedjax_gen.running.engine import Engine
 from fedjax_gen.types import Array, Tree
 
@@ -78,7 +82,70 @@ class Synthetic(NamedTuple):
   weights: Array | None
 
 
+def permitted(
+  config: SynthesisConfig, privacy: PrivacyConfig
+) -> tuple[SynthesisConfig, list[str]]:
+  """The synthesis without what would publish protected codes.
+
+  Returns:
+    The configuration; and a note if it is not the one asked for.
+
+  Raises:
+    InputError: nothing is left.
+  """
+  if 'clients' not in config.codes or privacy.privacy != 'client':
+    return config, []
+  codes = tuple(kind for kind in config.codes if kind != 'clients')
+  if not codes:
+    raise InputError(
+      'Expected codes=meta or meta_by_class with privacy=client, got '
+      'codes=clients: there codes are protected only as long as they stay '
+      'with the clients.'
+    )
+  return dataclasses.replace(config, codes=codes), [
+    'codes=clients is left out: with privacy=client codes are protected only '
+    'as long as they stay with the clients'
+  ]
+
+
 def synthesise(
+  methods: Mapping[str, Method],
+  engine_of: Callable[[str], Engine],
+  states: Mapping[str, Any],
+  meta: MetaConfig,
+  config: SynthesisConfig,
+  seed: int,
+) -> tuple[dict[str, Synthetic], np.ndarray | None]:
+  """What all generators share, as many examples of each class as asked for.
+
+  A generator has one row, under its own name; FedHypeVAE one for each of
+  `config.codes`, of which the first has its name and the others add theirs.
+
+  Args:
+    methods: what was trained, by name.
+    engine_of: by a method's name its clients.
+    states: after training, by name.
+    meta: how neutral codes are fitted.
+    config: of what synthetic data are made.
+    seed: of draws.
+
+  Returns:
+    By name of the row what it shares; and `[N, V]` codes of FedHypeVAE's
+    clients, if it was trained and has codes.
+  """
+  synthetic: dict[str, Synthetic] = {}
+  codes = None
+  for name, method in methods.items():
+    if method.model is None:
+      continue
+    engine, state = engine_of(name), states[name]
+    synthetic |= _of_method(name, method, engine, state, meta, config, seed)
+    if name == 'FedHypeVAE' and method.model.config.uses_code:
+      codes = np.asarray(client_codes(method, engine, state))
+  return synthetic, codes
+
+
+def _of_method(
   name: str,
   method: Method,
   engine: Engine,
@@ -87,11 +154,7 @@ def synthesise(
   config: SynthesisConfig,
   seed: int,
 ) -> dict[str, Synthetic]:
-  """As many examples of each class as were asked for, by name of the row.
-
-  A generator has one row, under its own name; FedHypeVAE one for each of
-  `config.codes`, of which the first has its name and the others add theirs.
-  """
+  """The rows of one generator."""
   num_classes = method.model.spec.num_classes
   labels = np.tile(
     np.arange(num_classes, dtype=np.int32), config.synthetic_per_class
@@ -154,45 +217,13 @@ def codes_of(
   """
   model = method.model
   num_classes = model.spec.num_classes
-  protection = method.budget.protection
-  plan = protection.plan if protection else None
   noise_key, fit_key = jax.random.split(key)
-  unit = 'client' if plan and plan.unit == 'client' else 'record'
-  noise_multiplier = method.budget.moments_noise
   everyone = engine.blocks(state, 0, kept=False)
   held: Any = None
-  sums: Any = None
   if 'clients' in config.codes:
-    by_client = blocks.joined(
-      lambda block: class_moments.class_sums_by_client(
-        noise_key,
-        block.data,
-        num_classes,
-        noise_multiplier=noise_multiplier,
-        unit=unit,
-        rows=block.infos.row,
-      ),
-      everyone,
-    )
-    by_client = jax.tree.map(jnp.asarray, by_client)
-    sums = jax.tree.map(lambda leaf: leaf.sum(axis=0), by_client)
-    held = jnp.maximum(by_client.counts, 0.0).T
-    # A class that noise has left to nobody is everybody's.
-    nobody = held.sum(axis=1, keepdims=True) == 0
-    held = jnp.where(nobody, 1.0, held)
+    sums, held = _sums_and_holdings(method, everyone, noise_key)
   else:
-    for block in everyone:
-      exact = block.exact()
-      sums = class_moments.class_sums(
-        noise_key,
-        exact.data,
-        num_classes,
-        noise_multiplier=noise_multiplier,
-        unit=unit,
-        share=plan.share if plan else 1.0,
-        rows=exact.infos.row,
-        before=sums,
-      )
+    sums = _sums(method, everyone, noise_key)
   moments = ClassMoments(*sums.moments())
 
   def fitted(counts):
@@ -211,6 +242,55 @@ def codes_of(
       codes = [fitted(counts) for counts in jnp.diag(moments.counts)]
       made[kind] = jnp.stack(codes), jnp.eye(num_classes)
   return made
+
+
+def _sums_and_holdings(
+  method: Method, everyone: Iterable[Block], key: Array
+) -> tuple[Any, Array]:
+  """Noised class sums, and `[C, N]` how much of a class each client holds."""
+  by_client = blocks.joined(
+    lambda block: class_moments.class_sums_by_client(
+      key,
+      block.data,
+      method.model.spec.num_classes,
+      noise_multiplier=method.budget.moments_noise,
+      unit=_unit(method),
+      rows=block.infos.row,
+    ),
+    everyone,
+  )
+  by_client = jax.tree.map(jnp.asarray, by_client)
+  held = jnp.maximum(by_client.counts, 0.0).T
+  # A class that noise has left to nobody is everybody's.
+  nobody = held.sum(axis=1, keepdims=True) == 0
+  sums = jax.tree.map(lambda leaf: leaf.sum(axis=0), by_client)
+  return sums, jnp.where(nobody, 1.0, held)
+
+
+def _sums(method: Method, everyone: Iterable[Block], key: Array) -> Any:
+  """Noised class sums over all clients."""
+  protection = method.budget.protection
+  sums: Any = None
+  for block in everyone:
+    exact = block.exact()
+    sums = class_moments.class_sums(
+      key,
+      exact.data,
+      method.model.spec.num_classes,
+      noise_multiplier=method.budget.moments_noise,
+      unit=_unit(method),
+      share=protection.plan.share if protection else 1.0,
+      rows=exact.infos.row,
+      before=sums,
+    )
+  return sums
+
+
+def _unit(method: Method) -> str:
+  """What class moments protect."""
+  protection = method.budget.protection
+  is_client = protection and protection.plan.unit == 'client'
+  return 'client' if is_client else 'record'
 
 
 def client_codes(method: Method, engine: Engine, state: Any) -> Array:

@@ -1,7 +1,6 @@
 """What a finished VAE run says: summary.json, report.html, a table.
 
-Everything comes from one value, `Facts`; nothing is computed here. What other
-reports say in the same words, they take from here.
+Everything comes from one value, `Facts`; nothing is computed here.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,16 +12,13 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table as TerminalTable
 
-from experiments import audits
-from experiments.private_run import Protection
-from fedjax_gen.data.partition import Partition
-from fedjax_gen.data.sources import DataSource
+from experiments import audits, run_report
+from experiments.run_report import RunFacts
 from fedjax_gen.evaluation.features import FeatureExtractor
 from fedjax_gen.evaluation.gallery import Drawn
 from fedjax_gen.federated.rounds import Traffic
-from fedjax_gen.running import charts, environment, report, report_tables
+from fedjax_gen.running import charts, report, report_tables
 from fedjax_gen.running.report_tables import Metric
-from fedjax_gen.running.training import TrainResult
 
 _EXPLAINED = {
   'epsilon': Metric('What training told of those protected; see Privacy.'),
@@ -104,38 +100,6 @@ _SECTIONS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class RunFacts:
-  """What a report knows of any finished run.
-
-  Attributes:
-    experiment: name of the program.
-    source: the data.
-    partition: who held what.
-    metrics: final metrics, by method.
-    results: of training, by trained method.
-    config: everything that decided the run.
-    protection: differential privacy, if there was any.
-    protected: methods that it is of; some may not have been trained.
-  """
-
-  experiment: str
-  source: DataSource
-  partition: Partition
-  metrics: Mapping[str, Mapping[str, float]]
-  results: Mapping[str, TrainResult]
-  config: Mapping[str, Any]
-  protection: Protection | None = dataclasses.field(default=None, kw_only=True)
-  protected: Sequence[str] = dataclasses.field(default=(), kw_only=True)
-
-  @property
-  def rounds(self) -> int:
-    """Rounds that were trained: those asked for, unless a budget ended."""
-    if self.protection is not None:
-      return self.protection.plan.rounds
-    return self.config['run']['rounds']
-
-
-@dataclasses.dataclass(frozen=True)
 class Facts(RunFacts):
   """All that a finished run knows.
 
@@ -153,36 +117,9 @@ class Facts(RunFacts):
 def summary(facts: Facts, params_digest: str) -> dict[str, Any]:
   """What summary.json holds; traffic is that of the federated method."""
   traffic = facts.traffic.get('federated', Traffic(0, 0))
-  return run_summary(
+  return run_report.summary(
     facts, params_digest, up=traffic.bytes_up, down=traffic.bytes_down
   )
-
-
-def run_summary(
-  facts: RunFacts, params_digest: str, *, up: float, down: float
-) -> dict[str, Any]:
-  """What the summary.json of every run holds.
-
-  Args:
-    facts: of the run.
-    params_digest: of all that was trained.
-    up: bytes that a client sends in a round.
-    down: bytes that it receives.
-  """
-  results = facts.results.values()
-  return {
-    'experiment': facts.experiment,
-    'seed': facts.config['run']['seed'],
-    'rounds': facts.rounds,
-    'data': facts.source.name,
-    'params_digest': params_digest,
-    'seconds': sum(result.seconds for result in results),
-    'compile_seconds': sum(result.compile_seconds for result in results),
-    'bytes_up_per_client_round': up,
-    'bytes_down_per_client_round': down,
-    'environment': environment.environment(),
-    'methods': facts.metrics,
-  }
 
 
 def show(metrics: Mapping[str, Mapping[str, float]]) -> None:
@@ -208,27 +145,22 @@ def write(workdir: pathlib.Path, facts: Facts) -> None:
   Raises:
     DiskFullError: the disk is full.
   """
-  partition_png = workdir / 'samples' / 'partition.png'
-  facts.partition.plot(
-    facts.source.train.labels, facts.source.class_names, partition_png
-  )
-  report.write_report(
-    workdir / 'report.html',
-    report.Report(
-      title=f'{facts.experiment} on {facts.source.name}',
-      lead=_lead(facts),
-      facts=_headlines(facts),
-      sections=[
-        *_pictures(facts, ['samples']),
-        _results(facts),
-        *privacy(facts),
-        *_pictures(facts, ['reconstructions', 'memory', 'maps']),
-        _curves(facts),
-        _clients(facts, partition_png),
-        _use(workdir),
-        settings(facts),
-      ],
-    ),
+  partition = run_report.draw_partition(workdir, facts)
+  run_report.write(
+    workdir,
+    facts,
+    lead=_lead(facts),
+    headlines=_headlines(facts),
+    sections=[
+      *_pictures(facts, ['samples']),
+      _results(facts),
+      *run_report.privacy(facts),
+      *_pictures(facts, ['reconstructions', 'memory', 'maps']),
+      _curves(facts),
+      _clients(facts, partition),
+      _use(workdir),
+      run_report.settings(facts),
+    ],
   )
 
 
@@ -245,24 +177,12 @@ def _base(name: str) -> str:
 
 
 def _lead(facts: Facts) -> str:
+  who = run_report.who_holds_what(facts)
   return (
-    f'{who_holds_what(facts)} They train one variational autoencoder together: '
+    f'{who} They train one variational autoencoder together: '
     'in each round every participant trains the model it receives on its own '
     'examples, and the server averages what comes back. The numbers below are '
     f'of the {next(iter(facts.metrics))} model.'
-  )
-
-
-def who_holds_what(facts: RunFacts) -> str:
-  """The sentence that a report begins with."""
-  sizes = np.asarray(facts.partition.sizes)
-  held = f'{sizes.min()} to {sizes.max()}'
-  if sizes.min() == sizes.max():
-    held = str(sizes[0])
-  return (
-    f'{len(sizes)} clients hold {held} of the {len(facts.source.train.labels)} '
-    f'training examples of {facts.source.name} ({facts.partition.description}) '
-    'and never send them.'
   )
 
 
@@ -285,7 +205,7 @@ def _results(facts: Facts) -> report.Section:
     'clients; real_data measures real training images in place of generated '
     'ones, the best to hope for.'
   )
-  text += privacy_remark(facts)
+  text += run_report.privacy_remark(facts)
   if facts.extractor is not None:
     text += f' Features: {facts.extractor.description}'
   names = {name for values in facts.metrics.values() for name in values}
@@ -343,14 +263,8 @@ def _curves(facts: Facts) -> report.Section:
   return report.Section('Training', [block for block in blocks if block])
 
 
-def _clients(facts: Facts, partition_png: pathlib.Path) -> report.Section:
-  blocks: list[Any] = [
-    report.Picture(
-      partition_png,
-      f'Examples of each class at each client: {facts.partition.description}.',
-      'Chart of the number of examples of each class at each client.',
-    )
-  ]
+def _clients(facts: Facts, partition: report.Picture) -> report.Section:
+  blocks: list[Any] = [partition]
   if federated := facts.results.get('federated'):  # only it communicates
     traffic = facts.traffic['federated']
     blocks.append(
@@ -378,50 +292,6 @@ def _use(workdir: pathlib.Path) -> report.Section:
         f"model = fedjax_gen.load('{folder}')\n"
         'images, labels = model.sample(10_000, seed=0)',
         'Samples in Python',
-      ),
-    ],
-  )
-
-
-def privacy(facts: RunFacts) -> list[report.Section]:
-  """The section on privacy, if a method trained under any."""
-  protected = [name for name in facts.results if name in facts.protected]
-  if facts.protection is None or not protected:
-    return []
-  others = [name for name in facts.results if name not in protected]
-  section = facts.protection.section(protected, others)
-  audit = audits.blocks(
-    dict.fromkeys(protected, facts.protection),
-    facts.metrics,
-    facts.config.get('audit', {}).get('audit_confidence', 0.0),
-  )
-  return [dataclasses.replace(section, blocks=[*section.blocks, *audit])]
-
-
-def privacy_remark(facts: RunFacts) -> str:
-  """What to keep in mind where protected methods stand beside others."""
-  protected = [name for name in facts.results if name in facts.protected]
-  if facts.protection is None or len(protected) == len(facts.results):
-    return ''
-  return (
-    f' Trained under differential privacy: {", ".join(protected) or "none"}; '
-    'the others are references without it.'
-  )
-
-
-def settings(facts: RunFacts) -> report.Section:
-  """What was asked for, on what it ran, and how long that took."""
-  seconds = {
-    name: f'{result.seconds:.1f} s training, '
-    f'{result.compile_seconds:.1f} s compiling'
-    for name, result in facts.results.items()
-  }
-  return report.Section(
-    'Settings and environment',
-    [
-      report_tables.settings_table(facts.config),
-      report_tables.settings_table(
-        seconds | environment.environment(), 'Environment'
       ),
     ],
   )

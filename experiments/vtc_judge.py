@@ -174,6 +174,18 @@ class Judge:
     )
     return self._clients.by_client(fleets)
 
+  def accuracies(
+    self, method: Method, blocks: Blocks, state: Any
+  ) -> dict[str, float]:
+    """On the global test set, of the mean client and of the worst."""
+    test = self._clients.source.test
+    correct = self.on_the_global_test(method, blocks, state)
+    shares = correct.sum(axis=1).astype(float) / len(test.labels)
+    return {
+      'accuracy': float(shares.mean()),
+      'accuracy_worst': float(shares.min()),
+    }
+
   def everything(
     self, method: Method, blocks: Blocks, state: Any, keep: Keep | None = None
   ) -> Judged:

@@ -53,11 +53,36 @@ def draw(
     DiskFullError: the disk is full.
   """
   folder.mkdir(parents=True, exist_ok=True)
-  source = clients.source
-  num, measured = clients.partition.num_clients, clients.measured_clients
-  architectures = clients.architecture_of_client
+  client_rounds = clients.partition.num_clients * num_rounds
+  drawn = [
+    *_draw_methods(metrics, results, client_rounds, folder),
+    _draw_missing_classes(clients, judged, folder / 'missing_classes.png'),
+  ]
+  if not len(made.examples.labels):
+    return drawn
+  synthetic = class_pictures.draw_class_images(
+    clients.source.test,
+    {SUBJECT: made.examples},
+    folder / 'synthetic.png',
+    class_names=clients.source.class_names,
+  )
+  features = _draw_features(clients, models[0], judged, made, folder, seed)
+  return [
+    *drawn,
+    synthetic._replace(section='synthetic'),
+    features._replace(section='features'),
+  ]
+
+
+def _draw_methods(
+  metrics: Mapping[str, Mapping[str, float]],
+  results: Mapping[str, TrainResult],
+  client_rounds: int,
+  folder: pathlib.Path,
+) -> list[Drawn]:
+  """Methods beside each other: in the end, over rounds, and over bytes."""
   sent = {
-    name: num * num_rounds * (values['bytes_up'] + values['bytes_down'])
+    name: client_rounds * (values['bytes_up'] + values['bytes_down'])
     for name, values in metrics.items()
   }
   drawn = [
@@ -74,37 +99,30 @@ def draw(
       folder / 'bytes.png',
       subject=SUBJECT,
     ),
-    class_pictures.draw_missing_classes(
-      {
-        name: next(iter(judged[name].correct.values()))
-        for name in (SUBJECT, 'local')
-        if name in judged
-      },
-      np.bincount(source.test.labels, minlength=source.num_classes),
-      clients.split.train.counts(source.train.labels, source.num_classes)[
-        measured
-      ],
-      folder / 'missing_classes.png',
-      class_names=source.class_names,
-      client_names=[f'{number} {architectures[number]}' for number in measured],
-    ),
   ]
-  if len(made.examples.labels):
-    drawn.append(
-      class_pictures.draw_class_images(
-        source.test,
-        {SUBJECT: made.examples},
-        folder / 'synthetic.png',
-        class_names=source.class_names,
-      )
-    )
-    drawn.append(_draw_features(clients, models[0], judged, made, folder, seed))
-  sections = ['methods', 'methods', 'methods', 'classes', 'synthetic',
-              'features']  # fmt: skip
-  return [
-    picture._replace(section=section)
-    for picture, section in zip(drawn, sections, strict=False)
-  ]
+  return [picture._replace(section='methods') for picture in drawn]
+
+
+def _draw_missing_classes(
+  clients: Clients, judged: Mapping[str, Judged], path: pathlib.Path
+) -> Drawn:
+  """What clients know of classes that they have no example of."""
+  source, measured = clients.source, clients.measured_clients
+  architectures = clients.architecture_of_client
+  held = clients.split.train.counts(source.train.labels, source.num_classes)
+  picture = class_pictures.draw_missing_classes(
+    {
+      name: next(iter(judged[name].correct.values()))
+      for name in (SUBJECT, 'local')
+      if name in judged
+    },
+    np.bincount(source.test.labels, minlength=source.num_classes),
+    held[measured],
+    path,
+    class_names=source.class_names,
+    client_names=[f'{number} {architectures[number]}' for number in measured],
+  )
+  return picture._replace(section='classes')
 
 
 def _curve(result: TrainResult) -> tuple[list[float], list[float]]:

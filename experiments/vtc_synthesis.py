@@ -1,6 +1,6 @@
 """What FedVTC's statistics and generator make, and what they give away."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +16,7 @@ from fedjax_gen.federated import class_gaussians, personal
 from fedjax_gen.federated.blocks import Block, Blocks
 from fedjax_gen.federated.class_gaussians import ClassGaussians
 from fedjax_gen.models.classifiers import Classifier, to_pixels
-from fedjax_gen.types import Tree, Variables
+from fedjax_gen.types import Array, Tree, Variables
 
 _PER_CLASS = 20
 _RECONSTRUCTIONS = 4
@@ -108,8 +108,7 @@ def attack(
   for fleet, (model, numbers) in enumerate(
     zip(models, clients.numbers, strict=True)
   ):
-    search = inversion.latent_search(model.features, subject.vtc.decode)
-    sums_of = jax.jit(_sums_of(model))
+    drawn_of, sums_of = _drawer(subject, model), jax.jit(_sums_of(model))
     rows = np.arange(min(len(numbers), _MOST_MEANS))
     for block, slot in _one_by_one(blocks(state, fleet, rows)):
       number = int(numbers[block.rows[slot]])
@@ -119,20 +118,11 @@ def attack(
       own = class_gaussians.of_client(
         sums_of(classifier, block.data, jnp.asarray(slot))
       )
-      held = np.flatnonzero(np.asarray(own.known))
-      # One shape for all clients: a class that is not held is not looked at.
       generator = found[min(number, len(found) - 1)]
       key = jax.random.fold_in(jax.random.key(seed), number)
-      drawn = {
-        'decode': inversion.decode_statistics(
-          subject.vtc.decode, generator, own.means, own.stddev, key,
-          num_images=_RECONSTRUCTIONS,
-        ),
-        'search': search(
-          classifier, generator, own.means, own.stddev, key
-        ).images[:, None],
-      }  # fmt: skip
-      for name, images in drawn.items():
+      # One shape for all clients: a class that is not held is not looked at.
+      held = np.flatnonzero(np.asarray(own.known))
+      for name, images in drawn_of(classifier, generator, own, key).items():
         by_attack[name] += [
           _compared(np.asarray(images[label]), number, label, clients, seed)
           for label in held
@@ -143,6 +133,27 @@ def attack(
       comparisons, prefix=f'attack_{name}'
     )
   return metrics
+
+
+def _drawer(
+  subject: Subject, model: Classifier
+) -> Callable[..., dict[str, Array]]:
+  """By attack, images of a client's class means."""
+  search = inversion.latent_search(model.features, subject.vtc.decode)
+
+  def drawn(classifier, generator, own, key):
+    decoded = inversion.decode_statistics(
+      subject.vtc.decode,
+      generator,
+      own.means,
+      own.stddev,
+      key,
+      num_images=_RECONSTRUCTIONS,
+    )
+    searched = search(classifier, generator, own.means, own.stddev, key)
+    return {'decode': decoded, 'search': searched.images[:, None]}
+
+  return drawn
 
 
 def _one_by_one(blocks: Iterable[Block]) -> Iterator[tuple[Block, int]]:

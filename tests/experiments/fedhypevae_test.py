@@ -16,7 +16,13 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from experiments import common, fedhypevae, hype_methods, options
+from experiments import (
+  common,
+  fedhypevae,
+  hype_clients,
+  hype_methods,
+  options,
+)
 import fedjax_gen
 from fedjax_gen.data import sources
 from fedjax_gen.federation import FederationConfig
@@ -317,7 +323,7 @@ def test_a_finished_run_is_only_pointed_at(finished, run, no_training):
 
 
 def test_some_clients_alone_can_be_measured():
-  clients = fedhypevae.build_clients(
+  clients = hype_clients.build_clients(
     sources.load('digits_features'),
     FederationConfig(num_clients=6),
     'standardise',
@@ -342,7 +348,7 @@ def test_embeddings_may_stay_in_their_file(tmp_path):
     np.save(tmp_path / f'y_{split}.npy', np.arange(num) % 2)
   source = sources.load(str(tmp_path))
   for normalise, is_in_file in (('none', True), ('standardise', False)):
-    clients = fedhypevae.build_clients(
+    clients = hype_clients.build_clients(
       source, FederationConfig(num_clients=4), normalise, seed=0,
       measured=options.MeasuredConfig(), on_host=True,
     )  # fmt: skip

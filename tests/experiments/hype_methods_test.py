@@ -6,7 +6,7 @@ import math
 import pytest
 
 from experiments import hype_methods
-from experiments.hype_methods import HypePrivacyConfig
+from experiments.hype_budgets import HypePrivacyConfig
 from fedjax_gen.algorithms.dp_cgan import CganConfig
 from fedjax_gen.algorithms.fedhypevae import Config
 from fedjax_gen.algorithms.linear_head import LinearConfig
@@ -29,20 +29,22 @@ def _methods(names=hype_methods.METHODS, sampling='all', **fields):
   fields = {'epsilon': 3.0, 'accountant': 'rdp', **fields}  # rdp is quicker
   return hype_methods.build_methods(
     names,
-    config=Config(batch_size=10),
-    hyper=HyperVaeConfig(
-      latent_size=2, hidden_sizes=(4,), code_size=3, hyper_size=4
+    hype_methods.Setting(
+      config=Config(batch_size=10),
+      hyper=HyperVaeConfig(
+        latent_size=2, hidden_sizes=(4,), code_size=3, hyper_size=4
+      ),
+      cgan=CganConfig(gan_latent_size=2, gan_hidden_sizes=(4,)),
+      linear=LinearConfig(linear_rounds=3, linear_epochs=2.0),
+      privacy=HypePrivacyConfig(**fields),
+      federation=FederationConfig(
+        num_clients=3, sampling=sampling, participation=0.5
+      ),
+      data=_DATA,
+      spec=DataSpec((3,), 2),
+      rounds=_ROUNDS,
+      seed=0,
     ),
-    cgan=CganConfig(gan_latent_size=2, gan_hidden_sizes=(4,)),
-    linear=LinearConfig(linear_rounds=3, linear_epochs=2.0),
-    privacy=HypePrivacyConfig(**fields),
-    federation=FederationConfig(
-      num_clients=3, sampling=sampling, participation=0.5
-    ),
-    data=_DATA,
-    spec=DataSpec((3,), 2),
-    rounds=_ROUNDS,
-    seed=0,
   )
 
 

@@ -17,7 +17,7 @@ from experiments import (
   hype_report,
   hype_tables,
 )
-from experiments.hype_methods import HypePrivacyConfig
+from experiments.hype_budgets import HypePrivacyConfig
 from experiments.hype_synthesis import Synthetic
 from fedjax_gen.algorithms.dp_cgan import CganConfig
 from fedjax_gen.algorithms.fedhypevae import Config
@@ -65,18 +65,20 @@ def _methods(names=_TRAINED, **privacy):
   train = _source().train
   methods = hype_methods.build_methods(
     names,
-    config=Config(batch_size=4),
-    hyper=HyperVaeConfig(
-      latent_size=2, hidden_sizes=(4,), code_size=3, hyper_size=4
+    hype_methods.Setting(
+      config=Config(batch_size=4),
+      hyper=HyperVaeConfig(
+        latent_size=2, hidden_sizes=(4,), code_size=3, hyper_size=4
+      ),
+      cgan=CganConfig(),
+      linear=LinearConfig(linear_rounds=2),
+      privacy=asked,
+      federation=FederationConfig(),
+      data=federated_dataset(train.inputs, train.labels, _partition()),
+      spec=DataSpec((_WIDTH,), _CLASSES),
+      rounds=3,
+      seed=0,
     ),
-    cgan=CganConfig(),
-    linear=LinearConfig(linear_rounds=2),
-    privacy=asked,
-    federation=FederationConfig(),
-    data=federated_dataset(train.inputs, train.labels, _partition()),
-    spec=DataSpec((_WIDTH,), _CLASSES),
-    rounds=3,
-    seed=0,
   )
   return methods, asked
 

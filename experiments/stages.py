@@ -1,0 +1,111 @@
+"""What every program does alike between what is its own.
+
+Programs are lists of stages: build, begin, train, measure, draw, save.
+"""
+
+from collections.abc import Iterable, Mapping
+import pathlib
+from typing import Any
+
+from experiments import common
+from experiments.private_run import Protection
+from fedjax_gen.data.partition import Partition
+from fedjax_gen.data.sources import DataSource
+from fedjax_gen.running import leaves, training
+from fedjax_gen.running.engine import Engine
+from fedjax_gen.running.workdir import Workdir
+
+
+def pin(workdir: Workdir, source: DataSource, partition: Partition) -> None:
+  """Records what data a run is of, and who holds what; refuses others.
+
+  Raises:
+    InputError: the run began with others.
+  """
+  workdir.pin(
+    data=leaves.params_digest((source.train, source.test)),
+    partition=leaves.params_digest((partition.order, partition.sizes)),
+  )
+
+
+def begin(
+  session: common.Session,
+  workdir: Workdir,
+  source: DataSource,
+  partition: Partition,
+  protection: Protection | None,
+) -> None:
+  """Pins the data, and says what is about to happen.
+
+  Raises:
+    InputError: the run began with other data.
+  """
+  pin(workdir, source, partition)
+  for note in source.notes:
+    session.say(f'Data: {note}')
+  if protection is not None:
+    session.say(protection.sentence())
+
+
+def train(
+  name: str,
+  engine: Engine,
+  num_rounds: int,
+  *,
+  run: common.RunConfig,
+  session: common.Session,
+  workdir: Workdir,
+  **watched: Any,
+) -> training.TrainResult:
+  """Trains one method.
+
+  Args:
+    name: of the method.
+    engine: its rounds.
+    num_rounds: how many.
+    run: says when to evaluate and save.
+    session: shows the advance, and tells of signals.
+    workdir: where to log and save.
+    **watched: what `training.train` is told of what is evaluated, and of what
+      must stay finite.
+
+  Raises:
+    see `training.train`.
+  """
+  return training.train(
+    method=name,
+    **engine.for_training(),
+    schedule=training.Schedule(
+      num_rounds, run.rounds_per_step, run.eval_every, run.checkpoint_every
+    ),
+    workdir=workdir,
+    progress=session.progress,
+    stop=session.stop,
+    **watched,
+  )
+
+
+def settle(
+  protection: Protection | None,
+  workdir: pathlib.Path,
+  metrics: Mapping[str, dict[str, Any]],
+  protected: Iterable[str],
+) -> dict[str, dict[str, Any]]:
+  """Writes what was released, and adds it to the metrics of who released it.
+
+  Args:
+    protection: that methods trained under; nothing is done without.
+    workdir: folder of the run.
+    metrics: by method.
+    protected: methods that trained under it.
+
+  Raises:
+    DiskFullError: the disk is full.
+  """
+  if protection is None:
+    return dict(metrics)
+  protection.write(workdir)
+  spent = dict.fromkeys(protected, protection.metrics())
+  return {
+    name: values | spent.get(name, {}) for name, values in metrics.items()
+  }

@@ -1,0 +1,57 @@
+"""What programs do alike, where a run does not show it."""
+
+import math
+
+import pytest
+
+from experiments import hype_synthesis, private_run, stages
+from experiments.hype_budgets import HypePrivacyConfig
+from experiments.hype_synthesis import SynthesisConfig
+from fedjax_gen.errors import InputError
+from fedjax_gen.federation import FederationConfig
+from fedjax_gen.privacy.plan import PrivacyConfig
+from tests.federated import toys
+
+
+def _protection(privacy):
+  return private_run.protect(
+    PrivacyConfig(privacy, math.inf),
+    FederationConfig(num_clients=3),
+    toys.dataset([30, 20, 10]),
+    batch_size=20,
+    epochs=1.0,
+    rounds=4,
+  )
+
+
+def test_what_was_spent_stands_beside_those_who_spent_it(tmp_path):
+  metrics = {'federated': {'fid': 1.0}, 'local': {'fid': 2.0}}
+  # Some methods that could be protected were not asked for.
+  settled = stages.settle(
+    _protection('client'), tmp_path, metrics, ('federated', 'other')
+  )
+  assert settled == {
+    'federated': {'fid': 1.0, 'delta': 1e-4},
+    'local': {'fid': 2.0},
+  }
+  assert list(settled) == list(metrics)
+  assert (tmp_path / 'ledger.json').exists()
+
+
+def test_without_protection_nothing_is_written_or_added(tmp_path):
+  metrics = {'federated': {'fid': 1.0}}
+  assert stages.settle(None, tmp_path, metrics, ('federated',)) == metrics
+  assert not list(tmp_path.iterdir())
+
+
+def test_codes_of_protected_clients_are_not_published():
+  both = SynthesisConfig(codes=('meta', 'clients'))
+  of_clients = HypePrivacyConfig(privacy='client')
+  allowed, [note] = hype_synthesis.permitted(both, of_clients)
+  assert allowed.codes == ('meta',)
+  assert 'codes=clients is left out' in note
+  of_records = HypePrivacyConfig(privacy='record_joint')
+  assert hype_synthesis.permitted(both, of_records) == (both, [])
+  alone = SynthesisConfig(codes=('clients',))
+  with pytest.raises(InputError, match='codes=meta or meta_by_class'):
+    hype_synthesis.permitted(alone, of_clients)
