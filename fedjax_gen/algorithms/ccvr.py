@@ -30,7 +30,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedjax_gen import validate
+from fedjax_gen import fields, validate
 from fedjax_gen.data.federated import Batch, ClientData
 from fedjax_gen.federated import aggregates, local, personal, prototypes
 from fedjax_gen.federated.algorithm import Algorithm, ServerProgram
@@ -47,14 +47,12 @@ class Config:
     InputError: a value is out of range.
   """
 
-  ccvr_per_class: int = dataclasses.field(
-    default=200, metadata={'help': 'M, virtual features of a class (FL-bench)'}
+  ccvr_per_class: int = fields.option(
+    200, 'M, virtual features of a class (FL-bench)'
   )
-  ccvr_epochs: int = dataclasses.field(
-    default=1, metadata={'help': 'passes of the head over them (FL-bench)'}
-  )
-  ccvr_learning_rate: float = dataclasses.field(
-    default=0.0, metadata={'help': 'of the head; 0 for that of the clients'}
+  ccvr_epochs: int = fields.option(1, 'passes of the head over them (FL-bench)')
+  ccvr_learning_rate: float = fields.option(
+    0.0, 'of the head; 0 for that of the clients'
   )
 
   def __post_init__(self):

@@ -21,7 +21,7 @@ import functools
 
 import optax
 
-from fedjax_gen import validate
+from fedjax_gen import fields, validate
 from fedjax_gen.federated import local, personal, prototypes
 from fedjax_gen.federated.algorithm import Algorithm, ServerProgram
 from fedjax_gen.federated.personal import Method, Model
@@ -35,16 +35,13 @@ class Config:
     InputError: a value is out of range.
   """
 
-  fedgh_server_epochs: int = dataclasses.field(
-    default=1, metadata={'help': 'passes of the server over the pairs a round'}
+  fedgh_server_epochs: int = fields.option(
+    1, 'passes of the server over the pairs a round'
   )
-  fedgh_server_batch_size: int = dataclasses.field(
-    default=10,
-    metadata={'help': 'pairs of a step; 10 in HtFLlib, 1 in the paper’s code'},
+  fedgh_server_batch_size: int = fields.option(
+    10, 'pairs of a step; 10 in HtFLlib, 1 in the paper’s code'
   )
-  fedgh_server_learning_rate: float = dataclasses.field(
-    default=0.01, metadata={'help': 'of the server’s SGD'}
-  )
+  fedgh_server_learning_rate: float = fields.option(0.01, 'of the server’s SGD')
 
   def __post_init__(self):
     validate.positive_int(

@@ -34,7 +34,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_gen import trees, validate
+from fedjax_gen import fields, trees, validate
 from fedjax_gen.errors import InputError
 from fedjax_gen.federated import aggregates, optimizers, servers
 from fedjax_gen.federated.algorithm import Algorithm, ServerProgram
@@ -50,12 +50,6 @@ from fedjax_gen.types import Array, Key
 MODES = ('none', 'record_joint', 'record_server_code', 'client', 'paper')
 
 
-def _option(default, help_text, **metadata):
-  return dataclasses.field(
-    default=default, metadata={'help': help_text, **metadata}
-  )
-
-
 @dataclasses.dataclass(frozen=True)
 class Config:
   """How clients and server train.
@@ -65,37 +59,43 @@ class Config:
   move: clipped to 1.5 and in 50 steps it goes 0.075 at most.
   """
 
-  local_mode: str = _option(
+  local_mode: str = fields.option(
     'fedsgd',
     'What a round is: one minibatch, whose gradient is sent (Algorithm 1), '
     'or local_epochs passes, whose change is sent',
     choices=('fedsgd', 'epochs'),
   )
-  local_epochs: float = _option(1.0, 'E, with local_mode=epochs')
-  batch_size: int = _option(
+  local_epochs: float = fields.option(1.0, 'E, with local_mode=epochs')
+  batch_size: int = fields.option(
     64, 'B, records that a client of mean size expects in a minibatch'
   )
-  optimizer: str = _option('adam', 'Of every part', choices=('adam', 'sgd'))
-  learning_rate: float = _option(2e-3, 'Of the hypernetwork')
-  encoder_learning_rate: float = _option(2e-3, 'Of the clients’ encoders')
-  code_learning_rate: float = _option(1e-2, 'Of the clients’ codes')
-  beta: float = _option(1.0, 'Weight of the KL term; the paper has none')
-  mmd_weight: float = _option(1.0, 'lambda_MMD, in nats; 0 for none')
-  mmd_samples: int = _option(8, 'Examples generated for the MMD of a record')
-  mmd_conditional: bool = _option(
+  optimizer: str = fields.option(
+    'adam', 'Of every part', choices=('adam', 'sgd')
+  )
+  learning_rate: float = fields.option(2e-3, 'Of the hypernetwork')
+  encoder_learning_rate: float = fields.option(2e-3, 'Of the clients’ encoders')
+  code_learning_rate: float = fields.option(1e-2, 'Of the clients’ codes')
+  beta: float = fields.option(1.0, 'Weight of the KL term; the paper has none')
+  mmd_weight: float = fields.option(1.0, 'lambda_MMD, in nats; 0 for none')
+  mmd_samples: int = fields.option(
+    8, 'Examples generated for the MMD of a record'
+  )
+  mmd_conditional: bool = fields.option(
     True, 'Compare a record with generated examples of its own class'
   )
-  neutral_share: float = _option(
+  neutral_share: float = fields.option(
     0.5,
     'Part of the records, drawn anew in every step, that a client trains the '
     'decoder and prior of the code zero on in place of its own: so that there '
     'is a neutral decoder that every client has trained',
   )
-  lipschitz_weight: float = _option(
+  lipschitz_weight: float = fields.option(
     1e-3, 'lambda_Lip; of no effect with lipschitz=none or spectral_norm'
   )
-  code_weight: float = _option(1e-4, 'lambda_v, of the codes’ squared norm')
-  paper_noise: str = _option(
+  code_weight: float = fields.option(
+    1e-4, 'lambda_v, of the codes’ squared norm'
+  )
+  paper_noise: str = fields.option(
     'mean',
     'With privacy=paper, where noise goes: on the mean as eq. 9 is printed, '
     'or on the sum as in Opacus',

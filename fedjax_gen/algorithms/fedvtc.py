@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_gen import trees, validate
+from fedjax_gen import fields, trees, validate
 from fedjax_gen.data.federated import Batch, ClientData
 from fedjax_gen.errors import InputError
 from fedjax_gen.federated import (
@@ -61,13 +61,6 @@ DEFAULT_RULES = Rules()
 DEFAULT_LOSSES = GeneratorLosses()
 
 
-def _option(default, help_text, *choices):
-  metadata: dict[str, Any] = {'help': help_text}
-  if choices:
-    metadata['choices'] = choices
-  return dataclasses.field(default=default, metadata=metadata)
-
-
 @dataclasses.dataclass(frozen=True)
 class Config:
   """What FedVTC leaves open, or its sources tell differently.
@@ -76,57 +69,60 @@ class Config:
     InputError: a value is out of range.
   """
 
-  vtc_scope: str = _option(
+  vtc_scope: str = fields.option(
     'federated',
     'Whose the generator is: averaged by the server [reviews, 3p], or each '
     'client’s own, nothing of it sent [note]; that one has never seen what '
     'its client lacks',
-    'local', 'federated',
-  )  # fmt: skip
-  vtc_average: str = _option(
+    choices=('local', 'federated'),
+  )
+  vtc_average: str = fields.option(
     'uniform',
     'With vtc_scope=federated: every client alike [3p], or by its examples',
-    'uniform', 'count',
-  )  # fmt: skip
-  vtc_epochs: float = _option(
+    choices=('uniform', 'count'),
+  )
+  vtc_epochs: float = fields.option(
     2.0, 'Passes of the generator a round [3p: 5, later 1]'
   )
-  vtc_learning_rate: float = _option(5e-3, 'Of the generator’s Adam [3p: 1e-3]')
-  prototype_weight: float = _option(
+  vtc_learning_rate: float = fields.option(
+    5e-3, 'Of the generator’s Adam [3p: 1e-3]'
+  )
+  prototype_weight: float = fields.option(
     0.05,
     'lambda: pull of features to the mean of their class, a mean over features '
     'of squared distances in units of sigma; 0 for none [3p: 0.1]',
   )
-  finetune: str = _option(
+  finetune: str = fields.option(
     'every_round',
     'When synthetic images are trained on: in every round [note], or after '
     'the last [reviews, 3p]',
-    'every_round', 'post',
-  )  # fmt: skip
-  finetune_scope: str = _option(
-    'full', 'What they train [note: full; the others are its ablations]',
-    'full', 'head', 'extractor',
-  )  # fmt: skip
-  finetune_epochs: float = _option(
+    choices=('every_round', 'post'),
+  )
+  finetune_scope: str = fields.option(
+    'full',
+    'What they train [note: full; the others are its ablations]',
+    choices=('full', 'head', 'extractor'),
+  )
+  finetune_epochs: float = fields.option(
     0.0,
     'Passes over the synthetic set; 0 for 1 with finetune=every_round and 50 '
     'with post [3p]',
   )
-  finetune_mix: str = _option(
+  finetune_mix: str = fields.option(
     'mixed',
     'As many real images beside synthetic ones [3p, after the last round], '
     'without which a client forgets its own; or synthetic ones alone',
-    'mixed', 'synthetic',
-  )  # fmt: skip
-  finetune_learning_rate: float = _option(
+    choices=('mixed', 'synthetic'),
+  )
+  finetune_learning_rate: float = fields.option(
     0.0, 'Of fine-tuning; 0 for that of the clients [3p]'
   )
-  feature_scale: float = _option(
+  feature_scale: float = fields.option(
     1.0,
     'With privacy: root mean square of features, a constant that is not made '
     'of the data; features are clipped at sqrt(F) times it [ours]',
   )
-  synthetic_per_class: int = _option(
+  synthetic_per_class: int = fields.option(
     200, 'Size of the synthetic set; 0 for no fine-tuning [3p]'
   )
 

@@ -32,7 +32,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_gen import trees, validate
+from fedjax_gen import fields, trees, validate
 from fedjax_gen.data.federated import FederatedDataset
 from fedjax_gen.errors import InputError
 from fedjax_gen.federated import averaging, modules
@@ -65,47 +65,35 @@ class Sharing(NamedTuple):
 class Config(averaging.Config):
   """How clients and server train, and the priors of groups."""
 
-  beta: float = dataclasses.field(
-    default=1.0, metadata={'help': 'weight of the KL terms'}
+  beta: float = fields.option(1.0, 'weight of the KL terms')
+  kl_warmup_rounds: int = fields.option(
+    0,
+    'Rounds over which beta grows from zero; against a lower level '
+    'that is not used',
   )
-  kl_warmup_rounds: int = dataclasses.field(
-    default=0,
-    metadata={
-      'help': 'Rounds over which beta grows from zero; against a lower level '
-      'that is not used'
-    },
+  prior_strategy: str = fields.option(
+    'one_hot',
+    'where the means of the groups’ priors lie',
+    choices=tuple(priors.STRATEGIES),
   )
-  prior_strategy: str = dataclasses.field(
-    default='one_hot',
-    metadata={
-      'choices': tuple(priors.STRATEGIES),
-      'help': 'where the means of the groups’ priors lie',
-    },
+  prior_distance: float = fields.option(
+    4.0,
+    'Mean distance between the groups’ prior means, in standard '
+    'deviations; 0 for what prior_scale gives',
   )
-  prior_distance: float = dataclasses.field(
-    default=4.0,
-    metadata={
-      'help': 'Mean distance between the groups’ prior means, in standard '
-      'deviations; 0 for what prior_scale gives'
-    },
+  prior_scale: float = fields.option(
+    1.0, 's of the strategy if prior_distance is 0'
   )
-  prior_scale: float = dataclasses.field(
-    default=1.0, metadata={'help': 's of the strategy if prior_distance is 0'}
+  prior_learnable: bool = fields.option(
+    False,
+    'let the clients of a group learn mean and variance of its '
+    'prior, from where the strategy puts it',
   )
-  prior_learnable: bool = dataclasses.field(
-    default=False,
-    metadata={
-      'help': 'let the clients of a group learn mean and variance of its '
-      'prior, from where the strategy puts it'
-    },
-  )
-  prior_levels: str = dataclasses.field(
-    default='top',
-    metadata={
-      'choices': ('top', 'both'),
-      'help': 'levels of a hierarchy with priors of groups; both needs '
-      'lower_prior=standard',
-    },
+  prior_levels: str = fields.option(
+    'top',
+    'levels of a hierarchy with priors of groups; both needs '
+    'lower_prior=standard',
+    choices=('top', 'both'),
   )
 
 

@@ -22,7 +22,7 @@ import functools
 
 import optax
 
-from fedjax_gen import trees, validate
+from fedjax_gen import fields, trees, validate
 from fedjax_gen.federated import aggregates, personal, servers
 from fedjax_gen.federated.algorithm import Algorithm
 from fedjax_gen.federated.personal import Method, Model
@@ -41,13 +41,11 @@ class Config:
     InputError: a value is out of range.
   """
 
-  lg_average: str = dataclasses.field(
-    default='count',
-    metadata={
-      'choices': tuple(_AVERAGES),
-      'help': 'how heads are averaged: by the clients’ examples (paper), or '
-      'every client alike (the authors’ code)',
-    },
+  lg_average: str = fields.option(
+    'count',
+    'how heads are averaged: by the clients’ examples (paper), or '
+    'every client alike (the authors’ code)',
+    choices=tuple(_AVERAGES),
   )
 
   def __post_init__(self):

@@ -30,7 +30,7 @@ import numpy as np
 import optax
 from scipy import special, stats
 
-from fedjax_gen import validate
+from fedjax_gen import fields, validate
 from fedjax_gen.data.partition_value import Partition
 from fedjax_gen.errors import InputError
 from fedjax_gen.evaluation import checks
@@ -50,15 +50,10 @@ class HeadConfig:
     InputError: a value is out of range.
   """
 
-  head_epochs: int = dataclasses.field(
-    default=200, metadata={'help': 'full-batch steps of a linear head'}
-  )
-  head_learning_rate: float = dataclasses.field(
-    default=1e-2, metadata={'help': 'of the heads’ Adam'}
-  )
-  head_weight_decay: float = dataclasses.field(
-    default=5e-4,
-    metadata={'help': 'added to the gradient, times the weights, before Adam'},
+  head_epochs: int = fields.option(200, 'full-batch steps of a linear head')
+  head_learning_rate: float = fields.option(1e-2, 'of the heads’ Adam')
+  head_weight_decay: float = fields.option(
+    5e-4, 'added to the gradient, times the weights, before Adam'
   )
 
   def __post_init__(self):

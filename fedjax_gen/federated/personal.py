@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fedjax_gen import validate
+from fedjax_gen import fields, validate
 from fedjax_gen.data.federated import Batch, ClientData
 from fedjax_gen.errors import InputError
 from fedjax_gen.federated import (
@@ -50,32 +50,20 @@ class Config:
     InputError: a value is out of range.
   """
 
-  local_epochs: float = dataclasses.field(
-    default=1.0, metadata={'help': 'E, passes of a client a round'}
+  local_epochs: float = fields.option(1.0, 'E, passes of a client a round')
+  batch_size: int = fields.option(32, 'B, examples of a local step')
+  optimizer: str = fields.option(
+    'sgd', 'of the clients', choices=('sgd', 'adam')
   )
-  batch_size: int = dataclasses.field(
-    default=32, metadata={'help': 'B, examples of a local step'}
+  learning_rate: float = fields.option(0.01, 'of the clients')
+  momentum: float = fields.option(0.9, 'of sgd; kept between rounds')
+  max_gradient_norm: float = fields.option(
+    10.0, 'longer gradients are shortened (HtFLlib); 0 for none'
   )
-  optimizer: str = dataclasses.field(
-    default='sgd',
-    metadata={'choices': ('sgd', 'adam'), 'help': 'of the clients'},
-  )
-  learning_rate: float = dataclasses.field(
-    default=0.01, metadata={'help': 'of the clients'}
-  )
-  momentum: float = dataclasses.field(
-    default=0.9, metadata={'help': 'of sgd; kept between rounds'}
-  )
-  max_gradient_norm: float = dataclasses.field(
-    default=10.0,
-    metadata={'help': 'longer gradients are shortened (HtFLlib); 0 for none'},
-  )
-  rematerialise: bool = dataclasses.field(
-    default=False,
-    metadata={
-      'help': 'compute again what lies between layers in place of keeping it: '
-      'less memory and more time, on accelerators'
-    },
+  rematerialise: bool = fields.option(
+    False,
+    'compute again what lies between layers in place of keeping it: '
+    'less memory and more time, on accelerators',
   )
 
   def __post_init__(self):

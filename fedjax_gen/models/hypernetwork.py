@@ -32,7 +32,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from fedjax_gen import validate
+from fedjax_gen import fields, validate
 from fedjax_gen.errors import InputError
 from fedjax_gen.losses import gaussian, lipschitz
 from fedjax_gen.losses.gaussian import Gaussian
@@ -52,76 +52,54 @@ _MODULES = ('base', 'decoder_head', 'prior_head')
 class HyperVaeConfig:
   """The model."""
 
-  latent_size: int = dataclasses.field(
-    default=16, metadata={'help': 'Z, dimensions of the latent space'}
+  latent_size: int = fields.option(16, 'Z, dimensions of the latent space')
+  hidden_sizes: tuple[int, ...] = fields.option(
+    (128, 128),
+    'Widths of the hidden layers of encoder and decoder; DP-CVAE, '
+    'from which FedHypeVAE descends, has 256,256,256',
   )
-  hidden_sizes: tuple[int, ...] = dataclasses.field(
-    default=(128, 128),
-    metadata={
-      'help': 'Widths of the hidden layers of encoder and decoder; DP-CVAE, '
-      'from which FedHypeVAE descends, has 256,256,256'
-    },
+  code_size: int = fields.option(32, 'V, dimensions of a client’s code')
+  hyper_size: int = fields.option(
+    128,
+    'width of the hidden layer of the heads that turn a code into '
+    'a decoder and a prior',
   )
-  code_size: int = dataclasses.field(
-    default=32, metadata={'help': 'V, dimensions of a client’s code'}
+  head: str = fields.option(
+    'row_scaled',
+    'What a code makes of the decoder: row_scaled scales and shifts '
+    'shared weights, full generates all weights, constant is one decoder '
+    'for all, without a hypernetwork',
+    choices=HEADS,
   )
-  hyper_size: int = dataclasses.field(
-    default=128,
-    metadata={
-      'help': 'width of the hidden layer of the heads that turn a code into '
-      'a decoder and a prior'
-    },
+  prior: str = fields.option(
+    'generated',
+    'p(z | y): generated from the code, or standard, N(0, I)',
+    choices=PRIORS,
   )
-  head: str = dataclasses.field(
-    default='row_scaled',
-    metadata={
-      'choices': HEADS,
-      'help': 'What a code makes of the decoder: row_scaled scales and shifts '
-      'shared weights, full generates all weights, constant is one decoder '
-      'for all, without a hypernetwork',
-    },
+  code_radius: float = fields.option(
+    2.0,
+    'codes are kept in a ball of this radius times the square root '
+    'of code_size, about the length of a code at first',
   )
-  prior: str = dataclasses.field(
-    default='generated',
-    metadata={
-      'choices': PRIORS,
-      'help': 'p(z | y): generated from the code, or standard, N(0, I)',
-    },
+  likelihood_stddev: float = fields.option(
+    0.5, 's of p(x | z, y) = N(x_hat, s^2 I), in units of the embeddings'
   )
-  code_radius: float = dataclasses.field(
-    default=2.0,
-    metadata={
-      'help': 'codes are kept in a ball of this radius times the square root '
-      'of code_size, about the length of a code at first'
-    },
+  lipschitz: str = fields.option(
+    'none',
+    'What keeps the heads from changing fast with the code: nothing, '
+    'spectral norms cut to lipschitz_target, a penalty on what exceeds it, '
+    'or a penalty on the Jacobian',
+    choices=LIPSCHITZ,
   )
-  likelihood_stddev: float = dataclasses.field(
-    default=0.5,
-    metadata={
-      'help': 's of p(x | z, y) = N(x_hat, s^2 I), in units of the embeddings'
-    },
+  lipschitz_target: float = fields.option(
+    1.0, 'largest spectral norm of a layer of the heads'
   )
-  lipschitz: str = dataclasses.field(
-    default='none',
-    metadata={
-      'choices': LIPSCHITZ,
-      'help': 'What keeps the heads from changing fast with the code: nothing, '
-      'spectral norms cut to lipschitz_target, a penalty on what exceeds it, '
-      'or a penalty on the Jacobian',
-    },
-  )
-  lipschitz_target: float = dataclasses.field(
-    default=1.0,
-    metadata={'help': 'largest spectral norm of a layer of the heads'},
-  )
-  normalise: str = dataclasses.field(
-    default='none',
-    metadata={
-      'choices': NORMALISATIONS,
-      'help': 'What is done to each embedding by itself: nothing, standardise '
-      '(mean 0, standard deviation 1), or sphere (length the square root of '
-      'its dimensions)',
-    },
+  normalise: str = fields.option(
+    'none',
+    'What is done to each embedding by itself: nothing, standardise '
+    '(mean 0, standard deviation 1), or sphere (length the square root of '
+    'its dimensions)',
+    choices=NORMALISATIONS,
   )
 
   @property

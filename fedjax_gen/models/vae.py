@@ -17,7 +17,7 @@ from flax import core, linen as nn
 import jax
 import jax.numpy as jnp
 
-from fedjax_gen import validate
+from fedjax_gen import fields, validate
 from fedjax_gen.errors import InputError
 from fedjax_gen.losses import gaussian, likelihoods
 from fedjax_gen.losses.gaussian import Gaussian
@@ -117,82 +117,57 @@ HIERARCHIES = ('none', 'z1_top', 'z2_top')
 class VaeConfig:
   """The model."""
 
-  model: str = dataclasses.field(
-    default='conv',
-    metadata={
-      'choices': MODELS,
-      'help': 'Network: conv (strided), mlp, or dugdale2023, the published '
-      'FedVAE model (11,087,731 parameters on 28x28)',
-    },
+  model: str = fields.option(
+    'conv',
+    'Network: conv (strided), mlp, or dugdale2023, the published '
+    'FedVAE model (11,087,731 parameters on 28x28)',
+    choices=MODELS,
   )
-  decoder: str = dataclasses.field(
-    default='same',
-    metadata={
-      'choices': ('same', *decoders.DECODERS),
-      'help': 'Decoder, if another than that of the model',
-    },
+  decoder: str = fields.option(
+    'same',
+    'Decoder, if another than that of the model',
+    choices=('same', *decoders.DECODERS),
   )
-  latent_size: int = dataclasses.field(
-    default=16,
-    metadata={'help': 'Z, dimensions of the latent space; of z1 if two'},
+  latent_size: int = fields.option(
+    16, 'Z, dimensions of the latent space; of z1 if two'
   )
-  hierarchy: str = dataclasses.field(
-    default='none',
-    metadata={
-      'choices': HIERARCHIES,
-      'help': 'Two levels of latents: z1_top generates z1, z2, x; z2_top z2, '
-      'z1, x',
-    },
+  hierarchy: str = fields.option(
+    'none',
+    'Two levels of latents: z1_top generates z1, z2, x; z2_top z2, z1, x',
+    choices=HIERARCHIES,
   )
-  z2_size: int = dataclasses.field(
-    default=0, metadata={'help': 'dimensions of z2; 0 for twice latent_size'}
+  z2_size: int = fields.option(0, 'dimensions of z2; 0 for twice latent_size')
+  lower_prior: str = fields.option(
+    'conditional',
+    'prior of the level that is not on top: given the upper level, '
+    'or without regard to it',
+    choices=('conditional', 'standard'),
   )
-  lower_prior: str = dataclasses.field(
-    default='conditional',
-    metadata={
-      'choices': ('conditional', 'standard'),
-      'help': 'prior of the level that is not on top: given the upper level, '
-      'or without regard to it',
-    },
+  decode_both: bool = fields.option(
+    False, 'with z1_top: decode from both levels, z1 and z2 side by side'
   )
-  decode_both: bool = dataclasses.field(
-    default=False,
-    metadata={
-      'help': 'with z1_top: decode from both levels, z1 and z2 side by side'
-    },
+  conditional: bool = fields.option(
+    True, 'give encoder and decoder the class label'
   )
-  conditional: bool = dataclasses.field(
-    default=True,
-    metadata={'help': 'give encoder and decoder the class label'},
+  channels: tuple[int, ...] = fields.option(
+    (32, 64), 'Channels of each stride-2 layer of model=conv'
   )
-  channels: tuple[int, ...] = dataclasses.field(
-    default=(32, 64),
-    metadata={'help': 'Channels of each stride-2 layer of model=conv'},
+  hidden_size: int = fields.option(256, 'width of the dense layers')
+  norm: str = fields.option(
+    'group',
+    'Normalisation; the running statistics of batch are averaged '
+    'with the module that holds them',
+    choices=networks.NORMS,
   )
-  hidden_size: int = dataclasses.field(
-    default=256, metadata={'help': 'width of the dense layers'}
+  likelihood: str = fields.option(
+    'gaussian',
+    'p(x | z)',
+    choices=('bernoulli', 'gaussian', 'discretised_logistic'),
   )
-  norm: str = dataclasses.field(
-    default='group',
-    metadata={
-      'choices': networks.NORMS,
-      'help': 'Normalisation; the running statistics of batch are averaged '
-      'with the module that holds them',
-    },
-  )
-  likelihood: str = dataclasses.field(
-    default='gaussian',
-    metadata={
-      'choices': ('bernoulli', 'gaussian', 'discretised_logistic'),
-      'help': 'p(x | z)',
-    },
-  )
-  likelihood_stddev: float = dataclasses.field(
-    default=0.2,
-    metadata={
-      'help': 'standard deviation of the gaussian likelihood, in units of '
-      'pixel values in [0, 1]: smaller is sharper and harder to sample'
-    },
+  likelihood_stddev: float = fields.option(
+    0.2,
+    'standard deviation of the gaussian likelihood, in units of '
+    'pixel values in [0, 1]: smaller is sharper and harder to sample',
   )
 
 

@@ -7,24 +7,17 @@ from the Gaussians of all have features like them. [note], [3p], [ours] as in
 """
 
 import dataclasses
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_gen import validate
+from fedjax_gen import fields, validate
 from fedjax_gen.losses import gaussian
 from fedjax_gen.models.classifiers import Classifier, to_signed
 from fedjax_gen.models.vtc import Vtc, total_variation
 from fedjax_gen.types import Array, Key, Variables
-
-
-def _option(default, help_text, *choices):
-  metadata: dict[str, Any] = {'help': help_text}
-  if choices:
-    metadata['choices'] = choices
-  return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,39 +28,41 @@ class GeneratorLosses:
     InputError: a value is out of range.
   """
 
-  vtc_latent: str = _option(
+  vtc_latent: str = fields.option(
     'prototype',
     'What a reconstruction starts from: the mean of the example’s class, the '
     'same for all clients [note], or the example’s own feature [3p], which '
     'another client’s extractor would put elsewhere',
-    'feature', 'prototype',
-  )  # fmt: skip
-  local_stddev: str = _option(
+    choices=('feature', 'prototype'),
+  )
+  local_stddev: str = fields.option(
     'learned',
     'sigma_k, of the noise on it: trained with the generator, from what the '
     'features have, or left at that [3p has both]',
-    'learned', 'estimated',
-  )  # fmt: skip
-  reconstruction_weight: float = _option(
+    choices=('learned', 'estimated'),
+  )
+  reconstruction_weight: float = fields.option(
     1.0, 'Of L_rc, squared error summed over pixels [note]'
   )
-  kl_weight: float = _option(
+  kl_weight: float = fields.option(
     1.0,
     'Of D_KL from the example’s Gaussian to that of its class, summed over '
     'features. It moves sigma_k, not the generator [note]',
   )
-  dm_weight: float = _option(0.1, 'Of L_DM, distribution matching [note: 1]')
-  dm_mode: str = _option(
+  dm_weight: float = fields.option(
+    0.1, 'Of L_DM, distribution matching [note: 1]'
+  )
+  dm_mode: str = fields.option(
     'mean',
     'L_DM: mean feature of generated images against the class mean, summed '
     'over classes [ours]; each in units of sigma [3p]; or against its own '
     'latent [ours]',
-    'mean', 'sample', 'cycle',
-  )  # fmt: skip
-  dm_cross_entropy: float = _option(
+    choices=('mean', 'sample', 'cycle'),
+  )
+  dm_cross_entropy: float = fields.option(
     0.0, 'Weight of the classifier’s loss on generated images [ours]'
   )
-  tv_weight: float = _option(
+  tv_weight: float = fields.option(
     0.0, 'Of total variation, against grain in generated images [3p]'
   )
 

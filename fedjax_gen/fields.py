@@ -1,0 +1,44 @@
+"""Fields of configurations, which the programs turn into flags."""
+
+from collections.abc import Collection
+import dataclasses
+from typing import Any, TypeVar
+
+Value = TypeVar('Value')
+
+
+def option(
+  default: Value,
+  help_text: str,
+  *,
+  choices: Collection[Any] | None = None,
+  recorded: bool = True,
+) -> Value:
+  """A field of a frozen dataclass, and what `--help` says of its flag.
+
+  Args:
+    default: of the field and the flag.
+    help_text: one sentence.
+    choices: the values allowed, None for any. They are listed, and hold the
+      command line alone: a value from Python is checked by its dataclass or
+      builder.
+    recorded: False for what cannot change a run's numbers.
+
+  Returns:
+    The field, declared as the default's type, as `dataclasses.field` is.
+
+  Example:
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class Config:
+    ...   rate: float = option(0.1, 'step size')
+    >>> Config()
+    Config(rate=0.1)
+    >>> dict(dataclasses.fields(Config)[0].metadata)
+    {'help': 'step size'}
+  """
+  metadata: dict[str, Any] = {'help': help_text}
+  if choices is not None:
+    metadata['choices'] = choices
+  if not recorded:
+    metadata['recorded'] = False
+  return dataclasses.field(default=default, metadata=metadata)
