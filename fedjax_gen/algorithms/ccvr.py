@@ -115,7 +115,7 @@ def ccvr(
       personal.init_classifier(model),
       first,
       view=lambda server, info: server,
-      loss=functools.partial(_loss, model),
+      loss=functools.partial(personal.plain_loss, model),
       send=functools.partial(_send, model, training.batch_size),
     )
     for model, first in zip(
@@ -259,11 +259,6 @@ def virtual_features(
   )
 
 
-def _loss(model, view):
-  del view  # clients train alone
-  return personal.classification(model)
-
-
 def _send(model, batch_size, view, client, data, key):
   """Sums of the features of the trained extractor, rows of classes held."""
   del view, key
@@ -282,16 +277,9 @@ def _calibrated(config, training, model, view, client, data, key):
   classifier = client.variables['classifier']
   draw_key, train_key = jax.random.split(key)
 
-  def loss_fn(head, batch, key):
-    del key  # nothing is random
-    values = personal.cross_entropy(
-      model.logits(head, batch.inputs), batch.labels
-    )
-    return personal.masked_mean(values, batch.mask), (head, {})
-
   optimizer = training.descent(config.ccvr_learning_rate or None)
   trained = local.train(
-    loss_fn,
+    personal.head_loss(model),
     optimizer,
     local.local_work(config.ccvr_epochs, training.batch_size),
     classifier['head'],

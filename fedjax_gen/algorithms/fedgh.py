@@ -83,7 +83,7 @@ def fedgh(
       personal.init_classifier(model),
       first,
       view=lambda server, info: server,
-      loss=functools.partial(_loss, model),
+      loss=functools.partial(personal.plain_loss, model),
       send=functools.partial(_send, model, training.batch_size),
       receive=personal.with_head,
     )
@@ -112,17 +112,16 @@ def head_server(
   )
   optimizer = optax.sgd(config.fedgh_server_learning_rate)
 
-  def loss_fn(head, batch, key):
-    del key  # nothing is random
-    values = personal.cross_entropy(
-      model.logits(head, batch.inputs), batch.labels
-    )
-    return personal.masked_mean(values, batch.mask), (head, {})
-
   def update(head, points, key):
     data = prototypes.examples(points)
     trained = local.train(
-      loss_fn, optimizer, work, head, optimizer.init(head), data, key
+      personal.head_loss(model),
+      optimizer,
+      work,
+      head,
+      optimizer.init(head),
+      data,
+      key,
     )
     return trained.variables, {'server_loss': trained.metrics['loss']}
 
@@ -131,11 +130,6 @@ def head_server(
     prototypes.points_by_client(num_clients),
     update,
   )
-
-
-def _loss(model, view):
-  del view  # what is received is trained
-  return personal.classification(model)
 
 
 def _send(model, batch_size, view, client, data, key):

@@ -86,7 +86,7 @@ def lg_fedavg(
       personal.init_classifier(model),
       first,
       view=lambda server, info: server.variables,
-      loss=functools.partial(_loss, model),
+      loss=functools.partial(personal.plain_loss, model),
       send=send,
       receive=personal.with_head,
     )
@@ -103,8 +103,3 @@ def lg_fedavg(
     Algorithm(server, fleets),
     tuple(personal.head_deployment(model, deploy) for model in models),
   )
-
-
-def _loss(model, view):
-  del view  # what is received is trained
-  return personal.classification(model)

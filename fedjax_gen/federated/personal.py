@@ -279,6 +279,23 @@ def classification(
   return loss_fn
 
 
+def plain_loss(model: Model, view: Tree) -> LossFn:
+  """`loss` of methods without a term of their own, whatever is received."""
+  del view  # it is trained, or nothing
+  return classification(model)
+
+
+def head_loss(model: Model) -> LossFn:
+  """Cross-entropy of a head by itself; inputs are features `[B, F]`."""
+
+  def loss_fn(head, batch, key):
+    del key  # nothing is random
+    values = cross_entropy(model.logits(head, batch.inputs), batch.labels)
+    return masked_mean(values, batch.mask), (head, {})
+
+  return loss_fn
+
+
 def cross_entropy(logits: Array, labels: Array) -> Array:
   """`[B]` nats."""
   return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
@@ -362,7 +379,7 @@ def local_only(config: Config, models: Sequence[Model]) -> Method:
       init_classifier(model),
       0,
       view=lambda server, info: (),
-      loss=functools.partial(_plain_loss, model),
+      loss=functools.partial(plain_loss, model),
       send=lambda view, client, data, key: (),
     )
     for model in models
@@ -371,8 +388,3 @@ def local_only(config: Config, models: Sequence[Model]) -> Method:
     Algorithm(nothing_server(), fleets),
     tuple(head_deployment(model) for model in models),
   )
-
-
-def _plain_loss(model, view):
-  del view  # nothing is received
-  return classification(model)
