@@ -129,11 +129,11 @@ def draw_codes(
     InputError: codes that are not finite or names that are not N.
   """
   checks.features(2, codes=codes)
-  _check_lengths(len(codes), domains=domains)
+  checks.lengths(len(codes), domains=domains)
   if client_names is None:
     few = len(codes) <= _CLIENTS
     client_names = [str(i) if few else '' for i in range(len(codes))]
-  _check_lengths(len(codes), client_names=client_names)
+  checks.lengths(len(codes), client_names=client_names)
   plane = _Plane.of(codes)
   points = plane.points(codes)
   chart = figure.Figure(figsize=(5.4, 4.4))
@@ -277,7 +277,7 @@ def draw_clients(
   """
   if not values or not client_names:
     raise InputError('Expected values of one client at least, got none.')
-  _check_lengths(len(client_names), **values)
+  checks.lengths(len(client_names), **values)
   table = np.array([np.asarray(row, float) for row in values.values()])
   # By the best regime: whom nothing serves stands at the bottom.
   best = np.where(np.isfinite(table), table, -np.inf).max(axis=0)
@@ -481,9 +481,3 @@ def _legend_below(chart: figure.Figure, axes) -> None:
     loc='outside lower left',
     ncols=max(1, min(len(names), int(letters / (longest + 6)))),
   )
-
-
-def _check_lengths(num: int, **values: Sequence | np.ndarray) -> None:
-  for name, value in values.items():
-    if len(value) != num:
-      raise InputError(f'Expected {num} of {name}, got {len(value)}.')

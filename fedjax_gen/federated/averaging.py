@@ -38,11 +38,7 @@ class Config:
   proximal: float = fields.option(
     0.0, 'FedProx: mu, pull towards the received model'
   )
-  rematerialise: bool = fields.option(
-    False,
-    'compute again what lies between layers in place of keeping it: '
-    'less memory and more time, on accelerators',
-  )
+  rematerialise: bool = fields.option(False, local.REMATERIALISE)
   server_optimizer: str = fields.option(
     'fedavg',
     'how the server descends the mean update',

@@ -13,6 +13,12 @@ from fedjax_gen import trees, validate
 from fedjax_gen.data.federated import Batch, ClientData
 from fedjax_gen.types import LAYER, Array, Key, LossFn, Metrics, Tree
 
+REMATERIALISE = (
+  'compute again what lies between layers in place of keeping it: '
+  'less memory and more time, on accelerators'
+)
+"""What `--help` says of options by which losses are `rematerialised`."""
+
 
 class LocalWork(NamedTuple):
   """How much a client trains in a round.

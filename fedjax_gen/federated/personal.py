@@ -60,11 +60,7 @@ class Config:
   max_gradient_norm: float = fields.option(
     10.0, 'longer gradients are shortened (HtFLlib); 0 for none'
   )
-  rematerialise: bool = fields.option(
-    False,
-    'compute again what lies between layers in place of keeping it: '
-    'less memory and more time, on accelerators',
-  )
+  rematerialise: bool = fields.option(False, local.REMATERIALISE)
 
   def __post_init__(self):
     validate.one_of(('sgd', 'adam'), optimizer=self.optimizer)
