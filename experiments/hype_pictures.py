@@ -11,7 +11,7 @@ import numpy as np
 from experiments.hype_methods import Method
 from experiments.hype_synthesis import Synthetic
 from fedjax_gen import trees
-from fedjax_gen.evaluation import embedding_pictures, heads
+from fedjax_gen.evaluation import client_pictures, embedding_pictures, heads
 from fedjax_gen.evaluation.embedding_pictures import LabelledEmbeddings
 from fedjax_gen.evaluation.gallery import Drawn
 from fedjax_gen.models import meta_code
@@ -122,7 +122,7 @@ def _draw_clients(
     'local': 'own alone',
     'interpolated': 'both',
   }
-  return embedding_pictures.draw_clients(
+  return client_pictures.draw_clients(
     {
       label: found.values[f'{regime}_balanced_accuracy']
       for regime, label in regimes.items()
