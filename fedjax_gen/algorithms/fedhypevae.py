@@ -28,7 +28,7 @@ Sizes, losses' weights, kernels and optimizers are not stated in the paper.
 
 from collections.abc import Callable
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,8 +36,13 @@ import optax
 
 from fedjax_gen import fields, trees, validate
 from fedjax_gen.errors import InputError
-from fedjax_gen.federated import aggregates, optimizers, servers
-from fedjax_gen.federated.algorithm import Algorithm, ServerProgram
+from fedjax_gen.federated import (
+  aggregates,
+  hyper_server,
+  optimizers,
+  servers,
+)
+from fedjax_gen.federated.algorithm import Algorithm
 from fedjax_gen.models import hyper_elbo
 from fedjax_gen.models.hypernetwork import HyperVae
 from fedjax_gen.privacy import clipping, descent, noise, parts, sampling
@@ -203,19 +208,6 @@ def fedhypevae(
   return noise.with_private_server(algorithm, client_plan)
 
 
-class CodesServer(NamedTuple):
-  """The server of `record_server_code`.
-
-  Attributes:
-    variables: `{'hyper': ..., 'codes': [N, V]}`; of the hypernetwork the base
-      weights stay as they are.
-    optimizer_state: of heads and codes.
-  """
-
-  variables: dict[str, Any]
-  optimizer_state: Any
-
-
 def with_server_codes(
   config: Config, model: HyperVae, plan: Plan, num_clients: int, base_key: Key
 ) -> Algorithm:
@@ -288,74 +280,10 @@ def with_server_codes(
     },
     {'hyper': 'head', 'codes': 'code'},
   )
-
-  def init_server(key):
-    hyper_key, code_key = jax.random.split(key)
-    trained = model.init(hyper_key)
-    trained.pop('base')
-    codes = jax.vmap(lambda key: model.init_client(key)['code'])(
-      jax.random.split(code_key, num_clients)
-    )
-    variables = {'hyper': trained, 'codes': codes}
-    return CodesServer(variables, optimizer.init(variables))
-
-  def view(server, info):
-    hyper, codes = server.variables['hyper'], server.variables['codes']
-    return model.personalise({**base, **hyper}, codes[info.row])
-
-  def update(server, aggregated, key):
-    sent, present = aggregated
-    share = present / jnp.maximum(present.sum(), 1.0)
-    hyper, codes = server.variables['hyper'], server.variables['codes']
-
-    def descended(trained, codes):
-      """A scalar whose gradient is what clients sent, taken back to h."""
-      made = jax.vmap(
-        lambda code: model.personalise({**base, **trained}, code)
-      )(codes)
-      along = jax.tree.map(
-        lambda value, sent: jnp.tensordot(
-          share, jnp.sum(
-            (value * sent).reshape(len(share), -1), axis=1
-          ), 1
-        ), made, sent,
-      )  # fmt: skip
-      penalties = jax.vmap(
-        lambda code: regulariser(config, model)(
-          Parts(shared={**base, **trained}, own={'code': code}), key
-        )
-      )(codes)
-      return sum(jax.tree.leaves(along)) + jnp.sum(share * penalties)
-
-    gradient = dict(
-      zip(
-        ('hyper', 'codes'),
-        jax.grad(descended, argnums=(0, 1))(hyper, codes),
-        strict=True,
-      )
-    )
-    updates, state = optimizer.update(
-      gradient, server.optimizer_state, server.variables
-    )
-    moved = optax.apply_updates(server.variables, updates)
-    projected = jax.vmap(lambda code: model.project({'code': code})['code'])(
-      moved['codes']
-    )
-    # A client that was away keeps its code, momentum or not.
-    kept = jnp.where((present > 0)[:, None], projected, codes)
-    metrics = {'update_norm': optax.tree.norm(updates['hyper'])}
-    return CodesServer({**moved, 'codes': kept}, state), metrics
-
-  by_client = aggregates.by_group(num_clients, keep_weight=True)
-
-  def partial(messages, infos):
-    return by_client.partial(messages, infos._replace(group=infos.row))
-
-  aggregate = by_client._replace(partial=partial)
-  return Algorithm(
-    ServerProgram(init_server, aggregate, update),
-    (client._replace(view=view),),
+  server, view = hyper_server.hyper_server(
+    _heads(config, model, base), optimizer, num_clients
   )
+  return Algorithm(server, (client._replace(view=view),))
 
 
 def init_parts(model: HyperVae, key: Key) -> Parts:
@@ -418,6 +346,29 @@ def regulariser(
     return penalty
 
   return regulariser_fn
+
+
+def _heads(
+  config: Config, model: HyperVae, base: dict[str, Any]
+) -> hyper_server.Hypernetwork:
+  """What the server of `with_server_codes` trains: all but the base weights."""
+
+  def init(key):
+    trained = model.init(key)
+    trained.pop('base')
+    return trained
+
+  def penalty(heads, code, key):
+    variables = Parts(shared={**base, **heads}, own={'code': code})
+    return regulariser(config, model)(variables, key)
+
+  return hyper_server.Hypernetwork(
+    init,
+    lambda key: model.init_client(key)['code'],
+    lambda heads, code: model.personalise({**base, **heads}, code),
+    penalty,
+    lambda code: model.project({'code': code})['code'],
+  )
 
 
 def _joint_step(

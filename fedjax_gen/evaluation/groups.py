@@ -137,8 +137,9 @@ def evaluate_group_samples(
 
   Args:
     images: uint8 `[n, H, W, C]` generated images.
-    requested: `[n]` the group each was asked for (`group_requests.requested_groups`).
-      Compare methods at equal numbers in each group only.
+    requested: `[n]` the group each was asked for; see
+      `group_requests.requested_groups`. Compare methods at equal numbers in
+      each group only.
     reference: of the real images.
     seed: of the subsets of the kernel distance and Inception Score.
 
@@ -173,8 +174,7 @@ def evaluate_real_groups(
   Args:
     reference: of a source with groups in the training split too.
     num: images, in the numbers of
-      `group_requests.requested_groups`; all there are, if
-      those are fewer.
+      `group_requests.requested_groups`; all there are, if those are fewer.
     seed: of the choice of images, and as for `evaluate_group_samples`.
 
   Returns:
