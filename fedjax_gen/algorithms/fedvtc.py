@@ -22,7 +22,7 @@ help texts of `Config` say where a choice comes from:
 Where sources disagree there is an option for each. docs/fedvtc.md has all.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 from typing import Any, NamedTuple
 
@@ -43,6 +43,7 @@ from fedjax_gen.federated import (
 )
 from fedjax_gen.federated.algorithm import (
   Algorithm,
+  ClientInfo,
   ClientProgram,
   ServerProgram,
 )
@@ -52,7 +53,7 @@ from fedjax_gen.federated.personal import Deployment, Method, Personal
 from fedjax_gen.models import vtc_losses
 from fedjax_gen.models.classifiers import Classifier
 from fedjax_gen.models.vtc import Vtc
-from fedjax_gen.models.vtc_losses import GeneratorLosses
+from fedjax_gen.models.vtc_losses import GeneratorLosses, Latent
 from fedjax_gen.privacy import class_moments, noise, private_gaussians
 from fedjax_gen.privacy.plan import Plan
 from fedjax_gen.types import Array, Key, LossFn, Metrics, Tree, Variables
@@ -253,56 +254,59 @@ class Client(NamedTuple):
 
   def program(self) -> ClientProgram:
     """The client as the engine takes it."""
-    trainer = self.training.trainer()
-    init_own = personal.init_classifier(self.model)
+    return ClientProgram(
+      self.init, lambda server, info: _view(server), self.update
+    )
 
-    def init(key, info):
-      variables = init_own(key)
-      number = (self.first_number + info.row).astype(jnp.int32)
-      own = Personal(variables, trainer.init(variables), number)
-      generator = self.vtc.init(personal.extra_key(key))
-      state = self.generator_optimizer().init(self.with_stddev(generator))
-      is_local = self.config.vtc_scope == 'local'
-      return VtcClient(own, generator if is_local else (), state)
+  def init(self, key: Key, info: ClientInfo) -> VtcClient:
+    """What a client has before its first round."""
+    variables = personal.init_classifier(self.model)(key)
+    number = (self.first_number + info.row).astype(jnp.int32)
+    own = Personal(variables, self.training.trainer().init(variables), number)
+    generator = self.vtc.init(personal.extra_key(key))
+    state = self.generator_optimizer().init(self.with_stddev(generator))
+    is_local = self.config.vtc_scope == 'local'
+    return VtcClient(own, generator if is_local else (), state)
 
-    def update(view, client, data, key):
-      # As every method of `personal`: the same order of examples.
-      train_key, own_key = jax.random.split(key)
-      finetune_key, generator_key = jax.random.split(own_key)
-      variables = client.own.variables
-      if self.config.finetune == 'every_round':
-        variables = self.finetune(view, client, data, finetune_key)
-      variables, state, metrics = trainer.run(
-        self.classifier_loss(view['gaussians']),
-        variables,
-        client.own.optimizer_state,
-        data,
-        train_key,
+  def update(
+    self, view: Tree, client: VtcClient, data: ClientData, key: Key
+  ) -> tuple[Tree, VtcClient, Metrics]:
+    """A round: fine-tuning, the classifier, the generator, the message."""
+    # As every method of `personal`: the same order of examples.
+    train_key, own_key = jax.random.split(key)
+    finetune_key, generator_key = jax.random.split(own_key)
+    variables = client.own.variables
+    if self.config.finetune == 'every_round':
+      variables = self.finetune(view, client, data, finetune_key)
+    variables, state, metrics = self.training.trainer().run(
+      self.classifier_loss(view['gaussians']),
+      variables,
+      client.own.optimizer_state,
+      data,
+      train_key,
+    )
+    own = Personal(variables, state, client.own.number)
+    classifier = variables['classifier']
+    sums = personal.feature_sums(
+      self.model, classifier, data, self.training.batch_size
+    )
+    received: Tree = generator_of(view, client)
+    generator: Tree = received
+    generator_state = client.generator_state
+    if self.losses.is_any:
+      generator, generator_state, more = self.train_generator(
+        view, classifier, generator, generator_state, sums, data, generator_key
       )
-      own = Personal(variables, state, client.own.number)
-      sums = personal.feature_sums(
-        self.model, variables['classifier'], data, self.training.batch_size
-      )
-      received: Tree = generator_of(view, client)
-      generator: Tree = received
-      generator_state = client.generator_state
-      if self.losses.is_any:
-        generator, generator_state, more = self.train_generator(
-          view, variables['classifier'], generator, generator_state, sums,
-          data, generator_key,
-        )  # fmt: skip
-        metrics = metrics | more
-      message: dict[str, Any] = {
-        'statistics': self._mean_contribution(variables['classifier'], data)
-        if self.is_private
-        else class_gaussians.statistics(sums, self.rules)
-      }
-      if self.config.vtc_scope == 'federated':
-        message['generator'] = trees.subtract(received, generator)
-        generator = ()
-      return message, VtcClient(own, generator, generator_state), metrics
-
-    return ClientProgram(init, lambda server, info: _view(server), update)
+      metrics = metrics | more
+    message: dict[str, Any] = {
+      'statistics': self._mean_contribution(classifier, data)
+      if self.is_private
+      else class_gaussians.statistics(sums, self.rules)
+    }
+    if self.config.vtc_scope == 'federated':
+      message['generator'] = trees.subtract(received, generator)
+      generator = ()
+    return message, VtcClient(own, generator, generator_state), metrics
 
   def deployment(self) -> Deployment:
     """Prediction by the classifier, fine-tuned with the newest statistics."""
@@ -320,22 +324,44 @@ class Client(NamedTuple):
     Latents are drawn anew for every step: a set of `synthetic_per_class`
     images says how many steps make a pass, and need not be held.
     """
-    config, gaussians = self.config, view['gaussians']
+    steps = self._finetune_steps()
     variables = client.own.variables
-    size, batch_size = config.synthetic_per_class, self.training.batch_size
-    steps = round(size * self.model.num_classes * config.passes / batch_size)
     if not steps:
       return variables
+    config, gaussians = self.config, view['gaussians']
     rate = config.finetune_learning_rate or self.training.learning_rate
     optimizer = self.training.descent(rate)
     generator = generator_of(view, client)
     real_key, step_key = jax.random.split(key)
     positions = data.shuffled(real_key)
     classifier = variables['classifier']
-    parts = {'full': ('extractor', 'head')}.get(
-      config.finetune_scope, (config.finetune_scope,)
-    )
-    trained = {name: classifier[name] for name in parts}
+    gradient_fn = jax.grad(self.finetune_loss(classifier))
+
+    def step(i, carry):
+      trained, state = carry
+      step_batches = [
+        self._synthetic(generator, gaussians, jax.random.fold_in(step_key, i))
+      ]
+      if config.finetune_mix == 'mixed':
+        batch_size = self.training.batch_size
+        turn = i % jnp.maximum(data.steps_per_epoch(batch_size), 1)
+        step_batches.append(data.batch(positions, turn, batch_size))
+      updates, state = optimizer.update(
+        gradient_fn(trained, step_batches), state, trained
+      )
+      return optax.apply_updates(trained, updates), state
+
+    # Nothing is known before the first round.
+    number = jnp.where(gaussians.known.any(), steps, 0)
+    trained = {name: classifier[name] for name in self._finetuned_parts()}
+    carry = (trained, optimizer.init(trained))
+    trained, _ = jax.lax.fori_loop(0, number, step, carry)
+    return {**variables, 'classifier': {**classifier, **trained}}
+
+  def finetune_loss(
+    self, classifier: Variables
+  ) -> Callable[[Variables, Sequence[Batch]], Array]:
+    """Of the trained parts of a classifier: sum of the batches' means, nats."""
 
     def loss_fn(trained, batches):
       current = {**classifier, **trained}
@@ -352,24 +378,24 @@ class Client(NamedTuple):
         for inputs, labels, mask in batches
       )
 
-    def step(i, carry):
-      trained, state = carry
-      label_key, latent_key = jax.random.split(jax.random.fold_in(step_key, i))
-      labels = _labels(gaussians.known, batch_size, label_key)
-      images = self.vtc.decode(generator, gaussians.sample(labels, latent_key))
-      batches = [Batch(images, labels, jnp.ones(batch_size, bool))]
-      if config.finetune_mix == 'mixed':
-        turn = i % jnp.maximum(data.steps_per_epoch(batch_size), 1)
-        batches.append(data.batch(positions, turn, batch_size))
-      gradient = jax.grad(loss_fn)(trained, batches)
-      updates, state = optimizer.update(gradient, state, trained)
-      return optax.apply_updates(trained, updates), state
+    return loss_fn
 
-    # Nothing is known before the first round.
-    number = jnp.where(gaussians.known.any(), steps, 0)
-    carry = (trained, optimizer.init(trained))
-    trained, _ = jax.lax.fori_loop(0, number, step, carry)
-    return {**variables, 'classifier': {**classifier, **trained}}
+  def _finetune_steps(self) -> int:
+    size = self.config.synthetic_per_class * self.model.num_classes
+    return round(size * self.config.passes / self.training.batch_size)
+
+  def _finetuned_parts(self) -> tuple[str, ...]:
+    scope = self.config.finetune_scope
+    return ('extractor', 'head') if scope == 'full' else (scope,)
+
+  def _synthetic(
+    self, generator: Variables, gaussians: ClassGaussians, key: Key
+  ) -> Batch:
+    """Images of the known classes, each alike."""
+    label_key, latent_key = jax.random.split(key)
+    labels = _labels(gaussians.known, self.training.batch_size, label_key)
+    images = self.vtc.decode(generator, gaussians.sample(labels, latent_key))
+    return Batch(images, labels, jnp.ones(len(labels), bool))
 
   def _mean_contribution(
     self, classifier: Variables, data: ClientData
@@ -449,16 +475,12 @@ class Client(NamedTuple):
 
     def loss_fn(variables, batch, key):
       noise_key, dm_key = jax.random.split(key)
-      generator, log_stddev = variables['generator'], variables['log_stddev']
-      if losses.local_stddev == 'estimated':
-        log_stddev = jax.lax.stop_gradient(log_stddev)
+      generator = variables['generator']
       known = gaussians.known[batch.labels]
       means, stddev = gaussians.of(batch.labels)
-      if losses.vtc_latent == 'prototype':
-        features = jnp.where(known[:, None], means, own.means[batch.labels])
-      else:
-        features = model.features(classifier, batch.inputs)
-      latent = vtc_losses.Latent(features, log_stddev)
+      latent = self._latent(
+        variables['log_stddev'], batch, classifier, gaussians, own
+      )
       squared = vtc_losses.reconstruction(
         vtc, generator, latent, batch.inputs, noise_key
       )
@@ -485,6 +507,24 @@ class Client(NamedTuple):
       return loss, (variables, metrics)
 
     return loss_fn
+
+  def _latent(
+    self,
+    log_stddev: Array,
+    batch: Batch,
+    classifier: Variables,
+    gaussians: ClassGaussians,
+    own: ClassGaussians,
+  ) -> Latent:
+    """Where the reconstruction of a batch starts from."""
+    if self.losses.local_stddev == 'estimated':
+      log_stddev = jax.lax.stop_gradient(log_stddev)
+    if self.losses.vtc_latent == 'feature':
+      return Latent(self.model.features(classifier, batch.inputs), log_stddev)
+    known = gaussians.known[batch.labels]
+    means, _ = gaussians.of(batch.labels)
+    means = jnp.where(known[:, None], means, own.means[batch.labels])
+    return Latent(means, log_stddev)
 
   def with_stddev(
     self, generator: Variables, stddev: Array | None = None
