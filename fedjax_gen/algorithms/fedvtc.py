@@ -335,7 +335,7 @@ class Client(NamedTuple):
     real_key, step_key = jax.random.split(key)
     positions = data.shuffled(real_key)
     classifier = variables['classifier']
-    gradient_fn = jax.grad(self.finetune_loss(classifier))
+    gradient_fn = jax.grad(self._lean(self.finetune_loss(classifier)))
 
     def step(i, carry):
       trained, state = carry
@@ -455,7 +455,7 @@ class Client(NamedTuple):
     own = class_gaussians.of_client(sums)
     classifier = jax.lax.stop_gradient(classifier)
     trained = local.train(
-      self.generator_loss(view['gaussians'], own, classifier),
+      self._lean(self.generator_loss(view['gaussians'], own, classifier)),
       self.generator_optimizer(),
       local.local_work(config.vtc_epochs, self.training.batch_size),
       self.with_stddev(generator, own.stddev[0]),
@@ -506,6 +506,12 @@ class Client(NamedTuple):
         metrics |= terms
       return loss, (variables, metrics)
 
+    return loss_fn
+
+  def _lean(self, loss_fn: Callable[..., Any]) -> Callable[..., Any]:
+    """The loss, as `training` has that of the classifier."""
+    if self.training.rematerialise:
+      return local.rematerialised(loss_fn)
     return loss_fn
 
   def _latent(

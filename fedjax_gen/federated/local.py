@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -191,7 +191,7 @@ def proximal(loss_fn: LossFn, anchor: Tree, strength: float) -> LossFn:
   return anchored
 
 
-def rematerialised(loss_fn: LossFn) -> LossFn:
+def rematerialised(loss_fn: Callable[..., Any]) -> Callable[..., Any]:
   """The same loss, whose gradient keeps the outputs of layers alone.
 
   What lies between them (activations, normalisations) is computed again on the
