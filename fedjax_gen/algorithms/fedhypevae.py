@@ -42,7 +42,7 @@ from fedjax_gen.federated import (
   optimizers,
   servers,
 )
-from fedjax_gen.federated.algorithm import Algorithm
+from fedjax_gen.federated.algorithm import Algorithm, ClientProgram
 from fedjax_gen.models import hyper_elbo
 from fedjax_gen.models.hypernetwork import HyperVae
 from fedjax_gen.privacy import clipping, descent, noise, parts, sampling
@@ -248,31 +248,6 @@ def with_server_codes(
       )
   _refuse_shares(plan, 'record_server_code, whose server sees each message')
   base = {'base': model.init(base_key)['base']}
-  weights = config.weights
-
-  def loss_fn(variables, record, key):
-    return hyper_elbo.record_loss(
-      model, weights, base, variables['shared'], variables['own']['encoder'],
-      record.inputs, record.labels, key,
-    )  # fmt: skip
-
-  def init_own(key):
-    encoder = model.init_client(key)['encoder']
-    personal = model.personalise(
-      model.init(key), jnp.zeros(model.config.code_size)
-    )
-    return Parts(shared=personal, own={'encoder': encoder})
-
-  client = parts.client_program(
-    parts.joint_step(
-      descent.private_gradient(loss_fn, plan),
-      _optimizer(config, config.encoder_learning_rate),
-    ),
-    init=init_own,
-    own_optimizer=_optimizer(config, config.encoder_learning_rate),
-    shared_optimizer=None,
-    num_steps=1,
-  )
   optimizer = optax.partition(
     {
       'head': _optimizer(config, config.learning_rate),
@@ -283,6 +258,7 @@ def with_server_codes(
   server, view = hyper_server.hyper_server(
     _heads(config, model, base), optimizer, num_clients
   )
+  client = _codeless_client(config, model, plan, base)
   return Algorithm(server, (client._replace(view=view),))
 
 
@@ -346,6 +322,35 @@ def regulariser(
     return penalty
 
   return regulariser_fn
+
+
+def _codeless_client(
+  config: Config, model: HyperVae, plan: Plan, base: dict[str, Any]
+) -> ClientProgram:
+  """Sends a noised gradient of its decoder and prior, keeps its encoder."""
+  weights = config.weights
+  optimizer = _optimizer(config, config.encoder_learning_rate)
+
+  def loss_fn(variables, record, key):
+    return hyper_elbo.record_loss(
+      model, weights, base, variables['shared'], variables['own']['encoder'],
+      record.inputs, record.labels, key,
+    )  # fmt: skip
+
+  def init(key):
+    encoder = model.init_client(key)['encoder']
+    personal = model.personalise(
+      model.init(key), jnp.zeros(model.config.code_size)
+    )
+    return Parts(shared=personal, own={'encoder': encoder})
+
+  return parts.client_program(
+    parts.joint_step(descent.private_gradient(loss_fn, plan), optimizer),
+    init=init,
+    own_optimizer=optimizer,
+    shared_optimizer=None,
+    num_steps=1,
+  )
 
 
 def _heads(
