@@ -4,6 +4,8 @@ from collections.abc import Collection
 import dataclasses
 from typing import Any, TypeVar
 
+from fedjax_gen import validate
+
 Value = TypeVar('Value')
 
 
@@ -19,9 +21,9 @@ def option(
   Args:
     default: of the field and the flag.
     help_text: one sentence.
-    choices: the values allowed, None for any. They are listed, and hold the
-      command line alone: a value from Python is checked by its dataclass or
-      builder.
+    choices: the values allowed, None for any. The command line is held to
+      them; values from Python are if the dataclass says so (`check_choices`) or
+      what takes it.
     recorded: False for what cannot change a run's numbers.
 
   Returns:
@@ -42,3 +44,15 @@ def option(
   if not recorded:
     metadata['recorded'] = False
   return dataclasses.field(default=default, metadata=metadata)
+
+
+def check_choices(config: Any) -> None:
+  """Checks that options of a configuration are among their choices.
+
+  Raises:
+    InputError: one is not.
+  """
+  for field in dataclasses.fields(config):
+    if 'choices' in field.metadata:
+      value = {field.name: getattr(config, field.name)}
+      validate.one_of(field.metadata['choices'], **value)

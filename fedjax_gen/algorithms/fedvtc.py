@@ -128,17 +128,18 @@ class Config:
   )
 
   def __post_init__(self):
-    for field in dataclasses.fields(self):
-      if 'choices' in field.metadata:
-        validate.one_of(
-          field.metadata['choices'], **{field.name: getattr(self, field.name)}
-        )
-      elif field.name == 'synthetic_per_class':
-        validate.non_negative_int(synthetic_per_class=self.synthetic_per_class)
-      elif field.name in ('vtc_epochs', 'vtc_learning_rate', 'feature_scale'):
-        validate.positive(**{field.name: getattr(self, field.name)})
-      else:
-        validate.non_negative(**{field.name: getattr(self, field.name)})
+    fields.check_choices(self)
+    validate.positive(
+      vtc_epochs=self.vtc_epochs,
+      vtc_learning_rate=self.vtc_learning_rate,
+      feature_scale=self.feature_scale,
+    )
+    validate.non_negative(
+      prototype_weight=self.prototype_weight,
+      finetune_epochs=self.finetune_epochs,
+      finetune_learning_rate=self.finetune_learning_rate,
+    )
+    validate.non_negative_int(synthetic_per_class=self.synthetic_per_class)
 
   @property
   def passes(self) -> float:

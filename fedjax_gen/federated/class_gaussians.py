@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedjax_gen import fields, validate
+from fedjax_gen import fields
 from fedjax_gen.federated import class_sums
 from fedjax_gen.federated.class_sums import ByClass, ClassMeans, ClassSums
 from fedjax_gen.types import Array, Key
@@ -50,10 +50,7 @@ class Rules:
   )
 
   def __post_init__(self):
-    for field in dataclasses.fields(self):
-      validate.one_of(
-        field.metadata['choices'], **{field.name: getattr(self, field.name)}
-      )
+    fields.check_choices(self)
 
   @property
   def is_shared(self) -> bool:

@@ -67,12 +67,14 @@ class GeneratorLosses:
   )
 
   def __post_init__(self):
-    for field in dataclasses.fields(self):
-      value = {field.name: getattr(self, field.name)}
-      if 'choices' in field.metadata:
-        validate.one_of(field.metadata['choices'], **value)
-      else:
-        validate.non_negative(**value)
+    fields.check_choices(self)
+    validate.non_negative(
+      reconstruction_weight=self.reconstruction_weight,
+      kl_weight=self.kl_weight,
+      dm_weight=self.dm_weight,
+      dm_cross_entropy=self.dm_cross_entropy,
+      tv_weight=self.tv_weight,
+    )
 
   @property
   def is_any(self) -> bool:
