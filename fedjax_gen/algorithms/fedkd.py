@@ -228,7 +228,7 @@ def mutual_loss(model: Model, mentee: Model) -> LossFn:
       'train_accuracy': right,
     }
     metrics = {
-      name: personal.masked_mean(value, batch.mask)
+      name: trees.masked_mean(value, batch.mask)
       for name, value in values.items()
     }
     certain = metrics['cross_entropy'] + metrics['mentee_cross_entropy']

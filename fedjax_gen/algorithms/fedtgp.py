@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_gen import fields, validate
+from fedjax_gen import fields, trees, validate
 from fedjax_gen.federated import local, personal, prototypes
 from fedjax_gen.federated.algorithm import Algorithm, ServerProgram
 from fedjax_gen.federated.personal import Method, Model
@@ -172,7 +172,7 @@ def prototype_server(
     def loss_fn(variables, batch, key):
       del key  # nothing is random
       values = margin_loss(batch.inputs, batch.labels, made(variables), apart)
-      return personal.masked_mean(values, batch.mask), (variables, {})
+      return trees.masked_mean(values, batch.mask), (variables, {})
 
     data = prototypes.examples(points)
     trained = local.train(

@@ -367,7 +367,7 @@ class Client(NamedTuple):
     def loss_fn(trained, batches):
       current = {**classifier, **trained}
       return sum(
-        personal.masked_mean(
+        trees.masked_mean(
           personal.cross_entropy(
             self.model.logits(
               current['head'], self.model.features(current, inputs)
@@ -487,8 +487,8 @@ class Client(NamedTuple):
       )
       divergence = known * vtc_losses.divergence(latent, means, stddev)
       metrics = {
-        'reconstruction': personal.masked_mean(squared, batch.mask),
-        'kl': personal.masked_mean(divergence, batch.mask),
+        'reconstruction': trees.masked_mean(squared, batch.mask),
+        'kl': trees.masked_mean(divergence, batch.mask),
       }
       loss = (
         losses.reconstruction_weight * metrics['reconstruction']

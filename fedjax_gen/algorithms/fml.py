@@ -144,7 +144,7 @@ def mutual_loss(config: Config, model: Model, meme: Model) -> LossFn:
       'train_accuracy': right,
     }
     metrics = {
-      name: personal.masked_mean(value, batch.mask)
+      name: trees.masked_mean(value, batch.mask)
       for name, value in values.items()
     }
     loss = (

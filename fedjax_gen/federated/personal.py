@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fedjax_gen import fields, validate
+from fedjax_gen import fields, trees, validate
 from fedjax_gen.data.federated import Batch, ClientData
 from fedjax_gen.errors import InputError
 from fedjax_gen.federated import (
@@ -237,11 +237,6 @@ def first_numbers(num_clients: Sequence[int]) -> list[int]:
   return (np.cumsum(num_clients) - np.asarray(num_clients)).tolist()
 
 
-def masked_mean(values: Array, mask: Array) -> Array:
-  """Mean of `[B]` values over the examples that count; 0 if none does."""
-  return jnp.sum(jnp.where(mask, values, 0.0)) / jnp.maximum(mask.sum(), 1)
-
-
 def classification(
   model: Model,
   extra: Callable[[Variables, Array, Array, Batch, Key], Array] | None = None,
@@ -259,14 +254,14 @@ def classification(
     features = model.features(own, batch.inputs)
     logits = model.logits(own['head'], features)
     values = cross_entropy(logits, batch.labels)
-    loss = masked_mean(values, batch.mask)
+    loss = trees.masked_mean(values, batch.mask)
     right = (logits.argmax(axis=-1) == batch.labels).astype(jnp.float32)
     metrics = {
       'cross_entropy': loss,
-      'train_accuracy': masked_mean(right, batch.mask),
+      'train_accuracy': trees.masked_mean(right, batch.mask),
     }
     if extra is not None:
-      term = masked_mean(
+      term = trees.masked_mean(
         extra(variables, features, logits, batch, key), batch.mask
       )
       loss, metrics = loss + term, {**metrics, 'term': term}
@@ -287,7 +282,7 @@ def head_loss(model: Model) -> LossFn:
   def loss_fn(head, batch, key):
     del key  # nothing is random
     values = cross_entropy(model.logits(head, batch.inputs), batch.labels)
-    return masked_mean(values, batch.mask), (head, {})
+    return trees.masked_mean(values, batch.mask), (head, {})
 
   return loss_fn
 

@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_gen import fields, validate
+from fedjax_gen import fields, trees, validate
 from fedjax_gen.errors import InputError
 from fedjax_gen.models import layers, networks
 from fedjax_gen.models.vae import DataSpec, to_pixels, to_unit
@@ -207,7 +207,7 @@ def gan_loss(gan: Gan, r1: float = 0.0) -> LossFn:
     )
     fake_logits = gan.discriminate(variables, jax.lax.stop_gradient(fakes))
     fooled_logits = gan.discriminate(constants, fakes)
-    mean = functools.partial(_masked_mean, mask=batch.mask)
+    mean = functools.partial(trees.masked_mean, mask=batch.mask)
 
     # -log D = softplus(-logit) and -log(1 - D) = softplus(logit).
     discriminator = mean(nn.softplus(-real_logits) + nn.softplus(fake_logits))
@@ -265,7 +265,3 @@ def _generate(gan, num, batch_size, variables, key):
     return to_pixels(gan.generate(variables, latents)[0])
 
   return jax.lax.map(one, jnp.arange(num), batch_size=batch_size)
-
-
-def _masked_mean(values: Array, mask: Array) -> Array:
-  return jnp.sum(jnp.where(mask, values, 0.0)) / jnp.maximum(mask.sum(), 1)
