@@ -53,7 +53,7 @@ from fedjax_gen.federated.personal import Deployment, Method, Personal
 from fedjax_gen.models import vtc_losses
 from fedjax_gen.models.classifiers import Classifier
 from fedjax_gen.models.vtc import Vtc
-from fedjax_gen.models.vtc_losses import GeneratorLosses, Latent
+from fedjax_gen.models.vtc_losses import GeneratorLosses
 from fedjax_gen.privacy import class_moments, noise, private_gaussians
 from fedjax_gen.privacy.plan import Plan
 from fedjax_gen.types import Array, Key, LossFn, Metrics, Tree, Variables
@@ -471,67 +471,16 @@ class Client(NamedTuple):
   def generator_loss(
     self, gaussians: ClassGaussians, own: ClassGaussians, classifier: Variables
   ) -> LossFn:
-    """L_e = L_rc + w_KL D_KL + w_DM L_DM, of `with_stddev`'s variables."""
-    losses, model, vtc = self.losses, self.model, self.vtc
-
-    def loss_fn(variables, batch, key):
-      noise_key, dm_key = jax.random.split(key)
-      generator = variables['generator']
-      known = gaussians.known[batch.labels]
-      means, stddev = gaussians.of(batch.labels)
-      latent = self._latent(
-        variables['log_stddev'], batch, classifier, gaussians, own
-      )
-      squared = vtc_losses.reconstruction(
-        vtc, generator, latent, batch.inputs, noise_key
-      )
-      divergence = known * vtc_losses.divergence(latent, means, stddev)
-      metrics = {
-        'reconstruction': trees.masked_mean(squared, batch.mask),
-        'kl': trees.masked_mean(divergence, batch.mask),
-      }
-      loss = (
-        losses.reconstruction_weight * metrics['reconstruction']
-        + losses.kl_weight * metrics['kl']
-      )
-      if losses.matches:
-        terms = vtc_losses.matching(
-          losses, vtc, model, generator, classifier, gaussians,
-          len(batch.labels), dm_key,
-        )  # fmt: skip
-        loss += (
-          losses.dm_weight * terms['matching']
-          + losses.dm_cross_entropy * terms['generated_cross_entropy']
-          + losses.tv_weight * terms['total_variation']
-        )
-        metrics |= terms
-      return loss, (variables, metrics)
-
-    return loss_fn
+    """L_e, of `with_stddev`'s variables."""
+    return vtc_losses.generator_loss(
+      self.losses, self.vtc, self.model, classifier, gaussians, own
+    )
 
   def _lean(self, loss_fn: Callable[..., Any]) -> Callable[..., Any]:
     """The loss, as `training` has that of the classifier."""
     if self.training.rematerialise:
       return local.rematerialised(loss_fn)
     return loss_fn
-
-  def _latent(
-    self,
-    log_stddev: Array,
-    batch: Batch,
-    classifier: Variables,
-    gaussians: ClassGaussians,
-    own: ClassGaussians,
-  ) -> Latent:
-    """Where the reconstruction of a batch starts from."""
-    if self.losses.local_stddev == 'estimated':
-      log_stddev = jax.lax.stop_gradient(log_stddev)
-    if self.losses.vtc_latent == 'feature':
-      return Latent(self.model.features(classifier, batch.inputs), log_stddev)
-    known = gaussians.known[batch.labels]
-    means, _ = gaussians.of(batch.labels)
-    means = jnp.where(known[:, None], means, own.means[batch.labels])
-    return Latent(means, log_stddev)
 
   def with_stddev(
     self, generator: Variables, stddev: Array | None = None

@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_gen import fields, validate
+from fedjax_gen import fields, trees, validate
 from fedjax_gen.losses import gaussian
 from fedjax_gen.models.classifiers import Classifier, to_signed
 from fedjax_gen.models.vtc import Vtc, total_variation
-from fedjax_gen.types import Array, Key, Variables
+from fedjax_gen.types import Array, Key, LossFn, Variables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +94,10 @@ class Gaussians(Protocol):
   def known(self) -> Array:
     """`[C]` bool."""
 
+  @property
+  def means(self) -> Array:
+    """`[C, F]`."""
+
   def of(self, labels: Array) -> tuple[Array, Array]:
     """Means and standard deviations `[B, F]`."""
 
@@ -111,6 +115,66 @@ class Latent(NamedTuple):
 
   features: Array
   log_stddev: Array
+
+
+def generator_loss(
+  losses: GeneratorLosses,
+  vtc: Vtc,
+  model: Classifier,
+  classifier: Variables,
+  gaussians: Gaussians,
+  own: Gaussians,
+) -> LossFn:
+  """L_e = L_rc + w_KL D_KL + w_DM L_DM of a client, with what is beside L_DM.
+
+  Args:
+    losses: weights and choices.
+    vtc: the generator's functions.
+    model: the client's classifier.
+    classifier: its variables, not to be descended.
+    gaussians: of all clients.
+    own: of the client, whose means serve for classes not known yet.
+
+  Returns:
+    A loss of `{'generator': ..., 'log_stddev': [F]}`.
+  """
+
+  def loss_fn(variables, batch, key):
+    noise_key, dm_key = jax.random.split(key)
+    generator, log_stddev = variables['generator'], variables['log_stddev']
+    if losses.local_stddev == 'estimated':
+      log_stddev = jax.lax.stop_gradient(log_stddev)
+    known = gaussians.known[batch.labels]
+    means, stddev = gaussians.of(batch.labels)
+    if losses.vtc_latent == 'prototype':
+      features = jnp.where(known[:, None], means, own.means[batch.labels])
+    else:
+      features = model.features(classifier, batch.inputs)
+    latent = Latent(features, log_stddev)
+    squared = reconstruction(vtc, generator, latent, batch.inputs, noise_key)
+    kl = known * divergence(latent, means, stddev)
+    metrics = {
+      'reconstruction': trees.masked_mean(squared, batch.mask),
+      'kl': trees.masked_mean(kl, batch.mask),
+    }
+    loss = (
+      losses.reconstruction_weight * metrics['reconstruction']
+      + losses.kl_weight * metrics['kl']
+    )
+    if losses.matches:
+      terms = matching(
+        losses, vtc, model, generator, classifier, gaussians,
+        len(batch.labels), dm_key,
+      )  # fmt: skip
+      loss += (
+        losses.dm_weight * terms['matching']
+        + losses.dm_cross_entropy * terms['generated_cross_entropy']
+        + losses.tv_weight * terms['total_variation']
+      )
+      metrics |= terms
+    return loss, (variables, metrics)
+
+  return loss_fn
 
 
 def reconstruction(
