@@ -11,6 +11,7 @@ must be noised before.
 """
 
 from collections.abc import Callable
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -84,9 +85,9 @@ def hyper_server(
   def update(server, aggregated, key):
     sent, present = aggregated
     hyper, codes = server.variables['hyper'], server.variables['codes']
-    along_sent = jax.grad(_descended, argnums=(2, 3))
     share = present / jnp.maximum(present.sum(), 1.0)
-    gradient = along_sent(network, (sent, share, key), hyper, codes)
+    descended = functools.partial(_descended, network, (sent, share, key))
+    gradient = jax.grad(descended, argnums=(0, 1))(hyper, codes)
     updates, state = optimizer.update(
       dict(zip(('hyper', 'codes'), gradient, strict=True)),
       server.optimizer_state,
