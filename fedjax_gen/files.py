@@ -5,6 +5,7 @@ import contextlib
 import os
 from pathlib import Path
 import secrets
+from typing import Any
 
 import numpy as np
 
@@ -46,9 +47,7 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     temporary.unlink(missing_ok=True)
 
 
-def write_arrays(
-  path: str | os.PathLike, arrays: Mapping[str, np.ndarray]
-) -> None:
+def write_arrays(path: str | os.PathLike, arrays: Mapping[str, Any]) -> None:
   """Writes named arrays as a compressed npz file, whatever the path ends in."""
   # An open file, for NumPy would append its ending to a path without it.
   with replacing(path) as unfinished, unfinished.open('wb') as file:

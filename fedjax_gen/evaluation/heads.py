@@ -282,11 +282,11 @@ def evaluate_head(clients: ClientRows, local: Head, shared: Head) -> Evaluation:
     )
   )
   of_clients = [
-    _regimes(*at(client, clients.test.rows(client)), share)
+    _regimes(share, *at(client, clients.test.rows(client)))
     for client in measured
   ]
   of_all = [
-    _regimes(*at(client, clients.test.order), share) for client in measured
+    _regimes(share, *at(client, clients.test.order)) for client in measured
   ]
   values = _stacked(of_clients)
   common = {
@@ -360,7 +360,7 @@ def _accuracy(labels, predicted):
 
 
 def _regimes(
-  labels: np.ndarray, own: np.ndarray, shared: np.ndarray, share: float
+  share: float, labels: np.ndarray, own: np.ndarray, shared: np.ndarray
 ) -> dict[str, float]:
   """Scores of a client's head, of the shared one and of both."""
   mixed = interpolate(own, shared, share)
