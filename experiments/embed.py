@@ -28,7 +28,6 @@ import dataclasses
 import hashlib
 import os
 import pathlib
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -165,7 +164,7 @@ def main(data: options.DataConfig, embed: EmbedConfig) -> None:
   path = pathlib.Path(config.out)
   try:
     with running_files.full_disk_named(path):
-      _write(path, arrays)
+      files.write_arrays(path, arrays)
   except OSError as error:
     raise InputError(
       f'Cannot write out={config.out!r}: {error.strerror}.'
@@ -287,11 +286,6 @@ def _named(ids: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
   are_numbers = all(name.isdecimal() for name in names)
   values = [int(name) for name in names] if are_numbers else list(names)
   return np.asarray(values)[ids]
-
-
-def _write(path: pathlib.Path, arrays: dict[str, Any]) -> None:
-  with files.replacing(path) as unfinished, unfinished.open('wb') as file:
-    np.savez_compressed(file, **arrays)
 
 
 if __name__ == '__main__':

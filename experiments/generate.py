@@ -2,7 +2,6 @@
 
 import dataclasses
 import pathlib
-from typing import Any
 
 import numpy as np
 
@@ -125,7 +124,7 @@ def main(generate: GenerateConfig) -> None:
   try:
     with running_files.full_disk_named(path):
       if not is_picture:
-        _write(path, arrays)
+        files.write_arrays(path, arrays)
       elif len(rows) == 1:
         pictures.image_grid(next(iter(rows.values())), path)
       else:
@@ -181,11 +180,6 @@ def _arrays(
     names = np.asarray([known.name for known in model.groups])
     arrays['groups'] = names[model.sample_groups(config.num, group=group)]
   return arrays
-
-
-def _write(path: pathlib.Path, arrays: dict[str, Any]) -> None:
-  with files.replacing(path) as unfinished, unfinished.open('wb') as file:
-    np.savez_compressed(file, **arrays)
 
 
 if __name__ == '__main__':

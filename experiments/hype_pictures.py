@@ -13,7 +13,7 @@ from experiments.hype_clients import Clients
 from experiments.hype_methods import Method
 from experiments.hype_synthesis import Synthetic
 from fedjax_gen import trees
-from fedjax_gen.evaluation import embedding_pictures, heads
+from fedjax_gen.evaluation import client_pictures, embedding_pictures, heads
 from fedjax_gen.evaluation.embedding_pictures import LabelledEmbeddings
 from fedjax_gen.evaluation.gallery import Drawn
 from fedjax_gen.models import meta_code
@@ -117,7 +117,7 @@ def _draw_clients(
     'local': 'own alone',
     'interpolated': 'both',
   }
-  return embedding_pictures.draw_clients(
+  return client_pictures.draw_clients(
     {
       label: found.values[f'{regime}_balanced_accuracy']
       for regime, label in regimes.items()

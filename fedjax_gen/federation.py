@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from fedjax_gen import validate
+from fedjax_gen import fields, validate
 from fedjax_gen.data import partition as partitions
 from fedjax_gen.data.federated import FederatedDataset, federated_dataset
 from fedjax_gen.data.partition import Partition
@@ -30,13 +30,6 @@ PARTITIONS = (
 SAMPLINGS = ('all', 'uniform', 'poisson', 'by_size')
 
 
-def _option(default, help_text, choices=None):
-  metadata = {'help': help_text}
-  if choices:
-    metadata['choices'] = choices
-  return dataclasses.field(default=default, metadata=metadata)
-
-
 @dataclasses.dataclass(frozen=True)
 class FederationConfig:
   """Clients, their data and their presence.
@@ -45,51 +38,54 @@ class FederationConfig:
     InputError: a value is out of range.
   """
 
-  num_clients: int = _option(
+  num_clients: int = fields.option(
     10, 'N, clients; with partition=natural at most so many, 0 for all.'
   )
-  partition: str = _option(
+  partition: str = fields.option(
     'iid',
     'How examples are dealt: iid, dirichlet over labels, classes per client, '
     'quantity skew, one kind of image per client (groups), natural user '
     'ids, or a saved partition (file).',
-    PARTITIONS,
+    choices=PARTITIONS,
   )
-  alpha: float = _option(
+  alpha: float = fields.option(
     0.3, 'Concentration of dirichlet and quantity: smaller is more skewed.'
   )
-  classes_per_client: int = _option(
+  classes_per_client: int = fields.option(
     2, 'Classes of a client with partition=classes.'
   )
-  clients_per_group: tuple[int, ...] = _option(
+  clients_per_group: tuple[int, ...] = fields.option(
     (),
     'Clients of each group with partition=groups, one number for all or one '
     'for each; default: num_clients in equal parts.',
   )
-  group_alpha: float = _option(
+  group_alpha: float = fields.option(
     0.0,
     'With partition=groups, concentration of a dirichlet over labels within a '
     'group; 0 deals them iid.',
   )
-  partition_file: str = _option('', 'Saved partition (npz) for partition=file.')
-  sampling: str = _option('all', 'Who takes part in a round.', SAMPLINGS)
-  cohort_size: int = _option(
+  partition_file: str = fields.option(
+    '', 'Saved partition (npz) for partition=file.'
+  )
+  sampling: str = fields.option(
+    'all', 'Who takes part in a round.', choices=SAMPLINGS
+  )
+  cohort_size: int = fields.option(
     0, 'K, clients of a round with sampling=uniform or by_size.'
   )
-  participation: float = _option(
+  participation: float = fields.option(
     0.5, 'Probability of a client’s part in a round with sampling=poisson.'
   )
-  dropout_rate: float = _option(
+  dropout_rate: float = fields.option(
     0.0, 'Probability that a sampled client fails in the round.'
   )
-  block_size: str = _option(
+  block_size: str = fields.option(
     'auto', 'Clients computed at once: a number, all, or auto.'
   )
-  num_devices: int = _option(
-    0,
-    'Devices that share a cohort; 0 for all, or on CPU one for each core.',
+  num_devices: int = fields.option(
+    0, 'Devices that share a cohort; 0 for all, or on CPU one for each core.'
   )
-  reproducible: bool = _option(
+  reproducible: bool = fields.option(
     False, 'The same bits on 1, 2, 4 or 8 devices, for one more gather.'
   )
 

@@ -1,10 +1,13 @@
 """Files that are either whole or not there."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 import contextlib
 import os
 from pathlib import Path
 import secrets
+from typing import Any
+
+import numpy as np
 
 
 @contextlib.contextmanager
@@ -42,3 +45,10 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     temporary.replace(path)
   finally:
     temporary.unlink(missing_ok=True)
+
+
+def write_arrays(path: str | os.PathLike, arrays: Mapping[str, Any]) -> None:
+  """Writes named arrays as a compressed npz file, whatever the path ends in."""
+  # An open file, for NumPy would append its ending to a path without it.
+  with replacing(path) as unfinished, unfinished.open('wb') as file:
+    np.savez_compressed(file, **arrays)

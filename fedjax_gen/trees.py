@@ -1,4 +1,4 @@
-"""Arithmetic on trees whose leaves carry a leading client axis."""
+"""Arithmetic on trees whose leaves have a leading axis, clients or examples."""
 
 import math
 
@@ -68,6 +68,11 @@ def weighted_sum(tree: Tree, weights: Array) -> Tree:
 
   kept = where(weights != 0, tree, zeros_like(tree))
   return jax.tree.map(add_up, kept)
+
+
+def masked_mean(values: Array, mask: Array) -> Array:
+  """Mean of `[B]` values over the examples that count; 0 if none does."""
+  return jnp.sum(jnp.where(mask, values, 0.0)) / jnp.maximum(mask.sum(), 1)
 
 
 def num_bytes(tree: Tree) -> int:

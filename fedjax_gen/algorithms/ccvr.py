@@ -30,7 +30,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedjax_gen import validate
+from fedjax_gen import fields, validate
 from fedjax_gen.data.federated import Batch, ClientData
 from fedjax_gen.federated import aggregates, local, personal, prototypes
 from fedjax_gen.federated.algorithm import Algorithm, ServerProgram
@@ -47,14 +47,12 @@ class Config:
     InputError: a value is out of range.
   """
 
-  ccvr_per_class: int = dataclasses.field(
-    default=200, metadata={'help': 'M, virtual features of a class (FL-bench)'}
+  ccvr_per_class: int = fields.option(
+    200, 'M, virtual features of a class (FL-bench)'
   )
-  ccvr_epochs: int = dataclasses.field(
-    default=1, metadata={'help': 'passes of the head over them (FL-bench)'}
-  )
-  ccvr_learning_rate: float = dataclasses.field(
-    default=0.0, metadata={'help': 'of the head; 0 for that of the clients'}
+  ccvr_epochs: int = fields.option(1, 'passes of the head over them (FL-bench)')
+  ccvr_learning_rate: float = fields.option(
+    0.0, 'of the head; 0 for that of the clients'
   )
 
   def __post_init__(self):
@@ -117,7 +115,7 @@ def ccvr(
       personal.init_classifier(model),
       first,
       view=lambda server, info: server,
-      loss=functools.partial(_loss, model),
+      loss=functools.partial(personal.plain_loss, model),
       send=functools.partial(_send, model, training.batch_size),
     )
     for model, first in zip(
@@ -261,11 +259,6 @@ def virtual_features(
   )
 
 
-def _loss(model, view):
-  del view  # clients train alone
-  return personal.classification(model)
-
-
 def _send(model, batch_size, view, client, data, key):
   """Sums of the features of the trained extractor, rows of classes held."""
   del view, key
@@ -284,16 +277,9 @@ def _calibrated(config, training, model, view, client, data, key):
   classifier = client.variables['classifier']
   draw_key, train_key = jax.random.split(key)
 
-  def loss_fn(head, batch, key):
-    del key  # nothing is random
-    values = personal.cross_entropy(
-      model.logits(head, batch.inputs), batch.labels
-    )
-    return personal.masked_mean(values, batch.mask), (head, {})
-
   optimizer = training.descent(config.ccvr_learning_rate or None)
   trained = local.train(
-    loss_fn,
+    personal.head_loss(model),
     optimizer,
     local.local_work(config.ccvr_epochs, training.batch_size),
     classifier['head'],

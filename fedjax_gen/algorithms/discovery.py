@@ -21,7 +21,7 @@ from jax import flatten_util
 import jax.numpy as jnp
 import optax
 
-from fedjax_gen import trees, validate
+from fedjax_gen import fields, trees, validate
 from fedjax_gen.errors import InputError
 from fedjax_gen.federated import local
 from fedjax_gen.federated.collect import Report
@@ -56,39 +56,29 @@ class DiscoveryConfig:
       the groups are given.
   """
 
-  groups: str = dataclasses.field(
-    default='given',
-    metadata={
-      'choices': GROUPS,
-      'help': 'groups of clients: given with the data, or discovered from '
-      'what clients report after the warm-up',
-    },
+  groups: str = fields.option(
+    'given',
+    'groups of clients: given with the data, or discovered from '
+    'what clients report after the warm-up',
+    choices=GROUPS,
   )
-  num_groups: int = dataclasses.field(
-    default=0,
-    metadata={
-      'help': 'G, groups to discover; 0 chooses their number from the data'
-    },
+  num_groups: int = fields.option(
+    0, 'G, groups to discover; 0 chooses their number from the data'
   )
-  discovery_statistic: str = dataclasses.field(
-    default='posterior',
-    metadata={
-      'choices': STATISTICS,
-      'help': 'what clients report: moments of their posteriors, or the '
-      'direction of a local update of the encoder',
-    },
+  discovery_statistic: str = fields.option(
+    'posterior',
+    'what clients report: moments of their posteriors, or the '
+    'direction of a local update of the encoder',
+    choices=STATISTICS,
   )
-  warmup_rounds: int = dataclasses.field(
-    default=3,
-    metadata={'help': 'rounds of plain FedVAE before groups are discovered'},
+  warmup_rounds: int = fields.option(
+    3, 'rounds of plain FedVAE before groups are discovered'
   )
 
-  num_newcomers: int = dataclasses.field(
-    default=0,
-    metadata={
-      'help': 'clients kept out of everything, which join at the end and find '
-      'their groups'
-    },
+  num_newcomers: int = fields.option(
+    0,
+    'clients kept out of everything, which join at the end and find '
+    'their groups',
   )
 
   def __post_init__(self):

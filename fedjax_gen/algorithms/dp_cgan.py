@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_gen import trees, validate
+from fedjax_gen import fields, trees, validate
 from fedjax_gen.federated import aggregates, servers
 from fedjax_gen.federated.algorithm import Algorithm
 from fedjax_gen.models.vae import DataSpec
@@ -37,12 +37,6 @@ from fedjax_gen.privacy.plan import Plan
 from fedjax_gen.types import Array, Key
 
 
-def _option(default, help_text, **metadata):
-  return dataclasses.field(
-    default=default, metadata={'help': help_text, **metadata}
-  )
-
-
 @dataclasses.dataclass(frozen=True)
 class CganConfig:
   """The conditional GAN that is compared (DP-CGAN).
@@ -51,12 +45,12 @@ class CganConfig:
     InputError: a value is out of range.
   """
 
-  gan_latent_size: int = _option(16, 'Its latent dimensions')
-  gan_hidden_sizes: tuple[int, ...] = _option(
+  gan_latent_size: int = fields.option(16, 'Its latent dimensions')
+  gan_hidden_sizes: tuple[int, ...] = fields.option(
     (128, 128), 'Widths of its generator; those of the discriminator reversed'
   )
-  gan_learning_rate: float = _option(2e-3, 'Of both players’ Adam')
-  gan_b1: float = _option(0.5, 'Beta 1 of their Adam')
+  gan_learning_rate: float = fields.option(2e-3, 'Of both players’ Adam')
+  gan_b1: float = fields.option(0.5, 'Beta 1 of their Adam')
 
   def __post_init__(self):
     validate.positive_int(gan_latent_size=self.gan_latent_size)

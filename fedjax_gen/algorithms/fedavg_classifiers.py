@@ -45,7 +45,7 @@ def fedavg_by_architecture(
       personal.init_classifier(model),
       first,
       view=functools.partial(modules.view, {name: shared[name]}),
-      loss=functools.partial(_loss, model),
+      loss=functools.partial(personal.plain_loss, model),
       send=functools.partial(_send, name),
       receive=functools.partial(_receive, name),
     )
@@ -64,11 +64,6 @@ def fedavg_by_architecture(
 
 def _receive(name, view, own):
   return {**own, 'classifier': view[name]}
-
-
-def _loss(model, view):
-  del view  # what is received is trained
-  return personal.classification(model)
 
 
 def _send(name, view, client, data, key):

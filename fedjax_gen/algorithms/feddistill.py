@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_gen import validate
+from fedjax_gen import fields, validate
 from fedjax_gen.federated import class_sums, local, personal, prototypes
 from fedjax_gen.federated.algorithm import Algorithm
 from fedjax_gen.federated.personal import Method, Model
@@ -41,12 +41,10 @@ class Config:
     InputError: a value is out of range.
   """
 
-  feddistill_lambda: float = dataclasses.field(
-    default=1.0,
-    metadata={
-      'help': 'lambda, of the cross-entropy with the softmax of the global '
-      'logits; 1 in HtFLlib'
-    },
+  feddistill_lambda: float = fields.option(
+    1.0,
+    'lambda, of the cross-entropy with the softmax of the global '
+    'logits; 1 in HtFLlib',
   )
 
   def __post_init__(self):

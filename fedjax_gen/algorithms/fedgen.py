@@ -44,7 +44,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_gen import trees, validate
+from fedjax_gen import fields, trees, validate
 from fedjax_gen.data.federated import Batch, ClientData
 from fedjax_gen.federated import aggregates, local, personal
 from fedjax_gen.federated.aggregates import Named
@@ -57,12 +57,6 @@ from fedjax_gen.types import Array, Key, LossFn, Tree, Variables
 HEADS = ('averaged', 'own')
 
 
-def _option(default, help_text, **metadata):
-  return dataclasses.field(
-    default=default, metadata={'help': help_text, **metadata}
-  )
-
-
 @dataclasses.dataclass(frozen=True)
 class Config:
   """What FedGen adds.
@@ -71,38 +65,38 @@ class Config:
     InputError: a value is out of range.
   """
 
-  fedgen_gamma1: float = _option(
+  fedgen_gamma1: float = fields.option(
     10.0, 'of the head’s cross-entropy on generated features'
   )
-  fedgen_gamma2: float = _option(
+  fedgen_gamma2: float = fields.option(
     10.0, 'of KL from the head on generated features to the classifier'
   )
-  fedgen_decay: float = _option(0.98, 'factor of both gammas in a round')
-  fedgen_diversity: float = _option(
+  fedgen_decay: float = fields.option(0.98, 'factor of both gammas in a round')
+  fedgen_diversity: float = fields.option(
     1.0, 'eta, weight of the generator’s diversity'
   )
-  fedgen_heads: str = _option(
+  fedgen_heads: str = fields.option(
     'averaged',
     'averaged over clients (HtFLlib), or each client’s own',
     choices=HEADS,
   )
-  fedgen_labels: str = _option(
+  fedgen_labels: str = fields.option(
     'uniform',
     'how classes are drawn: those that anyone holds alike (the authors’ code), '
     'or by the number of examples (the paper, HtFLlib)',
     choices=('uniform', 'count'),
   )
-  fedgen_noise: str = _option(
+  fedgen_noise: str = fields.option(
     'uniform',
     'in [0, 1) as in both codes, or gaussian as the paper and their comments '
     'say',
     choices=NOISES,
   )
-  fedgen_noise_size: int = _option(32, 'numbers of noise')
-  fedgen_hidden_size: int = _option(512, 'hidden layer of the generator')
-  fedgen_server_steps: int = _option(100, 'of the generator in a round')
-  fedgen_server_batch_size: int = _option(128, 'draws of such a step')
-  fedgen_server_learning_rate: float = _option(
+  fedgen_noise_size: int = fields.option(32, 'numbers of noise')
+  fedgen_hidden_size: int = fields.option(512, 'hidden layer of the generator')
+  fedgen_server_steps: int = fields.option(100, 'of the generator in a round')
+  fedgen_server_batch_size: int = fields.option(128, 'draws of such a step')
+  fedgen_server_learning_rate: float = fields.option(
     3e-4, 'of the generator’s Adam; HtFLlib takes 0.1'
   )
 

@@ -21,7 +21,7 @@ import functools
 
 import optax
 
-from fedjax_gen import validate
+from fedjax_gen import fields, validate
 from fedjax_gen.federated import local, personal, prototypes
 from fedjax_gen.federated.algorithm import Algorithm, ServerProgram
 from fedjax_gen.federated.personal import Method, Model
@@ -35,16 +35,13 @@ class Config:
     InputError: a value is out of range.
   """
 
-  fedgh_server_epochs: int = dataclasses.field(
-    default=1, metadata={'help': 'passes of the server over the pairs a round'}
+  fedgh_server_epochs: int = fields.option(
+    1, 'passes of the server over the pairs a round'
   )
-  fedgh_server_batch_size: int = dataclasses.field(
-    default=10,
-    metadata={'help': 'pairs of a step; 10 in HtFLlib, 1 in the paper’s code'},
+  fedgh_server_batch_size: int = fields.option(
+    10, 'pairs of a step; 10 in HtFLlib, 1 in the paper’s code'
   )
-  fedgh_server_learning_rate: float = dataclasses.field(
-    default=0.01, metadata={'help': 'of the server’s SGD'}
-  )
+  fedgh_server_learning_rate: float = fields.option(0.01, 'of the server’s SGD')
 
   def __post_init__(self):
     validate.positive_int(
@@ -86,7 +83,7 @@ def fedgh(
       personal.init_classifier(model),
       first,
       view=lambda server, info: server,
-      loss=functools.partial(_loss, model),
+      loss=functools.partial(personal.plain_loss, model),
       send=functools.partial(_send, model, training.batch_size),
       receive=personal.with_head,
     )
@@ -115,17 +112,16 @@ def head_server(
   )
   optimizer = optax.sgd(config.fedgh_server_learning_rate)
 
-  def loss_fn(head, batch, key):
-    del key  # nothing is random
-    values = personal.cross_entropy(
-      model.logits(head, batch.inputs), batch.labels
-    )
-    return personal.masked_mean(values, batch.mask), (head, {})
-
   def update(head, points, key):
     data = prototypes.examples(points)
     trained = local.train(
-      loss_fn, optimizer, work, head, optimizer.init(head), data, key
+      personal.head_loss(model),
+      optimizer,
+      work,
+      head,
+      optimizer.init(head),
+      data,
+      key,
     )
     return trained.variables, {'server_loss': trained.metrics['loss']}
 
@@ -134,11 +130,6 @@ def head_server(
     prototypes.points_by_client(num_clients),
     update,
   )
-
-
-def _loss(model, view):
-  del view  # what is received is trained
-  return personal.classification(model)
 
 
 def _send(model, batch_size, view, client, data, key):

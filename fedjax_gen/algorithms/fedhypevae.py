@@ -28,16 +28,21 @@ Sizes, losses' weights, kernels and optimizers are not stated in the paper.
 
 from collections.abc import Callable
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_gen import trees, validate
+from fedjax_gen import fields, trees, validate
 from fedjax_gen.errors import InputError
-from fedjax_gen.federated import aggregates, optimizers, servers
-from fedjax_gen.federated.algorithm import Algorithm, ServerProgram
+from fedjax_gen.federated import (
+  aggregates,
+  hyper_server,
+  optimizers,
+  servers,
+)
+from fedjax_gen.federated.algorithm import Algorithm, ClientProgram
 from fedjax_gen.models import hyper_elbo
 from fedjax_gen.models.hypernetwork import HyperVae
 from fedjax_gen.privacy import clipping, descent, noise, parts, sampling
@@ -50,12 +55,6 @@ from fedjax_gen.types import Array, Key
 MODES = ('none', 'record_joint', 'record_server_code', 'client', 'paper')
 
 
-def _option(default, help_text, **metadata):
-  return dataclasses.field(
-    default=default, metadata={'help': help_text, **metadata}
-  )
-
-
 @dataclasses.dataclass(frozen=True)
 class Config:
   """How clients and server train.
@@ -65,37 +64,43 @@ class Config:
   move: clipped to 1.5 and in 50 steps it goes 0.075 at most.
   """
 
-  local_mode: str = _option(
+  local_mode: str = fields.option(
     'fedsgd',
     'What a round is: one minibatch, whose gradient is sent (Algorithm 1), '
     'or local_epochs passes, whose change is sent',
     choices=('fedsgd', 'epochs'),
   )
-  local_epochs: float = _option(1.0, 'E, with local_mode=epochs')
-  batch_size: int = _option(
+  local_epochs: float = fields.option(1.0, 'E, with local_mode=epochs')
+  batch_size: int = fields.option(
     64, 'B, records that a client of mean size expects in a minibatch'
   )
-  optimizer: str = _option('adam', 'Of every part', choices=('adam', 'sgd'))
-  learning_rate: float = _option(2e-3, 'Of the hypernetwork')
-  encoder_learning_rate: float = _option(2e-3, 'Of the clients’ encoders')
-  code_learning_rate: float = _option(1e-2, 'Of the clients’ codes')
-  beta: float = _option(1.0, 'Weight of the KL term; the paper has none')
-  mmd_weight: float = _option(1.0, 'lambda_MMD, in nats; 0 for none')
-  mmd_samples: int = _option(8, 'Examples generated for the MMD of a record')
-  mmd_conditional: bool = _option(
+  optimizer: str = fields.option(
+    'adam', 'Of every part', choices=('adam', 'sgd')
+  )
+  learning_rate: float = fields.option(2e-3, 'Of the hypernetwork')
+  encoder_learning_rate: float = fields.option(2e-3, 'Of the clients’ encoders')
+  code_learning_rate: float = fields.option(1e-2, 'Of the clients’ codes')
+  beta: float = fields.option(1.0, 'Weight of the KL term; the paper has none')
+  mmd_weight: float = fields.option(1.0, 'lambda_MMD, in nats; 0 for none')
+  mmd_samples: int = fields.option(
+    8, 'Examples generated for the MMD of a record'
+  )
+  mmd_conditional: bool = fields.option(
     True, 'Compare a record with generated examples of its own class'
   )
-  neutral_share: float = _option(
+  neutral_share: float = fields.option(
     0.5,
     'Part of the records, drawn anew in every step, that a client trains the '
     'decoder and prior of the code zero on in place of its own: so that there '
     'is a neutral decoder that every client has trained',
   )
-  lipschitz_weight: float = _option(
+  lipschitz_weight: float = fields.option(
     1e-3, 'lambda_Lip; of no effect with lipschitz=none or spectral_norm'
   )
-  code_weight: float = _option(1e-4, 'lambda_v, of the codes’ squared norm')
-  paper_noise: str = _option(
+  code_weight: float = fields.option(
+    1e-4, 'lambda_v, of the codes’ squared norm'
+  )
+  paper_noise: str = fields.option(
     'mean',
     'With privacy=paper, where noise goes: on the mean as eq. 9 is printed, '
     'or on the sum as in Opacus',
@@ -203,19 +208,6 @@ def fedhypevae(
   return noise.with_private_server(algorithm, client_plan)
 
 
-class CodesServer(NamedTuple):
-  """The server of `record_server_code`.
-
-  Attributes:
-    variables: `{'hyper': ..., 'codes': [N, V]}`; of the hypernetwork the base
-      weights stay as they are.
-    optimizer_state: of heads and codes.
-  """
-
-  variables: dict[str, Any]
-  optimizer_state: Any
-
-
 def with_server_codes(
   config: Config, model: HyperVae, plan: Plan, num_clients: int, base_key: Key
 ) -> Algorithm:
@@ -256,31 +248,6 @@ def with_server_codes(
       )
   _refuse_shares(plan, 'record_server_code, whose server sees each message')
   base = {'base': model.init(base_key)['base']}
-  weights = config.weights
-
-  def loss_fn(variables, record, key):
-    return hyper_elbo.record_loss(
-      model, weights, base, variables['shared'], variables['own']['encoder'],
-      record.inputs, record.labels, key,
-    )  # fmt: skip
-
-  def init_own(key):
-    encoder = model.init_client(key)['encoder']
-    personal = model.personalise(
-      model.init(key), jnp.zeros(model.config.code_size)
-    )
-    return Parts(shared=personal, own={'encoder': encoder})
-
-  client = parts.client_program(
-    parts.joint_step(
-      descent.private_gradient(loss_fn, plan),
-      _optimizer(config, config.encoder_learning_rate),
-    ),
-    init=init_own,
-    own_optimizer=_optimizer(config, config.encoder_learning_rate),
-    shared_optimizer=None,
-    num_steps=1,
-  )
   optimizer = optax.partition(
     {
       'head': _optimizer(config, config.learning_rate),
@@ -288,74 +255,11 @@ def with_server_codes(
     },
     {'hyper': 'head', 'codes': 'code'},
   )
-
-  def init_server(key):
-    hyper_key, code_key = jax.random.split(key)
-    trained = model.init(hyper_key)
-    trained.pop('base')
-    codes = jax.vmap(lambda key: model.init_client(key)['code'])(
-      jax.random.split(code_key, num_clients)
-    )
-    variables = {'hyper': trained, 'codes': codes}
-    return CodesServer(variables, optimizer.init(variables))
-
-  def view(server, info):
-    hyper, codes = server.variables['hyper'], server.variables['codes']
-    return model.personalise({**base, **hyper}, codes[info.row])
-
-  def update(server, aggregated, key):
-    sent, present = aggregated
-    share = present / jnp.maximum(present.sum(), 1.0)
-    hyper, codes = server.variables['hyper'], server.variables['codes']
-
-    def descended(trained, codes):
-      """A scalar whose gradient is what clients sent, taken back to h."""
-      made = jax.vmap(
-        lambda code: model.personalise({**base, **trained}, code)
-      )(codes)
-      along = jax.tree.map(
-        lambda value, sent: jnp.tensordot(
-          share, jnp.sum(
-            (value * sent).reshape(len(share), -1), axis=1
-          ), 1
-        ), made, sent,
-      )  # fmt: skip
-      penalties = jax.vmap(
-        lambda code: regulariser(config, model)(
-          Parts(shared={**base, **trained}, own={'code': code}), key
-        )
-      )(codes)
-      return sum(jax.tree.leaves(along)) + jnp.sum(share * penalties)
-
-    gradient = dict(
-      zip(
-        ('hyper', 'codes'),
-        jax.grad(descended, argnums=(0, 1))(hyper, codes),
-        strict=True,
-      )
-    )
-    updates, state = optimizer.update(
-      gradient, server.optimizer_state, server.variables
-    )
-    moved = optax.apply_updates(server.variables, updates)
-    projected = jax.vmap(lambda code: model.project({'code': code})['code'])(
-      moved['codes']
-    )
-    # A client that was away keeps its code, momentum or not.
-    kept = jnp.where((present > 0)[:, None], projected, codes)
-    metrics = {'update_norm': optax.tree.norm(updates['hyper'])}
-    return CodesServer({**moved, 'codes': kept}, state), metrics
-
-  by_client = aggregates.by_group(num_clients, keep_weight=True)
-
-  def partial(messages, infos):
-    return by_client.partial(messages, infos._replace(group=infos.row))
-
-  aggregate = by_client._replace(partial=partial)
-  return Algorithm(
-    ServerProgram(init_server, aggregate, update),
-    (client._replace(view=view),),
+  server, view = hyper_server.hyper_server(
+    _heads(config, model, base), optimizer, num_clients
   )
+  client = _codeless_client(config, model, plan, base)
+  return Algorithm(server, (client._replace(view=view),))
 
 
 def init_parts(model: HyperVae, key: Key) -> Parts:
@@ -418,6 +322,58 @@ def regulariser(
     return penalty
 
   return regulariser_fn
+
+
+def _codeless_client(
+  config: Config, model: HyperVae, plan: Plan, base: dict[str, Any]
+) -> ClientProgram:
+  """Sends a noised gradient of its decoder and prior, keeps its encoder."""
+  weights = config.weights
+  optimizer = _optimizer(config, config.encoder_learning_rate)
+
+  def loss_fn(variables, record, key):
+    return hyper_elbo.record_loss(
+      model, weights, base, variables['shared'], variables['own']['encoder'],
+      record.inputs, record.labels, key,
+    )  # fmt: skip
+
+  def init(key):
+    encoder = model.init_client(key)['encoder']
+    personal = model.personalise(
+      model.init(key), jnp.zeros(model.config.code_size)
+    )
+    return Parts(shared=personal, own={'encoder': encoder})
+
+  return parts.client_program(
+    parts.joint_step(descent.private_gradient(loss_fn, plan), optimizer),
+    init=init,
+    own_optimizer=optimizer,
+    shared_optimizer=None,
+    num_steps=1,
+  )
+
+
+def _heads(
+  config: Config, model: HyperVae, base: dict[str, Any]
+) -> hyper_server.Hypernetwork:
+  """What the server of `with_server_codes` trains: all but the base weights."""
+
+  def init(key):
+    trained = model.init(key)
+    trained.pop('base')
+    return trained
+
+  def penalty(heads, code, key):
+    variables = Parts(shared={**base, **heads}, own={'code': code})
+    return regulariser(config, model)(variables, key)
+
+  return hyper_server.Hypernetwork(
+    init,
+    lambda key: model.init_client(key)['code'],
+    lambda heads, code: model.personalise({**base, **heads}, code),
+    penalty,
+    lambda code: model.project({'code': code})['code'],
+  )
 
 
 def _joint_step(

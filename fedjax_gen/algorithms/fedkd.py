@@ -46,7 +46,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 import optax
 
-from fedjax_gen import trees, validate
+from fedjax_gen import fields, trees, validate
 from fedjax_gen.errors import InputError
 from fedjax_gen.federated import aggregates, personal, servers
 from fedjax_gen.federated.algorithm import (
@@ -69,24 +69,18 @@ class Config:
     InputError: a value is out of range.
   """
 
-  fedkd_energy_start: float = dataclasses.field(
-    default=0.95,
-    metadata={'help': 'T_start, part of a matrix’ energy kept at first'},
+  fedkd_energy_start: float = fields.option(
+    0.95, 'T_start, part of a matrix’ energy kept at first'
   )
-  fedkd_energy_end: float = dataclasses.field(
-    default=0.98, metadata={'help': 'T_end, in the last round'}
+  fedkd_energy_end: float = fields.option(0.98, 'T_end, in the last round')
+  fedkd_learning_rate: float = fields.option(
+    0.0, 'of the mentee; 0 for that of the clients'
   )
-  fedkd_learning_rate: float = dataclasses.field(
-    default=0.0,
-    metadata={'help': 'of the mentee; 0 for that of the clients'},
+  fedkd_architecture: str = fields.option(
+    'cnn', 'of the mentee', choices=tuple(EXTRACTORS)
   )
-  fedkd_architecture: str = dataclasses.field(
-    default='cnn',
-    metadata={'choices': tuple(EXTRACTORS), 'help': 'of the mentee'},
-  )
-  fedkd_width: float = dataclasses.field(
-    default=0.0,
-    metadata={'help': 'width of the mentee; 0 for that of the clients'},
+  fedkd_width: float = fields.option(
+    0.0, 'width of the mentee; 0 for that of the clients'
   )
 
   def __post_init__(self):
@@ -234,7 +228,7 @@ def mutual_loss(model: Model, mentee: Model) -> LossFn:
       'train_accuracy': right,
     }
     metrics = {
-      name: personal.masked_mean(value, batch.mask)
+      name: trees.masked_mean(value, batch.mask)
       for name, value in values.items()
     }
     certain = metrics['cross_entropy'] + metrics['mentee_cross_entropy']

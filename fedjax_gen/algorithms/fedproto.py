@@ -20,7 +20,7 @@ here no class is known then, nobody is pulled, and the head predicts as ever.
 from collections.abc import Sequence
 import dataclasses
 
-from fedjax_gen import validate
+from fedjax_gen import fields, validate
 from fedjax_gen.federated import personal, prototypes
 from fedjax_gen.federated.algorithm import Algorithm
 from fedjax_gen.federated.personal import Method, Model
@@ -34,21 +34,17 @@ class Config:
     InputError: a value is out of range.
   """
 
-  fedproto_lambda: float = dataclasses.field(
-    default=10.0,
-    metadata={
-      'help': 'lambda, of the squared distance to the prototype as a mean over '
-      'features and batch; 10 in HtFLlib, 1 in the authors’ code. The 0.1 of '
-      'the literature is of the Euclidean norm'
-    },
+  fedproto_lambda: float = fields.option(
+    10.0,
+    'lambda, of the squared distance to the prototype as a mean over '
+    'features and batch; 10 in HtFLlib, 1 in the authors’ code. The 0.1 of '
+    'the literature is of the Euclidean norm',
   )
-  fedproto_average: str = dataclasses.field(
-    default='count',
-    metadata={
-      'choices': ('count', 'uniform'),
-      'help': 'how class means are averaged: by the clients’ examples of the '
-      'class (paper), or every holder alike (the authors’ code)',
-    },
+  fedproto_average: str = fields.option(
+    'count',
+    'how class means are averaged: by the clients’ examples of the '
+    'class (paper), or every holder alike (the authors’ code)',
+    choices=('count', 'uniform'),
   )
 
   def __post_init__(self):

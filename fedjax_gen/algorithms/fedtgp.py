@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_gen import validate
+from fedjax_gen import fields, trees, validate
 from fedjax_gen.federated import local, personal, prototypes
 from fedjax_gen.federated.algorithm import Algorithm, ServerProgram
 from fedjax_gen.federated.personal import Method, Model
@@ -48,33 +48,27 @@ class Config:
     InputError: a value is out of range.
   """
 
-  fedtgp_lambda: float = dataclasses.field(
-    default=10.0,
-    metadata={
-      'help': 'lambda, of the squared distance to the prototype as a mean over '
-      'features and batch (the authors’ code); the paper’s 0.1 is of the '
-      'Euclidean norm'
-    },
+  fedtgp_lambda: float = fields.option(
+    10.0,
+    'lambda, of the squared distance to the prototype as a mean over '
+    'features and batch (the authors’ code); the paper’s 0.1 is of the '
+    'Euclidean norm',
   )
-  fedtgp_margin: str = dataclasses.field(
-    default='pairs',
-    metadata={
-      'choices': _MARGINS,
-      'help': 'the margin: the largest distance of two classes (Eq. 9), or the '
-      'largest distance of a class to its nearest (the authors’ code)',
-    },
+  fedtgp_margin: str = fields.option(
+    'pairs',
+    'the margin: the largest distance of two classes (Eq. 9), or the '
+    'largest distance of a class to its nearest (the authors’ code)',
+    choices=_MARGINS,
   )
-  fedtgp_margin_limit: float = dataclasses.field(
-    default=100.0, metadata={'help': 'tau, the largest margin'}
+  fedtgp_margin_limit: float = fields.option(100.0, 'tau, the largest margin')
+  fedtgp_server_epochs: int = fields.option(
+    100, 'S, passes of the server a round'
   )
-  fedtgp_server_epochs: int = dataclasses.field(
-    default=100, metadata={'help': 'S, passes of the server a round'}
+  fedtgp_server_batch_size: int = fields.option(
+    10, 'class means of a step of the server'
   )
-  fedtgp_server_batch_size: int = dataclasses.field(
-    default=10, metadata={'help': 'class means of a step of the server'}
-  )
-  fedtgp_server_learning_rate: float = dataclasses.field(
-    default=0.01, metadata={'help': 'of the server’s SGD'}
+  fedtgp_server_learning_rate: float = fields.option(
+    0.01, 'of the server’s SGD'
   )
 
   def __post_init__(self):
@@ -178,7 +172,7 @@ def prototype_server(
     def loss_fn(variables, batch, key):
       del key  # nothing is random
       values = margin_loss(batch.inputs, batch.labels, made(variables), apart)
-      return personal.masked_mean(values, batch.mask), (variables, {})
+      return trees.masked_mean(values, batch.mask), (variables, {})
 
     data = prototypes.examples(points)
     trained = local.train(

@@ -22,6 +22,7 @@ import dataclasses
 import jax
 import numpy as np
 
+from fedjax_gen import fields
 from fedjax_gen.federated import averaging
 from fedjax_gen.federated.algorithm import Algorithm
 from fedjax_gen.models.elbo import elbo_loss
@@ -34,9 +35,7 @@ from fedjax_gen.privacy.plan import Plan
 class Config(averaging.Config):
   """How clients and server train."""
 
-  beta: float = dataclasses.field(
-    default=1.0, metadata={'help': 'weight of the KL term'}
-  )
+  beta: float = fields.option(1.0, 'weight of the KL term')
 
 
 def fedvae(config: Config, vae: Vae, plan: Plan | None = None) -> Algorithm:

@@ -22,7 +22,7 @@ help texts of `Config` say where a choice comes from:
 Where sources disagree there is an option for each. docs/fedvtc.md has all.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 from typing import Any, NamedTuple
 
@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_gen import trees, validate
+from fedjax_gen import fields, trees, validate
 from fedjax_gen.data.federated import Batch, ClientData
 from fedjax_gen.errors import InputError
 from fedjax_gen.federated import (
@@ -43,6 +43,7 @@ from fedjax_gen.federated import (
 )
 from fedjax_gen.federated.algorithm import (
   Algorithm,
+  ClientInfo,
   ClientProgram,
   ServerProgram,
 )
@@ -61,13 +62,6 @@ DEFAULT_RULES = Rules()
 DEFAULT_LOSSES = GeneratorLosses()
 
 
-def _option(default, help_text, *choices):
-  metadata: dict[str, Any] = {'help': help_text}
-  if choices:
-    metadata['choices'] = choices
-  return dataclasses.field(default=default, metadata=metadata)
-
-
 @dataclasses.dataclass(frozen=True)
 class Config:
   """What FedVTC leaves open, or its sources tell differently.
@@ -76,72 +70,76 @@ class Config:
     InputError: a value is out of range.
   """
 
-  vtc_scope: str = _option(
+  vtc_scope: str = fields.option(
     'federated',
     'Whose the generator is: averaged by the server [reviews, 3p], or each '
     'client’s own, nothing of it sent [note]; that one has never seen what '
     'its client lacks',
-    'local', 'federated',
-  )  # fmt: skip
-  vtc_average: str = _option(
+    choices=('local', 'federated'),
+  )
+  vtc_average: str = fields.option(
     'uniform',
     'With vtc_scope=federated: every client alike [3p], or by its examples',
-    'uniform', 'count',
-  )  # fmt: skip
-  vtc_epochs: float = _option(
+    choices=('uniform', 'count'),
+  )
+  vtc_epochs: float = fields.option(
     2.0, 'Passes of the generator a round [3p: 5, later 1]'
   )
-  vtc_learning_rate: float = _option(5e-3, 'Of the generator’s Adam [3p: 1e-3]')
-  prototype_weight: float = _option(
+  vtc_learning_rate: float = fields.option(
+    5e-3, 'Of the generator’s Adam [3p: 1e-3]'
+  )
+  prototype_weight: float = fields.option(
     0.05,
     'lambda: pull of features to the mean of their class, a mean over features '
     'of squared distances in units of sigma; 0 for none [3p: 0.1]',
   )
-  finetune: str = _option(
+  finetune: str = fields.option(
     'every_round',
     'When synthetic images are trained on: in every round [note], or after '
     'the last [reviews, 3p]',
-    'every_round', 'post',
-  )  # fmt: skip
-  finetune_scope: str = _option(
-    'full', 'What they train [note: full; the others are its ablations]',
-    'full', 'head', 'extractor',
-  )  # fmt: skip
-  finetune_epochs: float = _option(
+    choices=('every_round', 'post'),
+  )
+  finetune_scope: str = fields.option(
+    'full',
+    'What they train [note: full; the others are its ablations]',
+    choices=('full', 'head', 'extractor'),
+  )
+  finetune_epochs: float = fields.option(
     0.0,
     'Passes over the synthetic set; 0 for 1 with finetune=every_round and 50 '
     'with post [3p]',
   )
-  finetune_mix: str = _option(
+  finetune_mix: str = fields.option(
     'mixed',
     'As many real images beside synthetic ones [3p, after the last round], '
     'without which a client forgets its own; or synthetic ones alone',
-    'mixed', 'synthetic',
-  )  # fmt: skip
-  finetune_learning_rate: float = _option(
+    choices=('mixed', 'synthetic'),
+  )
+  finetune_learning_rate: float = fields.option(
     0.0, 'Of fine-tuning; 0 for that of the clients [3p]'
   )
-  feature_scale: float = _option(
+  feature_scale: float = fields.option(
     1.0,
     'With privacy: root mean square of features, a constant that is not made '
     'of the data; features are clipped at sqrt(F) times it [ours]',
   )
-  synthetic_per_class: int = _option(
+  synthetic_per_class: int = fields.option(
     200, 'Size of the synthetic set; 0 for no fine-tuning [3p]'
   )
 
   def __post_init__(self):
-    for field in dataclasses.fields(self):
-      if 'choices' in field.metadata:
-        validate.one_of(
-          field.metadata['choices'], **{field.name: getattr(self, field.name)}
-        )
-      elif field.name == 'synthetic_per_class':
-        validate.non_negative_int(synthetic_per_class=self.synthetic_per_class)
-      elif field.name in ('vtc_epochs', 'vtc_learning_rate', 'feature_scale'):
-        validate.positive(**{field.name: getattr(self, field.name)})
-      else:
-        validate.non_negative(**{field.name: getattr(self, field.name)})
+    fields.check_choices(self)
+    validate.positive(
+      vtc_epochs=self.vtc_epochs,
+      vtc_learning_rate=self.vtc_learning_rate,
+      feature_scale=self.feature_scale,
+    )
+    validate.non_negative(
+      prototype_weight=self.prototype_weight,
+      finetune_epochs=self.finetune_epochs,
+      finetune_learning_rate=self.finetune_learning_rate,
+    )
+    validate.non_negative_int(synthetic_per_class=self.synthetic_per_class)
 
   @property
   def passes(self) -> float:
@@ -257,56 +255,59 @@ class Client(NamedTuple):
 
   def program(self) -> ClientProgram:
     """The client as the engine takes it."""
-    trainer = self.training.trainer()
-    init_own = personal.init_classifier(self.model)
+    return ClientProgram(
+      self.init, lambda server, info: _view(server), self.update
+    )
 
-    def init(key, info):
-      variables = init_own(key)
-      number = (self.first_number + info.row).astype(jnp.int32)
-      own = Personal(variables, trainer.init(variables), number)
-      generator = self.vtc.init(personal.extra_key(key))
-      state = self.generator_optimizer().init(self.with_stddev(generator))
-      is_local = self.config.vtc_scope == 'local'
-      return VtcClient(own, generator if is_local else (), state)
+  def init(self, key: Key, info: ClientInfo) -> VtcClient:
+    """What a client has before its first round."""
+    variables = personal.init_classifier(self.model)(key)
+    number = (self.first_number + info.row).astype(jnp.int32)
+    own = Personal(variables, self.training.trainer().init(variables), number)
+    generator = self.vtc.init(personal.extra_key(key))
+    state = self.generator_optimizer().init(self.with_stddev(generator))
+    is_local = self.config.vtc_scope == 'local'
+    return VtcClient(own, generator if is_local else (), state)
 
-    def update(view, client, data, key):
-      # As every method of `personal`: the same order of examples.
-      train_key, own_key = jax.random.split(key)
-      finetune_key, generator_key = jax.random.split(own_key)
-      variables = client.own.variables
-      if self.config.finetune == 'every_round':
-        variables = self.finetune(view, client, data, finetune_key)
-      variables, state, metrics = trainer.run(
-        self.classifier_loss(view['gaussians']),
-        variables,
-        client.own.optimizer_state,
-        data,
-        train_key,
+  def update(
+    self, view: Tree, client: VtcClient, data: ClientData, key: Key
+  ) -> tuple[Tree, VtcClient, Metrics]:
+    """A round: fine-tuning, the classifier, the generator, the message."""
+    # As every method of `personal`: the same order of examples.
+    train_key, own_key = jax.random.split(key)
+    finetune_key, generator_key = jax.random.split(own_key)
+    variables = client.own.variables
+    if self.config.finetune == 'every_round':
+      variables = self.finetune(view, client, data, finetune_key)
+    variables, state, metrics = self.training.trainer().run(
+      self.classifier_loss(view['gaussians']),
+      variables,
+      client.own.optimizer_state,
+      data,
+      train_key,
+    )
+    own = Personal(variables, state, client.own.number)
+    classifier = variables['classifier']
+    sums = personal.feature_sums(
+      self.model, classifier, data, self.training.batch_size
+    )
+    received: Tree = generator_of(view, client)
+    generator: Tree = received
+    generator_state = client.generator_state
+    if self.losses.is_any:
+      generator, generator_state, more = self.train_generator(
+        view, classifier, generator, generator_state, sums, data, generator_key
       )
-      own = Personal(variables, state, client.own.number)
-      sums = personal.feature_sums(
-        self.model, variables['classifier'], data, self.training.batch_size
-      )
-      received: Tree = generator_of(view, client)
-      generator: Tree = received
-      generator_state = client.generator_state
-      if self.losses.is_any:
-        generator, generator_state, more = self.train_generator(
-          view, variables['classifier'], generator, generator_state, sums,
-          data, generator_key,
-        )  # fmt: skip
-        metrics = metrics | more
-      message: dict[str, Any] = {
-        'statistics': self._mean_contribution(variables['classifier'], data)
-        if self.is_private
-        else class_gaussians.statistics(sums, self.rules)
-      }
-      if self.config.vtc_scope == 'federated':
-        message['generator'] = trees.subtract(received, generator)
-        generator = ()
-      return message, VtcClient(own, generator, generator_state), metrics
-
-    return ClientProgram(init, lambda server, info: _view(server), update)
+      metrics = metrics | more
+    message: dict[str, Any] = {
+      'statistics': self._mean_contribution(classifier, data)
+      if self.is_private
+      else class_gaussians.statistics(sums, self.rules)
+    }
+    if self.config.vtc_scope == 'federated':
+      message['generator'] = trees.subtract(received, generator)
+      generator = ()
+    return message, VtcClient(own, generator, generator_state), metrics
 
   def deployment(self) -> Deployment:
     """Prediction by the classifier, fine-tuned with the newest statistics."""
@@ -324,27 +325,49 @@ class Client(NamedTuple):
     Latents are drawn anew for every step: a set of `synthetic_per_class`
     images says how many steps make a pass, and need not be held.
     """
-    config, gaussians = self.config, view['gaussians']
+    steps = self._finetune_steps()
     variables = client.own.variables
-    size, batch_size = config.synthetic_per_class, self.training.batch_size
-    steps = round(size * self.model.num_classes * config.passes / batch_size)
     if not steps:
       return variables
+    config, gaussians = self.config, view['gaussians']
     rate = config.finetune_learning_rate or self.training.learning_rate
     optimizer = self.training.descent(rate)
     generator = generator_of(view, client)
     real_key, step_key = jax.random.split(key)
     positions = data.shuffled(real_key)
     classifier = variables['classifier']
-    parts = {'full': ('extractor', 'head')}.get(
-      config.finetune_scope, (config.finetune_scope,)
-    )
-    trained = {name: classifier[name] for name in parts}
+    gradient_fn = jax.grad(self._lean(self.finetune_loss(classifier)))
+
+    def step(i, carry):
+      trained, state = carry
+      step_batches = [
+        self._synthetic(generator, gaussians, jax.random.fold_in(step_key, i))
+      ]
+      if config.finetune_mix == 'mixed':
+        batch_size = self.training.batch_size
+        turn = i % jnp.maximum(data.steps_per_epoch(batch_size), 1)
+        step_batches.append(data.batch(positions, turn, batch_size))
+      updates, state = optimizer.update(
+        gradient_fn(trained, step_batches), state, trained
+      )
+      return optax.apply_updates(trained, updates), state
+
+    # Nothing is known before the first round.
+    number = jnp.where(gaussians.known.any(), steps, 0)
+    trained = {name: classifier[name] for name in self._finetuned_parts()}
+    carry = (trained, optimizer.init(trained))
+    trained, _ = jax.lax.fori_loop(0, number, step, carry)
+    return {**variables, 'classifier': {**classifier, **trained}}
+
+  def finetune_loss(
+    self, classifier: Variables
+  ) -> Callable[[Variables, Sequence[Batch]], Array]:
+    """Of the trained parts of a classifier: sum of the batches' means, nats."""
 
     def loss_fn(trained, batches):
       current = {**classifier, **trained}
       return sum(
-        personal.masked_mean(
+        trees.masked_mean(
           personal.cross_entropy(
             self.model.logits(
               current['head'], self.model.features(current, inputs)
@@ -356,24 +379,24 @@ class Client(NamedTuple):
         for inputs, labels, mask in batches
       )
 
-    def step(i, carry):
-      trained, state = carry
-      label_key, latent_key = jax.random.split(jax.random.fold_in(step_key, i))
-      labels = _labels(gaussians.known, batch_size, label_key)
-      images = self.vtc.decode(generator, gaussians.sample(labels, latent_key))
-      batches = [Batch(images, labels, jnp.ones(batch_size, bool))]
-      if config.finetune_mix == 'mixed':
-        turn = i % jnp.maximum(data.steps_per_epoch(batch_size), 1)
-        batches.append(data.batch(positions, turn, batch_size))
-      gradient = jax.grad(loss_fn)(trained, batches)
-      updates, state = optimizer.update(gradient, state, trained)
-      return optax.apply_updates(trained, updates), state
+    return loss_fn
 
-    # Nothing is known before the first round.
-    number = jnp.where(gaussians.known.any(), steps, 0)
-    carry = (trained, optimizer.init(trained))
-    trained, _ = jax.lax.fori_loop(0, number, step, carry)
-    return {**variables, 'classifier': {**classifier, **trained}}
+  def _finetune_steps(self) -> int:
+    size = self.config.synthetic_per_class * self.model.num_classes
+    return round(size * self.config.passes / self.training.batch_size)
+
+  def _finetuned_parts(self) -> tuple[str, ...]:
+    scope = self.config.finetune_scope
+    return ('extractor', 'head') if scope == 'full' else (scope,)
+
+  def _synthetic(
+    self, generator: Variables, gaussians: ClassGaussians, key: Key
+  ) -> Batch:
+    """Images of the known classes, each alike."""
+    label_key, latent_key = jax.random.split(key)
+    labels = _labels(gaussians.known, self.training.batch_size, label_key)
+    images = self.vtc.decode(generator, gaussians.sample(labels, latent_key))
+    return Batch(images, labels, jnp.ones(len(labels), bool))
 
   def _mean_contribution(
     self, classifier: Variables, data: ClientData
@@ -433,7 +456,7 @@ class Client(NamedTuple):
     own = class_gaussians.of_client(sums)
     classifier = jax.lax.stop_gradient(classifier)
     trained = local.train(
-      self.generator_loss(view['gaussians'], own, classifier),
+      self._lean(self.generator_loss(view['gaussians'], own, classifier)),
       self.generator_optimizer(),
       local.local_work(config.vtc_epochs, self.training.batch_size),
       self.with_stddev(generator, own.stddev[0]),
@@ -448,46 +471,15 @@ class Client(NamedTuple):
   def generator_loss(
     self, gaussians: ClassGaussians, own: ClassGaussians, classifier: Variables
   ) -> LossFn:
-    """L_e = L_rc + w_KL D_KL + w_DM L_DM, of `with_stddev`'s variables."""
-    losses, model, vtc = self.losses, self.model, self.vtc
+    """L_e, of `with_stddev`'s variables."""
+    return vtc_losses.generator_loss(
+      self.losses, self.vtc, self.model, classifier, gaussians, own
+    )
 
-    def loss_fn(variables, batch, key):
-      noise_key, dm_key = jax.random.split(key)
-      generator, log_stddev = variables['generator'], variables['log_stddev']
-      if losses.local_stddev == 'estimated':
-        log_stddev = jax.lax.stop_gradient(log_stddev)
-      known = gaussians.known[batch.labels]
-      means, stddev = gaussians.of(batch.labels)
-      if losses.vtc_latent == 'prototype':
-        features = jnp.where(known[:, None], means, own.means[batch.labels])
-      else:
-        features = model.features(classifier, batch.inputs)
-      latent = vtc_losses.Latent(features, log_stddev)
-      squared = vtc_losses.reconstruction(
-        vtc, generator, latent, batch.inputs, noise_key
-      )
-      divergence = known * vtc_losses.divergence(latent, means, stddev)
-      metrics = {
-        'reconstruction': personal.masked_mean(squared, batch.mask),
-        'kl': personal.masked_mean(divergence, batch.mask),
-      }
-      loss = (
-        losses.reconstruction_weight * metrics['reconstruction']
-        + losses.kl_weight * metrics['kl']
-      )
-      if losses.matches:
-        terms = vtc_losses.matching(
-          losses, vtc, model, generator, classifier, gaussians,
-          len(batch.labels), dm_key,
-        )  # fmt: skip
-        loss += (
-          losses.dm_weight * terms['matching']
-          + losses.dm_cross_entropy * terms['generated_cross_entropy']
-          + losses.tv_weight * terms['total_variation']
-        )
-        metrics |= terms
-      return loss, (variables, metrics)
-
+  def _lean(self, loss_fn: Callable[..., Any]) -> Callable[..., Any]:
+    """The loss, as `training` has that of the classifier."""
+    if self.training.rematerialise:
+      return local.rematerialised(loss_fn)
     return loss_fn
 
   def with_stddev(

@@ -32,7 +32,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_gen import trees, validate
+from fedjax_gen import fields, trees, validate
 from fedjax_gen.data.federated import FederatedDataset
 from fedjax_gen.errors import InputError
 from fedjax_gen.federated import averaging, modules
@@ -65,47 +65,35 @@ class Sharing(NamedTuple):
 class Config(averaging.Config):
   """How clients and server train, and the priors of groups."""
 
-  beta: float = dataclasses.field(
-    default=1.0, metadata={'help': 'weight of the KL terms'}
+  beta: float = fields.option(1.0, 'weight of the KL terms')
+  kl_warmup_rounds: int = fields.option(
+    0,
+    'Rounds over which beta grows from zero; against a lower level '
+    'that is not used',
   )
-  kl_warmup_rounds: int = dataclasses.field(
-    default=0,
-    metadata={
-      'help': 'Rounds over which beta grows from zero; against a lower level '
-      'that is not used'
-    },
+  prior_strategy: str = fields.option(
+    'one_hot',
+    'where the means of the groups’ priors lie',
+    choices=tuple(priors.STRATEGIES),
   )
-  prior_strategy: str = dataclasses.field(
-    default='one_hot',
-    metadata={
-      'choices': tuple(priors.STRATEGIES),
-      'help': 'where the means of the groups’ priors lie',
-    },
+  prior_distance: float = fields.option(
+    4.0,
+    'Mean distance between the groups’ prior means, in standard '
+    'deviations; 0 for what prior_scale gives',
   )
-  prior_distance: float = dataclasses.field(
-    default=4.0,
-    metadata={
-      'help': 'Mean distance between the groups’ prior means, in standard '
-      'deviations; 0 for what prior_scale gives'
-    },
+  prior_scale: float = fields.option(
+    1.0, 's of the strategy if prior_distance is 0'
   )
-  prior_scale: float = dataclasses.field(
-    default=1.0, metadata={'help': 's of the strategy if prior_distance is 0'}
+  prior_learnable: bool = fields.option(
+    False,
+    'let the clients of a group learn mean and variance of its '
+    'prior, from where the strategy puts it',
   )
-  prior_learnable: bool = dataclasses.field(
-    default=False,
-    metadata={
-      'help': 'let the clients of a group learn mean and variance of its '
-      'prior, from where the strategy puts it'
-    },
-  )
-  prior_levels: str = dataclasses.field(
-    default='top',
-    metadata={
-      'choices': ('top', 'both'),
-      'help': 'levels of a hierarchy with priors of groups; both needs '
-      'lower_prior=standard',
-    },
+  prior_levels: str = fields.option(
+    'top',
+    'levels of a hierarchy with priors of groups; both needs '
+    'lower_prior=standard',
+    choices=('top', 'both'),
   )
 
 
@@ -172,66 +160,26 @@ def fissionvae(
   means = {}
   if sharing.priors:
     means = prior_means(config, models[0], len(models), seed=seed)
-  has_constants = sharing.priors and not config.prior_learnable
   parts = _modules(config, models, fleets, sharing, means)
-  own_parts = [
-    {
-      name: module
-      for name, module in parts.items()
-      if _role(name) != 'decoder' or name == _decoder(fleets, fleet)
-    }
-    for fleet in range(len(fleets))
+  training = _training(config, models, plan)
+  clients = [
+    _Clients(
+      config,
+      training,
+      models[groups[0]],
+      {
+        name: module
+        for name, module in parts.items()
+        if _role(name) != 'decoder' or name == _decoder(fleets, fleet)
+      },
+      {} if config.prior_learnable else means,
+    )
+    for fleet, groups in enumerate(fleets)
   ]
-  training = averaging.trainer(config)
-  if plan is not None:
-    for vae in models:
-      descent.refuse_statistics(jax.eval_shape(vae.init, jax.random.key(0)))
-    if plan.unit == 'record':
-      training = descent.trainer(config, plan)
-
-  def assemble(received, group):
-    """The variables of a model, from modules as they travel."""
-    variables = {_role(name): module for name, module in received.items()}
-    if has_constants:
-      variables['prior'] = fixed_prior(trees.take(means, group))
-    return variables
-
-  def program(fleet: int) -> ClientProgram:
-    vae, own = models[fleets[fleet][0]], own_parts[fleet]
-
-    def init(key, info):
-      first = {n: _first_copy(module, key) for n, module in own.items()}
-      return training.init(assemble(first, info.group))
-
-    def view(server, info):
-      received: dict[str, Tree] = {'modules': modules.view(own, server, info)}
-      if has_constants:  # its group, from which the client knows its prior
-        received['group'] = info.group
-      if config.kl_warmup_rounds:
-        share = (server.round + 1) / config.kl_warmup_rounds
-        received['beta'] = config.beta * jnp.minimum(share, 1.0)
-      return received
-
-    def update(view, client, data, key):
-      variables, kept, metrics = training.run(
-        elbo_loss(vae, view.get('beta', config.beta)),
-        assemble(view['modules'], view.get('group')),
-        client,
-        data,
-        key,
-      )
-      trained = {name: variables[_role(name)] for name in own}
-      return trees.subtract(view['modules'], trained), kept, metrics
-
-    return ClientProgram(init, view, update)
 
   def variables(server, group):
     (fleet,) = (i for i, groups in enumerate(fleets) if group in groups)
-    copies = {
-      name: modules.copy_of(module, server.modules[name].variables, group)
-      for name, module in own_parts[fleet].items()
-    }
-    return assemble(copies, group)
+    return clients[fleet].variables(server, group)
 
   server = modules.modular_server(parts, config.descent())
   if plan is not None and plan.unit == 'client':
@@ -240,13 +188,73 @@ def fissionvae(
       parts,
       max_norm=plan.max_norm,
       noise_multiplier=plan.noise_multiplier,
-      denominators=_denominators(own_parts, fleets, expected_cohort),
+      denominators=_denominators(
+        [fleet.parts for fleet in clients], fleets, expected_cohort
+      ),
     )
-  algorithm = Algorithm(
-    server,
-    tuple(program(fleet) for fleet in range(len(fleets))),
+  programs = tuple(
+    ClientProgram(fleet.init, fleet.view, fleet.update) for fleet in clients
   )
-  return FissionVae(algorithm, fleets, models, variables)
+  return FissionVae(Algorithm(server, programs), fleets, models, variables)
+
+
+class _Clients(NamedTuple):
+  """The clients of a fleet.
+
+  Attributes:
+    config: how they train.
+    training: the same, as functions.
+    vae: their model.
+    parts: its modules by name, and who shares them.
+    fixed_means: `[G, Z]` by level, of priors of groups that nobody learns.
+  """
+
+  config: Config
+  training: averaging.Trainer
+  vae: Vae
+  parts: dict[str, Module]
+  fixed_means: dict[str, Array]
+
+  def init(self, key, info):
+    first = {n: _first_copy(module, key) for n, module in self.parts.items()}
+    return self.training.init(self._assembled(first, info.group))
+
+  def view(self, server, info):
+    received: dict[str, Tree] = {
+      'modules': modules.view(self.parts, server, info)
+    }
+    if self.fixed_means:  # its group, from which the client knows its prior
+      received['group'] = info.group
+    if self.config.kl_warmup_rounds:
+      share = (server.round + 1) / self.config.kl_warmup_rounds
+      received['beta'] = self.config.beta * jnp.minimum(share, 1.0)
+    return received
+
+  def update(self, view, client, data, key):
+    variables, kept, metrics = self.training.run(
+      elbo_loss(self.vae, view.get('beta', self.config.beta)),
+      self._assembled(view['modules'], view.get('group')),
+      client,
+      data,
+      key,
+    )
+    trained = {name: variables[_role(name)] for name in self.parts}
+    return trees.subtract(view['modules'], trained), kept, metrics
+
+  def variables(self, server: ModularServer, group: int) -> Variables:
+    """Of a group's whole model."""
+    copies = {
+      name: modules.copy_of(module, server.modules[name].variables, group)
+      for name, module in self.parts.items()
+    }
+    return self._assembled(copies, group)
+
+  def _assembled(self, received, group):
+    """The variables of a model, from modules as they travel."""
+    variables = {_role(name): module for name, module in received.items()}
+    if self.fixed_means:
+      variables['prior'] = fixed_prior(trees.take(self.fixed_means, group))
+    return variables
 
 
 def prior_means(
@@ -305,6 +313,19 @@ def fleet_datasets(
     data.select(np.flatnonzero(np.isin(groups, fleet)))
     for fleet in fission.fleets
   ]
+
+
+def _training(
+  config: Config, models: Sequence[Vae], plan: Plan | None
+) -> averaging.Trainer:
+  """How clients train, with the plan's noise if it is one of records."""
+  if plan is None:
+    return averaging.trainer(config)
+  for vae in models:
+    descent.refuse_statistics(jax.eval_shape(vae.init, jax.random.key(0)))
+  if plan.unit == 'record':
+    return descent.trainer(config, plan)
+  return averaging.trainer(config)
 
 
 def _modules(

@@ -27,7 +27,7 @@ import functools
 import jax.numpy as jnp
 import optax
 
-from fedjax_gen import trees, validate
+from fedjax_gen import fields, trees, validate
 from fedjax_gen.federated import aggregates, personal, servers
 from fedjax_gen.federated.algorithm import Algorithm
 from fedjax_gen.federated.personal import Deployment, Method, Model
@@ -44,24 +44,19 @@ class Config:
     InputError: a value is out of range.
   """
 
-  fml_alpha: float = dataclasses.field(
-    default=0.5,
-    metadata={
-      'help': 'alpha, weight of cross-entropy in the private model’s loss; '
-      'that of the meme’s teaching is 1 - alpha'
-    },
+  fml_alpha: float = fields.option(
+    0.5,
+    'alpha, weight of cross-entropy in the private model’s loss; '
+    'that of the meme’s teaching is 1 - alpha',
   )
-  fml_beta: float = dataclasses.field(
-    default=0.5,
-    metadata={'help': 'beta, the same of the meme model’s loss'},
+  fml_beta: float = fields.option(
+    0.5, 'beta, the same of the meme model’s loss'
   )
-  fml_architecture: str = dataclasses.field(
-    default='cnn',
-    metadata={'choices': tuple(EXTRACTORS), 'help': 'of the meme model'},
+  fml_architecture: str = fields.option(
+    'cnn', 'of the meme model', choices=tuple(EXTRACTORS)
   )
-  fml_width: float = dataclasses.field(
-    default=0.0,
-    metadata={'help': 'width of the meme model; 0 for that of the clients'},
+  fml_width: float = fields.option(
+    0.0, 'width of the meme model; 0 for that of the clients'
   )
 
   def __post_init__(self):
@@ -149,7 +144,7 @@ def mutual_loss(config: Config, model: Model, meme: Model) -> LossFn:
       'train_accuracy': right,
     }
     metrics = {
-      name: personal.masked_mean(value, batch.mask)
+      name: trees.masked_mean(value, batch.mask)
       for name, value in values.items()
     }
     loss = (

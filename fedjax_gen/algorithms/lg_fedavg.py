@@ -22,7 +22,7 @@ import functools
 
 import optax
 
-from fedjax_gen import trees, validate
+from fedjax_gen import fields, trees, validate
 from fedjax_gen.federated import aggregates, personal, servers
 from fedjax_gen.federated.algorithm import Algorithm
 from fedjax_gen.federated.personal import Method, Model
@@ -41,13 +41,11 @@ class Config:
     InputError: a value is out of range.
   """
 
-  lg_average: str = dataclasses.field(
-    default='count',
-    metadata={
-      'choices': tuple(_AVERAGES),
-      'help': 'how heads are averaged: by the clients’ examples (paper), or '
-      'every client alike (the authors’ code)',
-    },
+  lg_average: str = fields.option(
+    'count',
+    'how heads are averaged: by the clients’ examples (paper), or '
+    'every client alike (the authors’ code)',
+    choices=tuple(_AVERAGES),
   )
 
   def __post_init__(self):
@@ -88,7 +86,7 @@ def lg_fedavg(
       personal.init_classifier(model),
       first,
       view=lambda server, info: server.variables,
-      loss=functools.partial(_loss, model),
+      loss=functools.partial(personal.plain_loss, model),
       send=send,
       receive=personal.with_head,
     )
@@ -105,8 +103,3 @@ def lg_fedavg(
     Algorithm(server, fleets),
     tuple(personal.head_deployment(model, deploy) for model in models),
   )
-
-
-def _loss(model, view):
-  del view  # what is received is trained
-  return personal.classification(model)

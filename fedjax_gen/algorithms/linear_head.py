@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_gen import validate
+from fedjax_gen import fields, validate
 from fedjax_gen.federated import averaging
 from fedjax_gen.federated.algorithm import Algorithm
 from fedjax_gen.models.vae import DataSpec
@@ -30,18 +30,10 @@ class LinearConfig:
     InputError: a value is out of range.
   """
 
-  linear_rounds: int = dataclasses.field(
-    default=20, metadata={'help': 'their communication rounds'}
-  )
-  linear_epochs: float = dataclasses.field(
-    default=1.0, metadata={'help': 'passes of a client in a round'}
-  )
-  linear_learning_rate: float = dataclasses.field(
-    default=1e-2, metadata={'help': 'of the clients’ Adam'}
-  )
-  linear_proximal: float = dataclasses.field(
-    default=0.1, metadata={'help': 'FedProx: mu'}
-  )
+  linear_rounds: int = fields.option(20, 'their communication rounds')
+  linear_epochs: float = fields.option(1.0, 'passes of a client in a round')
+  linear_learning_rate: float = fields.option(1e-2, 'of the clients’ Adam')
+  linear_proximal: float = fields.option(0.1, 'FedProx: mu')
 
   def __post_init__(self):
     validate.positive_int(linear_rounds=self.linear_rounds)

@@ -1,5 +1,6 @@
 """Argument checks for images, labels and features, as in `validate`."""
 
+from collections.abc import Sized
 from typing import Any
 
 import numpy as np
@@ -84,6 +85,20 @@ def features(min_examples: int, **values: np.ndarray) -> None:
   widths = {name: np.shape(value)[1] for name, value in values.items()}
   if len(set(widths.values())) > 1:
     raise InputError(f'Expected equally many features, got {widths}.')
+
+
+def lengths(num: int, **values: Sized) -> None:
+  """Raises `InputError` unless every value has `num` items.
+
+  Example:
+    >>> lengths(3, client_names=['a', 'b'])
+    Traceback (most recent call last):
+    ...
+    fedjax_gen.errors.InputError: Expected 3 of client_names, got 2.
+  """
+  for name, value in values.items():
+    if len(value) != num:
+      raise InputError(f'Expected {num} of {name}, got {len(value)}.')
 
 
 def _describe(value: Any) -> str:

@@ -68,8 +68,8 @@ def draw_missing_classes(
   num_clients, num_classes = counts.shape
   if client_names is None:
     client_names = [str(client) for client in range(num_clients)]
-  _check_lengths(num_classes, class_names=class_names)
-  _check_lengths(num_clients, client_names=client_names)
+  checks.lengths(num_classes, class_names=class_names)
+  checks.lengths(num_clients, client_names=client_names)
   shown = spread(num_clients, _CLIENTS[num_classes <= _FEW_CLASSES])
   missing = counts[shown] == 0
   chart, grid = _heat_maps(len(correct), len(shown), num_classes)
@@ -227,9 +227,3 @@ def _name_classes(axes, class_names: Sequence[str]) -> None:
   axes.set_xticks(
     range(len(class_names)), class_names, rotation=90 if is_long else 0
   )
-
-
-def _check_lengths(num: int, **values: Sequence) -> None:
-  for name, value in values.items():
-    if len(value) != num:
-      raise InputError(f'Expected {num} of {name}, got {len(value)}.')

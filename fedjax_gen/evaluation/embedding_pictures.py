@@ -1,9 +1,9 @@
-"""The pictures of a run on embeddings, each a PNG with its caption.
+"""Pictures of embeddings and of codes in a plane, each a PNG with its caption.
 
 Embeddings are no images and cannot be looked at one by one. What can be seen
 is whether generated ones lie where real ones of their class do, whether the
-codes of clients follow their domains, what a code changes, whom a classifier
-serves, and what privacy costs. As in `charts`, nothing is told by colour alone.
+codes of clients follow their domains, and what a code changes. As in `charts`,
+nothing is told by colour alone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -61,37 +61,17 @@ def draw_embeddings(
     raise InputError("Expected names of methods, got 'real'.")
   checks.features(2, real=real.inputs)
   for name, values in panels.items():
-    checks.features(1, **{'real': real.inputs, name: values.inputs})
-    checks.labels(
-      len(values.inputs),
-      len(class_names),
-      **{f'labels of {name}': np.asarray(values.labels)},
-    )
+    _check(real.inputs, name, values, len(class_names), like='real')
   plane = _Plane.of(real.inputs)
-  points = {
-    name: plane.points(values.inputs) for name, values in panels.items()
-  }
-  low, high = points['real'].min(axis=0), points['real'].max(axis=0)
+  points = plane.points(real.inputs)
+  low, high = points.min(axis=0), points.max(axis=0)
   margin = 0.15 * np.maximum(high - low, 1e-6)
   columns = 2 if len(panels) == 4 else 3
   chart, grid = _panels(len(panels), columns=columns, side=3.2)
   rng = np.random.default_rng(seed)
-  real_labels = np.asarray(real.labels)
   for axes, (name, values) in zip(grid, panels.items(), strict=False):
-    labels = np.asarray(values.labels)
-    shown = rng.permutation(len(labels))[:_POINTS]
-    for label in range(len(class_names)):
-      of_class = shown[labels[shown] == label]
-      axes.plot(
-        *points[name][of_class].T,
-        **_marker(label, size=4.2),
-        linestyle='',
-        alpha=0.75,
-        label=class_names[label],
-      )
-      members = points['real'][real_labels == label]
-      if len(members) > 1:
-        axes.add_patch(_outline(members, theme.colour(label)))
+    _draw_some(axes, plane, values, class_names, rng)
+    _draw_outlines(axes, points, np.asarray(real.labels), len(class_names))
     axes.set_title(name)
     axes.set_xlim(low[0] - margin[0], high[0] + margin[0])
     axes.set_ylim(low[1] - margin[1], high[1] + margin[1])
@@ -129,11 +109,11 @@ def draw_codes(
     InputError: codes that are not finite or names that are not N.
   """
   checks.features(2, codes=codes)
-  _check_lengths(len(codes), domains=domains)
+  checks.lengths(len(codes), domains=domains)
   if client_names is None:
     few = len(codes) <= _CLIENTS
     client_names = [str(i) if few else '' for i in range(len(codes))]
-  _check_lengths(len(codes), client_names=client_names)
+  checks.lengths(len(codes), client_names=client_names)
   plane = _Plane.of(codes)
   points = plane.points(codes)
   chart = figure.Figure(figsize=(5.4, 4.4))
@@ -142,7 +122,7 @@ def draw_codes(
     members = [i for i, name in enumerate(domains) if name == domain]
     axes.plot(
       *points[members].T,
-      **_marker(position, size=8),
+      **theme.marker(position, size=8),
       linestyle='',
       label=domain,
     )
@@ -196,14 +176,8 @@ def draw_way(
     )
   num_steps, num_classes, width = means.shape
   for name, values in zip(end_names, ends, strict=True):
-    checks.features(
-      1, **{'means': means.reshape(-1, width), name: values.inputs}
-    )
-    checks.labels(
-      len(values.inputs),
-      num_classes,
-      **{f'labels of {name}': np.asarray(values.labels)},
-    )
+    flat = means.reshape(-1, width)
+    _check(flat, name, values, num_classes, like='means')
   both = [_class_means(values, num_classes) for values in ends]
   table = np.concatenate([means, both])  # [T + 2, C, F]
   table = (table - np.nanmean(table, axis=0))[:, :_CLASSES]
@@ -213,32 +187,8 @@ def draw_way(
   size = 1.15 * np.nanmax(np.abs(points)) or 1.0
   chart, grid = _panels(points.shape[1], columns=4, side=2.1)
   for label, axes in enumerate(grid[: points.shape[1]]):
-    way, real = points[:num_steps, label], points[num_steps:, label]
-    for of_end, name, marker, face in zip(
-      real, end_names, 'os', ('none', theme.MUTED), strict=True
-    ):
-      axes.plot(
-        *of_end,
-        linestyle='',
-        marker=marker,
-        markersize=10,
-        markerfacecolor=face,
-        markeredgecolor=theme.INK,
-        label=f'{name}, real',
-      )
-    style = _marker(0, size=4) | {'color': theme.colour(0)}
-    axes.plot(*way.T, **style, linewidth=1.4, label='generated')
-    axes.annotate(
-      '',
-      way[-1],
-      way[-2],
-      arrowprops={
-        'arrowstyle': '-|>',
-        'color': theme.colour(0),
-        'shrinkA': 0,
-        'shrinkB': 0,
-      },
-    )
+    _draw_ends(axes, points[num_steps:, label], end_names)
+    _draw_arrow(axes, points[:num_steps, label])
     axes.set_title(class_names[label])
     axes.set_xlim(-size, size)
     axes.set_ylim(-size, size)
@@ -252,134 +202,6 @@ def draw_way(
     'directions in which classes move most '
     f'({100 * plane.shares.sum():.0f}% of the movement).',
     'interpolations',
-  )
-
-
-@matplotlib.rc_context(theme.CHART_STYLE)
-def draw_clients(
-  values: Mapping[str, np.ndarray],
-  path: pathlib.Path,
-  *,
-  client_names: Sequence[str],
-  x_label: str = 'balanced accuracy on the client’s test rows',
-) -> Drawn:
-  """Draws what each client gets, by regime, clients from worst to best.
-
-  Args:
-    values: by regime `[M]` numbers of the clients; NaN is left out.
-    path: PNG file to write, atomically.
-    client_names: M names; of more than 40 clients, 40 evenly spaced ones are
-      drawn.
-    x_label: what the values are, with their unit.
-
-  Raises:
-    InputError: no regime, or values that are not M.
-  """
-  if not values or not client_names:
-    raise InputError('Expected values of one client at least, got none.')
-  _check_lengths(len(client_names), **values)
-  table = np.array([np.asarray(row, float) for row in values.values()])
-  # By the best regime: whom nothing serves stands at the bottom.
-  best = np.where(np.isfinite(table), table, -np.inf).max(axis=0)
-  order = np.argsort(best, kind='stable')
-  if len(order) > _CLIENTS:
-    order = order[np.linspace(0, len(order) - 1, _CLIENTS).round().astype(int)]
-  chart = figure.Figure(figsize=(6.0, 1.1 + 0.26 * len(order)))
-  axes = chart.add_subplot()
-  rows = np.arange(len(order))
-  for row, client in zip(rows, order, strict=True):
-    found = table[:, client][np.isfinite(table[:, client])]
-    if found.size:
-      axes.plot(
-        [found.min(), found.max()], [row, row], color=theme.GRID, linewidth=3
-      )
-  for position, (name, row) in enumerate(zip(values, table, strict=True)):
-    axes.plot(
-      row[order], rows, **_marker(position, size=7), linestyle='', label=name
-    )
-  axes.set_yticks(rows, [client_names[client] for client in order])
-  axes.tick_params(axis='y', length=0)
-  axes.set_ylim(-0.7, len(order) - 0.3)
-  axes.grid(axis='x')
-  axes.set_xlabel(x_label)
-  axes.legend(
-    loc='lower left', bbox_to_anchor=(0, 1), ncols=len(values), borderpad=0
-  )
-  charts.save(chart, path)
-  return Drawn(
-    path,
-    'Each client’s classifier by what it was trained on; the client that is '
-    'served worst at the bottom.',
-    'clients',
-  )
-
-
-@matplotlib.rc_context(theme.CHART_STYLE)
-def draw_privacy(
-  curves: Mapping[str, Sequence[tuple[float, float]]],
-  path: pathlib.Path,
-  *,
-  references: Mapping[str, float] | None = None,
-  y_label: str = 'balanced accuracy',
-) -> Drawn:
-  """Draws what is reached at each epsilon, on a logarithmic axis.
-
-  Args:
-    curves: by method pairs of epsilon > 0 and value, in any order; epsilon
-      inf, without privacy, is drawn apart at the right.
-    path: PNG file to write, atomically.
-    references: values to compare with that have no epsilon, as horizontal
-      lines: local training for instance.
-    y_label: what the values are, with their unit.
-
-  Raises:
-    InputError: no curve, an empty one, or an epsilon that is not above zero.
-  """
-  if not curves:
-    raise InputError('Expected curves of one method at least, got none.')
-  for name, pairs in curves.items():
-    if not len(pairs) or not all(epsilon > 0 for epsilon, _ in pairs):
-      raise InputError(
-        f'Expected pairs of epsilon > 0 and value in curve {name!r}, got '
-        f'{list(pairs)}.'
-      )
-  found = {e for pairs in curves.values() for e, _ in pairs}
-  finite = sorted(found - {np.inf})
-  end = 3 * finite[-1] if finite else 1.0  # where inf is drawn
-  chart = figure.Figure(figsize=(6.0, 3.6))
-  axes = chart.add_subplot()
-  axes.set_xscale('log')
-  for position, (name, pairs) in enumerate(curves.items()):
-    epsilons, values = np.array(sorted(pairs), float).T
-    style = _marker(position, size=6) | {'color': theme.colour(position)}
-    last = np.isinf(epsilons)
-    axes.plot(
-      epsilons[~last],
-      values[~last],
-      **style,
-      linestyle=theme.LINES[position % len(theme.LINES)],
-      linewidth=1.8,
-      label=name,
-    )
-    axes.plot(np.full(last.sum(), end), values[last], **style, linestyle='')
-  for position, (name, value) in enumerate((references or {}).items()):
-    line = theme.LINES[(position + 3) % len(theme.LINES)]
-    axes.axhline(
-      value, color=theme.MUTED, linestyle=line, linewidth=1.2, label=name
-    )
-  ticks = [*finite, *([end] if np.inf in found else [])]
-  names = [f'{epsilon:g}' for epsilon in finite]
-  axes.set_xticks(ticks, [*names, '∞'][: len(ticks)])
-  axes.minorticks_off()
-  if finite and np.inf in found:
-    axes.axvline((finite[-1] * end) ** 0.5, color=theme.GRID)
-  axes.grid(axis='y')
-  axes.set_xlabel('ε (less is more private; ∞: no privacy)')
-  axes.set_ylabel(y_label)
-  axes.legend(loc='center left', bbox_to_anchor=(1.01, 0.5), handlelength=2.8)
-  charts.save(chart, path)
-  return Drawn(
-    path, f'What is reached at each privacy budget: {y_label}.', 'privacy'
   )
 
 
@@ -416,17 +238,80 @@ def _component(position: int, shares: np.ndarray) -> str:
   return f'{name} principal component ({100 * shares[position]:.0f}%)'
 
 
-def _marker(position: int, size: float) -> dict:
-  """The marker of a series; hollow from the eleventh, which repeats others."""
-  colour = theme.colour(position)
-  is_hollow = position // len(theme.MARKERS) % 2
-  return {
-    'marker': theme.MARKERS[position % len(theme.MARKERS)],
-    'markersize': size,
-    'markerfacecolor': 'none' if is_hollow else colour,
-    'markeredgecolor': colour if is_hollow else theme.PAPER,
-    'markeredgewidth': 1.0 if is_hollow else 0.4,
+def _check(
+  others: np.ndarray,
+  name: str,
+  values: LabelledEmbeddings,
+  num_classes: int,
+  *,
+  like: str,
+) -> None:
+  """Raises `InputError` unless embeddings fit `others`, called `like`."""
+  checks.features(1, **{like: others, name: values.inputs})
+  checks.labels(
+    len(values.inputs),
+    num_classes,
+    **{f'labels of {name}': np.asarray(values.labels)},
+  )
+
+
+def _draw_some(
+  axes,
+  plane: _Plane,
+  values: LabelledEmbeddings,
+  class_names: Sequence[str],
+  rng: np.random.Generator,
+) -> None:
+  """Draws embeddings by class, some of them if there are many."""
+  points, labels = plane.points(values.inputs), np.asarray(values.labels)
+  shown = rng.permutation(len(labels))[:_POINTS]
+  for label, name in enumerate(class_names):
+    axes.plot(
+      *points[shown[labels[shown] == label]].T,
+      **theme.marker(label, size=4.2),
+      linestyle='',
+      alpha=0.75,
+      label=name,
+    )
+
+
+def _draw_outlines(
+  axes, points: np.ndarray, labels: np.ndarray, num_classes: int
+) -> None:
+  """Draws the outline of each class of two points or more."""
+  for label in range(num_classes):
+    members = points[labels == label]
+    if len(members) > 1:
+      axes.add_patch(_outline(members, theme.colour(label)))
+
+
+def _draw_ends(axes, points: np.ndarray, names: Sequence[str]) -> None:
+  """Draws the real means of a class at both ends, `[2, 2]`."""
+  for point, name, marker, face in zip(
+    points, names, 'os', ('none', theme.MUTED), strict=True
+  ):
+    axes.plot(
+      *point,
+      linestyle='',
+      marker=marker,
+      markersize=10,
+      markerfacecolor=face,
+      markeredgecolor=theme.INK,
+      label=f'{name}, real',
+    )
+
+
+def _draw_arrow(axes, way: np.ndarray) -> None:
+  """Draws the generated means of a class, `[T, 2]`, from first to last."""
+  style = theme.marker(0, size=4) | {'color': theme.colour(0)}
+  axes.plot(*way.T, **style, linewidth=1.4, label='generated')
+  arrow = {
+    'arrowstyle': '-|>',
+    'color': theme.colour(0),
+    'shrinkA': 0,
+    'shrinkB': 0,
   }
+  axes.annotate('', way[-1], way[-2], arrowprops=arrow)
 
 
 def _outline(members: np.ndarray, colour: str) -> patches.Ellipse:
@@ -481,9 +366,3 @@ def _legend_below(chart: figure.Figure, axes) -> None:
     loc='outside lower left',
     ncols=max(1, min(len(names), int(letters / (longest + 6)))),
   )
-
-
-def _check_lengths(num: int, **values: Sequence | np.ndarray) -> None:
-  for name, value in values.items():
-    if len(value) != num:
-      raise InputError(f'Expected {num} of {name}, got {len(value)}.')

@@ -12,7 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_gen.data.sources import DataSource
-from fedjax_gen.evaluation import groups as groups_lib, vaes
+from fedjax_gen.evaluation import (
+  group_requests,
+  group_separation,
+  groups as groups_lib,
+  vaes,
+)
 from fedjax_gen.models import elbo, gan as gans
 from fedjax_gen.models.gan import Gan
 from fedjax_gen.models.vae import Vae
@@ -81,7 +86,7 @@ def draw(
   Returns:
     Images `[num, ...]`, and the groups and labels asked for, `[num]` each.
   """
-  requested = groups_lib.requested_groups(source, num)
+  requested = group_requests.requested_groups(source, num)
   key = jax.random.fold_in(jax.random.key(seed), vaes.SAMPLES)
   images, labels = [], []
   for group, count in zip(
@@ -97,9 +102,9 @@ def draw(
 
 def labels_of(source: DataSource, group: int, num: int) -> np.ndarray:
   """`[num]` labels in the proportions of a group's training data, in order."""
-  groups = groups_lib.groups_of(source, 'train')
+  groups = group_requests.groups_of(source, 'train')
   ordered = np.sort(source.train.labels[groups == group])
-  return ordered[np.linspace(0, len(ordered) - 1, num).round().astype(int)]
+  return group_requests.spread(ordered, num)
 
 
 def bounds(
@@ -126,8 +131,8 @@ def bounds(
   """
   if not generator.models:
     return {}
-  names = groups_lib.metric_names(source.group_names)
-  test_groups = groups_lib.groups_of(source, 'test')
+  names = group_requests.metric_names(source.group_names)
+  test_groups = group_requests.groups_of(source, 'test')
   by_group, weights = [], []
   for group, (vae, variables) in enumerate(generator.models):
     rows = np.flatnonzero(test_groups == group)[:max_examples]
@@ -168,7 +173,7 @@ def separation(generator: GroupGenerator, source: DataSource) -> float:
   """
   parts = []
   for name, split in (('train', source.train), ('test', source.test)):
-    groups = groups_lib.groups_of(source, name)
+    groups = group_requests.groups_of(source, name)
     rows = np.linspace(
       0, len(groups) - 1, min(_MAX_PROBED, len(groups))
     ).astype(int)
@@ -185,7 +190,7 @@ def separation(generator: GroupGenerator, source: DataSource) -> float:
         )
         latents.append(np.asarray(means))
     parts += [np.concatenate(latents), groups[rows]]
-  return groups_lib.linear_probe(*parts)
+  return group_separation.linear_probe(*parts)
 
 
 def evaluate(

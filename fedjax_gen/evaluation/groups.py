@@ -1,27 +1,20 @@
 """Samples asked for by group: metrics of each group and of all together.
 
-A group is a kind of images (digits and garments; faces, animals and ships), a
-generator is asked for images of one, and two things may go wrong. The latents
-of the groups may overlap (`linear_probe`), and what was asked for as one group
-may come out as another, or as a blend (`leakage`). Everything here takes arrays
-and feature extractors, so any generator is measured by the same code.
+A group is a kind of images (digits and garments; faces, animals and ships), and
+a generator is asked for images of one. Everything here takes arrays and feature
+extractors, so any generator is measured by the same code.
 
-FissionVAE (Hu et al., "FissionVAE: Federated Non-IID Image Generation with
-Latent Space and Decoder Decomposition", 2024, https://arxiv.org/abs/2408.17090)
-names both failures. How its authors measure them is not known to us: the
-metrics by group, the probe, the leakage and its entropy are defined here.
+The metrics are ours: how the authors of FissionVAE (Hu et al., "FissionVAE:
+Federated Non-IID Image Generation with Latent Space and Decoder Decomposition",
+2024, https://arxiv.org/abs/2408.17090) measure groups is not known to us.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import os
 import pathlib
-import re
 from typing import NamedTuple
 
 import numpy as np
-from scipy import special
-from sklearn import linear_model, pipeline, preprocessing
-import threadpoolctl
 
 from fedjax_gen import validate
 from fedjax_gen.data.sources import DataSource
@@ -33,8 +26,12 @@ from fedjax_gen.evaluation import (
   features,
   samples,
 )
-
-_MAX_GROUPS = 1_000_000  # more are ids of something else
+from fedjax_gen.evaluation.group_requests import (
+  groups_of,
+  metric_names,
+  spread,
+)
+from fedjax_gen.evaluation.group_separation import leakage
 
 
 class GroupExtractors(NamedTuple):
@@ -44,16 +41,6 @@ class GroupExtractors(NamedTuple):
   """of features for FID and its kin; None leaves these out."""
   groups: features.FeatureExtractor
   """its probabilities are `[n, G]`: a classifier of groups."""
-
-
-class Leakage(NamedTuple):
-  """How far samples are from the groups they were asked for."""
-
-  leakage: float
-  """share of samples whose likeliest group is not the requested one."""
-  entropy: float
-  """mean entropy of a sample's group probabilities, 0 to log G nats; high
-  for images that blend groups."""
 
 
 class GroupReference(NamedTuple):
@@ -114,166 +101,6 @@ def group_classifier(
   return extractor._replace(knows_labels=False)
 
 
-def leakage(probabilities: np.ndarray, requested: np.ndarray) -> Leakage:
-  """Measures how often samples look like another group than the requested.
-
-  A generator that cannot be asked leaks by chance: with samples counted for
-  groups at random, `1 - 1 / G` where groups are equally large.
-
-  Args:
-    probabilities: `[n, G]` of a classifier of groups; rows add up to one. Of
-      equally likely groups the first counts.
-    requested: `[n]` the group each sample was asked for.
-
-  Returns:
-    the share of samples of another group, and the entropy in nats.
-
-  Raises:
-    InputError: not probabilities, or groups of other shapes or out of range.
-
-  Example:
-    >>> leakage(np.array([[1.0, 0.0], [0.5, 0.5]]), np.array([0, 1])).leakage
-    0.5
-  """
-  checks.features(1, probabilities=probabilities)
-  probabilities = np.asarray(probabilities, np.float64)
-  num_samples, num_groups = probabilities.shape
-  checks.labels(num_samples, num_groups, requested=requested)
-  sums = probabilities.sum(axis=1)
-  if np.min(probabilities) < 0 or np.max(np.abs(sums - 1)) > 1e-3:
-    raise InputError(
-      'Expected probabilities >= 0 with rows that add up to 1, got rows '
-      f'adding up to {sums.min():.4g}..{sums.max():.4g}.'
-    )
-  return Leakage(
-    float(np.mean(probabilities.argmax(axis=1) != requested)),
-    float(special.entr(probabilities).sum(axis=1).mean()),
-  )
-
-
-def linear_probe(
-  latents: np.ndarray,
-  groups: np.ndarray,
-  held_out_latents: np.ndarray,
-  held_out_groups: np.ndarray,
-) -> float:
-  """Measures how well a linear classifier reads the group off the latents.
-
-  Logistic regression (penalty and solver of scikit-learn's defaults) on
-  latents that are standardised by the first set. So a dimension counts however
-  little it varies: that groups are told apart does not say that a decoder can
-  see the difference.
-
-  Args:
-    latents: `[n, Z]` posterior means to learn from.
-    groups: `[n]` their groups.
-    held_out_latents: `[m, Z]` posterior means to be tested on.
-    held_out_groups: `[m]`; a group that is not in `groups` cannot be found.
-
-  Returns:
-    the share of held-out latents whose group is found, in [0, 1]. Latents
-    that say nothing give the share of the largest group.
-
-  Raises:
-    InputError: latents or groups of other shapes, or not finite.
-  """
-  checks.features(1, latents=latents, held_out_latents=held_out_latents)
-  checks.labels(len(latents), _MAX_GROUPS, groups=groups)
-  checks.labels(
-    len(held_out_latents), _MAX_GROUPS, held_out_groups=held_out_groups
-  )
-  groups, held_out_groups = np.asarray(groups), np.asarray(held_out_groups)
-  if (groups == groups[0]).all():  # which logistic regression refuses
-    return float(np.mean(held_out_groups == groups[0]))
-  model = pipeline.make_pipeline(
-    preprocessing.StandardScaler(),
-    linear_model.LogisticRegression(max_iter=1000),
-  )
-  # Sums in one thread do not depend on the number of cores.
-  with threadpoolctl.threadpool_limits(1):
-    model.fit(np.asarray(latents, np.float64), groups)
-    found = model.predict(np.asarray(held_out_latents, np.float64))
-  return float(np.mean(found == held_out_groups))
-
-
-def metric_names(names: Sequence[str]) -> tuple[str, ...]:
-  """Makes the names of groups parts of metric names, each of its own.
-
-  Args:
-    names: one for each group, such as `DataSource.group_names`.
-
-  Returns:
-    as many; what is no letter, digit, `-`, `_` or `.` becomes `_`, and a name
-    that is taken has the number of its group appended.
-
-  Example:
-    >>> metric_names(['faces', 'wild animals', 'wild/animals'])
-    ('faces', 'wild_animals', 'wild_animals_2')
-  """
-  made: list[str] = []
-  for group, name in enumerate(names):
-    name = re.sub(r'[^\w.-]+', '_', name)
-    while name in made:
-      name = f'{name}_{group}'
-    made.append(name)
-  return tuple(made)
-
-
-def requested_groups(source: DataSource, num: int) -> np.ndarray:
-  """`[num]` groups in the proportions of the training data, in group order.
-
-  Samples of a generator that cannot be asked are counted for these as they
-  come, so that all methods are measured at the same numbers.
-
-  Raises:
-    InputError: no groups, or `num` out of range.
-  """
-  groups = groups_of(source, 'train')
-  validate.positive_int(num=num)
-  return _spread(np.sort(groups), num)
-
-
-def joined(
-  images: Mapping[int, np.ndarray],
-) -> tuple[np.ndarray, np.ndarray]:
-  """Joins images that were made group by group.
-
-  Args:
-    images: uint8 `[n_g, H, W, C]` by group.
-
-  Returns:
-    `[n, H, W, C]` all of them, and `[n]` int32 their groups.
-
-  Raises:
-    InputError: no group, not images, or images of different shapes.
-  """
-  if not images:
-    raise InputError('Expected images of at least one group, got none.')
-  checks.images_alike(**{f'group {g}': part for g, part in images.items()})
-  requested = [np.full(len(part), g, np.int32) for g, part in images.items()]
-  return np.concatenate(list(images.values())), np.concatenate(requested)
-
-
-def groups_of(source: DataSource, split: str) -> np.ndarray:
-  """`[n]` groups of a split of images, `'train'` or `'test'`.
-
-  Raises:
-    InputError: no images, or a split without groups.
-  """
-  if not source.is_image:
-    raise InputError(
-      'Expected images to measure groups of, got the features '
-      f'{list(source.input_shape)} of {source.name}.'
-    )
-  groups = getattr(source, split).groups
-  if groups is None:
-    raise InputError(
-      f'Expected groups (kinds of images) for the {split} split of '
-      f'{source.name}, got none.'
-    )
-  return groups
-
-
 def group_reference(
   source: DataSource, extractors: GroupExtractors
 ) -> GroupReference:
@@ -310,8 +137,9 @@ def evaluate_group_samples(
 
   Args:
     images: uint8 `[n, H, W, C]` generated images.
-    requested: `[n]` the group each was asked for (`requested_groups`).
-      Compare methods at equal numbers in each group only.
+    requested: `[n]` the group each was asked for; see
+      `group_requests.requested_groups`. Compare methods at equal numbers in
+      each group only.
     reference: of the real images.
     seed: of the subsets of the kernel distance and Inception Score.
 
@@ -345,8 +173,8 @@ def evaluate_real_groups(
 
   Args:
     reference: of a source with groups in the training split too.
-    num: images, in the numbers of `requested_groups`; all there are, if
-      those are fewer.
+    num: images, in the numbers of
+      `group_requests.requested_groups`; all there are, if those are fewer.
     seed: of the choice of images, and as for `evaluate_group_samples`.
 
   Returns:
@@ -360,7 +188,7 @@ def evaluate_real_groups(
   validate.non_negative_int(seed=seed)
   order = np.random.default_rng(seed).permutation(len(groups))
   order = order[np.argsort(groups[order], kind='stable')]
-  rows = _spread(order, min(num, len(order)))
+  rows = spread(order, min(num, len(order)))
   images = reference.source.train.inputs[rows]
   return _distances(images, groups[rows], reference, seed) | reference.floor
 
@@ -406,11 +234,6 @@ def _checked(
   checks.images_alike(real=reference.source.test.inputs, images=images)
   checks.labels(len(images), len(reference.names), requested=requested)
   return images, requested
-
-
-def _spread(order: np.ndarray, num: int) -> np.ndarray:
-  """Takes `num` entries at equal distances, different ones if they suffice."""
-  return order[np.linspace(0, len(order) - 1, num).round().astype(int)]
 
 
 def _distances(

@@ -1,8 +1,9 @@
-"""Linear softmax classifiers on embeddings: what synthetic ones are good for.
+"""What synthetic embeddings are good for: linear heads of clients, compared.
 
 Clients hold embeddings of a frozen encoder and need a classifier. Three are
-compared, each a single layer: one trained on synthetic embeddings, one that
-each client trains on its own real ones, and the two interpolated,
+compared, each a single layer (`linear_heads`): one trained on synthetic
+embeddings, one that each client trains on its own real ones, and the two
+interpolated,
 
     share * p_local(y | x) + (1 - share) * p_synthetic(y | x),
 
@@ -11,72 +12,35 @@ accuracy, averaged over clients, is best.
 
 The interpolated rule is that of DP-CVAE's code (Di Salvo, Nguyen, Ledig,
 "Embedding-Based Federated Data Sharing via Differentially Private Conditional
-VAEs", 2025, https://arxiv.org/abs/2507.02671), which trains 100 full-batch
-epochs of Adam at 1e-3 with weight decay 5e-4. FedHypeVAE (Gupta, Jangid, Sethi,
-PMLR 317, 2026) names single-layer linear classifiers, accuracy and balanced
-accuracy; which data they are trained on it does not say. That all three are
-reported, the AUC, the worst client, the common test set, and twice the epochs
-at ten times the learning rate, at which heads are nearly converged, are ours.
+VAEs", 2025, https://arxiv.org/abs/2507.02671). FedHypeVAE (Gupta, Jangid,
+Sethi, PMLR 317, 2026) names single-layer linear classifiers, accuracy and
+balanced accuracy; which data they are trained on it does not say. That all
+three are reported, the AUC, the worst client and the common test set are ours.
 """
 
 from collections.abc import Sequence
-import dataclasses
-import functools
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
-from scipy import special, stats
+from scipy import stats
 
 from fedjax_gen import validate
 from fedjax_gen.data.partition_value import Partition
 from fedjax_gen.errors import InputError
 from fedjax_gen.evaluation import checks
-from fedjax_gen.types import Array
+from fedjax_gen.evaluation.linear_heads import (
+  DEFAULT_CONFIG,
+  Head,
+  HeadConfig,
+  probabilities,
+  train_head,
+  train_heads,
+)
 
 REGIMES = ('synthetic', 'local', 'interpolated')
 SCORES = ('accuracy', 'balanced_accuracy', 'auc')
 SHARES = tuple(tenth / 10 for tenth in range(11))
 """Shares of the local head that are tried."""
-
-
-@dataclasses.dataclass(frozen=True)
-class HeadConfig:
-  """How linear heads are trained.
-
-  Raises:
-    InputError: a value is out of range.
-  """
-
-  head_epochs: int = dataclasses.field(
-    default=200, metadata={'help': 'full-batch steps of a linear head'}
-  )
-  head_learning_rate: float = dataclasses.field(
-    default=1e-2, metadata={'help': 'of the heads’ Adam'}
-  )
-  head_weight_decay: float = dataclasses.field(
-    default=5e-4,
-    metadata={'help': 'added to the gradient, times the weights, before Adam'},
-  )
-
-  def __post_init__(self):
-    validate.positive_int(head_epochs=self.head_epochs)
-    validate.positive(head_learning_rate=self.head_learning_rate)
-    validate.non_negative(head_weight_decay=self.head_weight_decay)
-
-
-DEFAULT_CONFIG = HeadConfig()
-
-
-class Head(NamedTuple):
-  """A linear classifier; of N clients, each leaf has a leading client axis."""
-
-  kernel: np.ndarray | Array
-  """`[F, C]`."""
-  bias: np.ndarray | Array
-  """`[C]`."""
 
 
 class ClientRows(NamedTuple):
@@ -112,104 +76,6 @@ class Evaluation(NamedTuple):
   metrics: dict[str, float]
   clients: np.ndarray
   values: dict[str, np.ndarray]
-
-
-def train_head(
-  inputs: np.ndarray,
-  labels: np.ndarray,
-  num_classes: int,
-  config: HeadConfig = DEFAULT_CONFIG,
-  *,
-  sample_weight: np.ndarray | None = None,
-) -> Head:
-  """Trains a head by full-batch Adam on the weighted mean cross-entropy.
-
-  It starts from zeros, so nothing is drawn and no seed asked for. Embeddings
-  are taken as they are: at a given learning rate their scale matters.
-
-  Args:
-    inputs: `[n, F]` embeddings.
-    labels: `[n]` whole numbers below `num_classes`; classes may be missing.
-    num_classes: C.
-    config: epochs, learning rate, weight decay.
-    sample_weight: `[n]` weights >= 0; ones if None.
-
-  Raises:
-    InputError: arguments of other shapes, out of range or not finite.
-  """
-  checks.features(1, inputs=inputs)
-  weights = _ones_or(sample_weight, (len(inputs),))
-  head = train_heads(
-    np.asarray(inputs)[None],
-    np.asarray(labels)[None],
-    num_classes,
-    config,
-    sample_weight=weights[None],
-  )
-  return jax.tree.map(lambda leaf: leaf[0], head)
-
-
-def train_heads(
-  inputs: np.ndarray,
-  labels: np.ndarray,
-  num_classes: int,
-  config: HeadConfig = DEFAULT_CONFIG,
-  *,
-  sample_weight: np.ndarray | None = None,
-) -> Head:
-  """Trains the heads of N clients in one program.
-
-  Args:
-    inputs: `[N, n, F]` embeddings, each client's filled up to n.
-    labels: `[N, n]` whole numbers below `num_classes`, filled up likewise.
-    num_classes: C.
-    config: epochs, learning rate, weight decay.
-    sample_weight: `[N, n]` weights >= 0, zero for what is filled up; ones if
-      None.
-
-  Returns:
-    what `train_head` makes of each client, up to rounding; zeros, a head that
-    is undecided, for one whose weights are all zero.
-
-  Raises:
-    InputError: arguments of other shapes, out of range or not finite.
-  """
-  validate.positive_int(num_classes=num_classes)
-  inputs, labels = np.asarray(inputs), np.asarray(labels)
-  if inputs.ndim != 3:
-    raise InputError(
-      f'Expected inputs to be embeddings [N, n, F], got {list(inputs.shape)}.'
-    )
-  num_clients, num, width = inputs.shape
-  checks.features(1, inputs=inputs.reshape(-1, width))
-  if labels.shape != (num_clients, num):
-    raise InputError(
-      f'Expected labels of shape {[num_clients, num]}, one for each embedding, '
-      f'got {list(labels.shape)}.'
-    )
-  checks.labels(labels.size, num_classes, labels=labels.reshape(-1))
-  weights = _ones_or(sample_weight, (num_clients, num))
-  return jax.device_get(
-    _fit_all(
-      jnp.asarray(inputs, jnp.float32),
-      jnp.asarray(labels, jnp.int32),
-      jnp.asarray(weights),
-      num_classes,
-      config,
-    )
-  )
-
-
-def probabilities(head: Head, inputs: np.ndarray) -> np.ndarray:
-  """`[n, C]` class probabilities of embeddings `[n, F]`.
-
-  Example:
-    >>> head = Head(np.array([[0.0, np.log(3.0)]]), np.zeros(2))
-    >>> probabilities(head, np.array([[1.0], [0.0]])).round(6).tolist()
-    [[0.25, 0.75], [0.5, 0.5]]
-  """
-  kernel, bias = np.asarray(head.kernel), np.asarray(head.bias)
-  return special.softmax(inputs @ kernel + bias, axis=1)
 
 
 def interpolate(
@@ -399,61 +265,37 @@ def evaluate_head(clients: ClientRows, local: Head, shared: Head) -> Evaluation:
     InputError: embeddings, heads or partitions that do not fit each other,
       values that are not finite, no test or no validation rows.
   """
-  _check(clients)
+  measured = _measured(clients, local)
   inputs = np.asarray(clients.inputs, np.float32)
-  expected = (clients.train.num_clients, inputs.shape[1], clients.num_classes)
-  if np.shape(local.kernel) != expected:
-    raise InputError(
-      f'Expected local heads [N, F, C] of shape {list(expected)}, got '
-      f'{list(np.shape(local.kernel))}.'
-    )
-  measured = np.flatnonzero(clients.test.sizes)
-  if not measured.size:
-    raise InputError('Expected test rows of at least one client, got none.')
-  synthetic = probabilities(shared, inputs)
   heads = [Head(*leaves) for leaves in zip(*local, strict=True)]
+  synthetic = probabilities(shared, inputs)
 
-  def at(partition, client):
-    rows = partition.rows(client)
-    return (
-      clients.labels[rows],
-      probabilities(heads[client], inputs[rows]),
-      rows,
-    )
+  def at(client, rows):
+    """Labels of rows, and what its own and the shared head make of them."""
+    own = probabilities(heads[client], inputs[rows])
+    return clients.labels[rows], own, synthetic[rows]
 
-  checked = [at(clients.validation, client) for client in range(len(heads))]
   share = choose_share(
-    [labels for labels, _, _ in checked],
-    [local for _, local, _ in checked],
-    [synthetic[rows] for _, _, rows in checked],
-  )
-
-  def regimes(labels, own, shared):
-    mixed = interpolate(own, shared, share)
-    return {
-      f'{regime}_{name}': value
-      for regime, predicted in zip(REGIMES, (shared, own, mixed), strict=True)
-      for name, value in scores(labels, predicted).items()
-    }
-
-  everywhere = clients.test.order
-  of_clients, of_all = [], []
-  for client in measured:
-    labels, own, rows = at(clients.test, client)
-    of_clients.append(regimes(labels, own, synthetic[rows]))
-    own = probabilities(heads[client], inputs[everywhere])
-    found = regimes(clients.labels[everywhere], own, synthetic[everywhere])
-    of_all.append(
-      {name.replace('_', '_global_', 1): v for name, v in found.items()}
+    *zip(
+      *(at(i, clients.validation.rows(i)) for i in range(len(heads))),
+      strict=True,
     )
-  values, common = _stacked(of_clients), _stacked(of_all)
+  )
+  of_clients = [
+    _regimes(share, *at(client, clients.test.rows(client)))
+    for client in measured
+  ]
+  of_all = [
+    _regimes(share, *at(client, clients.test.order)) for client in measured
+  ]
+  values = _stacked(of_clients)
+  common = {
+    name.replace('_', '_global_', 1): row
+    for name, row in _stacked(of_all).items()
+  }
   metrics = {'interpolation_lambda': share}
   for name, row in {**values, **common}.items():
-    defined = row[np.isfinite(row)]
-    metrics[name] = float(defined.mean())
-    if not name.startswith('synthetic_global_'):
-      metrics[f'{name}_stddev'] = float(defined.std())
-      metrics[f'{name}_worst'] = float(defined.min())
+    metrics |= _over_clients(name, row)
   return Evaluation(metrics, measured, values)
 
 
@@ -468,61 +310,6 @@ def evaluate_clients(
   return evaluate(
     clients, local, synthetic_inputs, synthetic_labels, config
   ).metrics
-
-
-def _fit(
-  inputs: Array,
-  labels: Array,
-  weights: Array,
-  num_classes: int,
-  config: HeadConfig,
-) -> Head:
-  """One head; `inputs` `[n, F]`, `labels` and `weights` `[n]`."""
-  optimizer = optax.chain(
-    optax.add_decayed_weights(config.head_weight_decay),
-    optax.adam(config.head_learning_rate),
-  )
-  total = weights.sum()
-  shares = weights / jnp.where(total > 0, total, 1.0)
-
-  def loss(head):
-    logits = inputs @ head.kernel + head.bias[None]
-    return jnp.sum(
-      shares * optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    )
-
-  def step(carry, _):
-    head, state = carry
-    updates, state = optimizer.update(jax.grad(loss)(head), state, head)
-    return (optax.apply_updates(head, updates), state), None
-
-  head = Head(jnp.zeros([inputs.shape[1], num_classes]), jnp.zeros(num_classes))
-  (head, _), _ = jax.lax.scan(
-    step, (head, optimizer.init(head)), length=config.head_epochs
-  )
-  return head
-
-
-@functools.partial(jax.jit, static_argnums=(3, 4))
-def _fit_all(inputs, labels, weights, num_classes, config):
-  """Heads of all clients; each argument with a leading axis N."""
-  fit = functools.partial(_fit, num_classes=num_classes, config=config)
-  return jax.vmap(fit)(inputs, labels, weights)
-
-
-def _ones_or(weights, shape):
-  """Weights in float32; ones if None."""
-  if weights is None:
-    return np.ones(shape, np.float32)
-  weights = np.asarray(weights, np.float32)
-  if weights.shape != shape:
-    raise InputError(
-      f'Expected sample_weight of shape {list(shape)}, got '
-      f'{list(weights.shape)}.'
-    )
-  if not np.all(np.isfinite(weights)) or weights.min() < 0:
-    raise InputError('Expected sample_weight to be finite and >= 0.')
-  return weights
 
 
 def _check(clients: ClientRows) -> None:
@@ -552,18 +339,52 @@ def _check(clients: ClientRows) -> None:
     use[order] = position
 
 
+def _measured(clients: ClientRows, local: Head) -> np.ndarray:
+  """`[M]` clients with test rows; raises `InputError` unless all fits."""
+  _check(clients)
+  width = np.shape(clients.inputs)[1]
+  expected = (clients.train.num_clients, width, clients.num_classes)
+  if np.shape(local.kernel) != expected:
+    raise InputError(
+      f'Expected local heads [N, F, C] of shape {list(expected)}, got '
+      f'{list(np.shape(local.kernel))}.'
+    )
+  measured = np.flatnonzero(clients.test.sizes)
+  if not measured.size:
+    raise InputError('Expected test rows of at least one client, got none.')
+  return measured
+
+
 def _accuracy(labels, predicted):
   return np.mean(predicted.argmax(axis=1) == labels)
 
 
-def _stacked(rows: list[dict[str, float]]) -> dict[str, np.ndarray]:
-  """Values by name; NaN where a row lacks one, a name if no row lacks it."""
+def _regimes(
+  share: float, labels: np.ndarray, own: np.ndarray, shared: np.ndarray
+) -> dict[str, float]:
+  """Scores of a client's head, of the shared one and of both."""
+  mixed = interpolate(own, shared, share)
   return {
-    f'{regime}{scope}_{score}': row
-    for regime in REGIMES
-    for scope in ('', '_global')
-    for score in SCORES
-    if np.isfinite(
-      row := np.array([r.get(f'{regime}{scope}_{score}', np.nan) for r in rows])
-    ).any()
+    f'{regime}_{name}': value
+    for regime, predicted in zip(REGIMES, (shared, own, mixed), strict=True)
+    for name, value in scores(labels, predicted).items()
   }
+
+
+def _stacked(rows: list[dict[str, float]]) -> dict[str, np.ndarray]:
+  """Values by name; NaN where a row lacks one, no name that all lack."""
+  names = [f'{regime}_{score}' for regime in REGIMES for score in SCORES]
+  table = {
+    name: np.array([row.get(name, np.nan) for row in rows]) for name in names
+  }
+  return {name: row for name, row in table.items() if np.isfinite(row).any()}
+
+
+def _over_clients(name: str, row: np.ndarray) -> dict[str, float]:
+  """Mean, spread and least of a metric, over the clients that have it."""
+  defined = row[np.isfinite(row)]
+  found = {name: float(defined.mean())}
+  if not name.startswith('synthetic_global_'):  # the same for all clients
+    found[f'{name}_stddev'] = float(defined.std())
+    found[f'{name}_worst'] = float(defined.min())
+  return found

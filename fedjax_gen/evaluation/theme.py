@@ -37,6 +37,19 @@ def colour(index: int) -> str:
   return COLOURS[index % len(COLOURS)]
 
 
+def marker(position: int, size: float) -> dict:
+  """Returns how points of a series look; hollow where markers repeat."""
+  fill = colour(position)
+  is_hollow = position // len(MARKERS) % 2
+  return {
+    'marker': MARKERS[position % len(MARKERS)],
+    'markersize': size,
+    'markerfacecolor': 'none' if is_hollow else fill,
+    'markeredgecolor': fill if is_hollow else PAPER,
+    'markeredgewidth': 1.0 if is_hollow else 0.4,
+  }
+
+
 @functools.cache
 def font(size: int) -> ImageFont.FreeTypeFont:
   """Returns the font of the charts for Pillow; Matplotlib carries the file."""

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_gen import validate
+from fedjax_gen import fields, validate
 from fedjax_gen.data.sources import DataSource
 from fedjax_gen.errors import InputError
 from fedjax_gen.evaluation import (
@@ -39,24 +39,19 @@ class EvaluationConfig:
     InputError: a value is out of range.
   """
 
-  num_samples: int = dataclasses.field(
-    default=2000,
-    metadata={'help': 'Images to generate for FID and its kin.'},
+  num_samples: int = fields.option(
+    2000, 'Images to generate for FID and its kin.'
   )
-  extractor: str = dataclasses.field(
-    default='classifier',
-    metadata={
-      'help': 'Feature network of FID and its kin: classifier (trained here '
-      'on the real data), onnx:PATH or torchscript:PATH.'
-    },
+  extractor: str = fields.option(
+    'classifier',
+    'Feature network of FID and its kin: classifier (trained here '
+    'on the real data), onnx:PATH or torchscript:PATH.',
   )
-  importance_samples: int = dataclasses.field(
-    default=64,
-    metadata={'help': 'S of the importance-weighted bound; 0 leaves it out.'},
+  importance_samples: int = fields.option(
+    64, 'S of the importance-weighted bound; 0 leaves it out.'
   )
-  num_local_models: int = dataclasses.field(
-    default=3,
-    metadata={'help': 'Local-only models measured (the first clients).'},
+  num_local_models: int = fields.option(
+    3, 'Local-only models measured (the first clients).'
   )
 
   def __post_init__(self):

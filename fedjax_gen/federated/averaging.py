@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import optax
 
-from fedjax_gen import trees, validate
+from fedjax_gen import fields, trees, validate
 from fedjax_gen.data.federated import ClientData
 from fedjax_gen.federated import aggregates, local, optimizers, servers
 from fedjax_gen.federated.algorithm import (
@@ -27,47 +27,28 @@ from fedjax_gen.types import Key, LossFn, Metrics, Tree
 class Config:
   """How clients and server train."""
 
-  local_epochs: float = dataclasses.field(
-    default=2.0, metadata={'help': 'E, passes of a client a round'}
+  local_epochs: float = fields.option(2.0, 'E, passes of a client a round')
+  batch_size: int = fields.option(32, 'B, examples of a local step')
+  learning_rate: float = fields.option(2e-3, 'of the clients’ Adam')
+  keep_optimizer_state: bool = fields.option(
+    True,
+    'keep Adam’s moments on the client between rounds, as the '
+    'published code of FedVAE does; otherwise start each round anew',
   )
-  batch_size: int = dataclasses.field(
-    default=32, metadata={'help': 'B, examples of a local step'}
+  proximal: float = fields.option(
+    0.0, 'FedProx: mu, pull towards the received model'
   )
-  learning_rate: float = dataclasses.field(
-    default=2e-3, metadata={'help': 'of the clients’ Adam'}
+  rematerialise: bool = fields.option(False, local.REMATERIALISE)
+  server_optimizer: str = fields.option(
+    'fedavg',
+    'how the server descends the mean update',
+    choices=('fedavg', 'fedavgm', 'fedadam', 'fedyogi'),
   )
-  keep_optimizer_state: bool = dataclasses.field(
-    default=True,
-    metadata={
-      'help': 'keep Adam’s moments on the client between rounds, as the '
-      'published code of FedVAE does; otherwise start each round anew'
-    },
+  server_learning_rate: float = fields.option(
+    1.0, 'Step of the server; 1 with fedavg is averaging'
   )
-  proximal: float = dataclasses.field(
-    default=0.0,
-    metadata={'help': 'FedProx: mu, pull towards the received model'},
-  )
-  rematerialise: bool = dataclasses.field(
-    default=False,
-    metadata={
-      'help': 'compute again what lies between layers in place of keeping it: '
-      'less memory and more time, on accelerators'
-    },
-  )
-  server_optimizer: str = dataclasses.field(
-    default='fedavg',
-    metadata={
-      'choices': ('fedavg', 'fedavgm', 'fedadam', 'fedyogi'),
-      'help': 'how the server descends the mean update',
-    },
-  )
-  server_learning_rate: float = dataclasses.field(
-    default=1.0,
-    metadata={'help': 'Step of the server; 1 with fedavg is averaging'},
-  )
-  server_momentum: float = dataclasses.field(
-    default=0.9,
-    metadata={'help': 'Of fedavgm; beta 1 of fedadam and fedyogi'},
+  server_momentum: float = fields.option(
+    0.9, 'Of fedavgm; beta 1 of fedadam and fedyogi'
   )
 
   def optimizer(self) -> optax.GradientTransformation:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedjax_gen import validate
+from fedjax_gen import fields
 from fedjax_gen.federated import class_sums
 from fedjax_gen.federated.class_sums import ByClass, ClassMeans, ClassSums
 from fedjax_gen.types import Array, Key
@@ -30,36 +30,27 @@ class Rules:
     InputError: a value is none of its choices.
   """
 
-  prototype_rule: str = dataclasses.field(
-    default='count',
-    metadata={
-      'choices': ('count', 'uniform'),
-      'help': 'How class means of clients are averaged: by examples, or every '
-      'holder alike',
-    },
+  prototype_rule: str = fields.option(
+    'count',
+    'How class means of clients are averaged: by examples, or every '
+    'holder alike',
+    choices=('count', 'uniform'),
   )
-  sigma_rule: str = dataclasses.field(
-    default='pooled',
-    metadata={
-      'choices': ('pooled', 'within', 'gauss_sum'),
-      'help': 'sigma of all: exactly that of all features about their class '
-      'means [ours]; without what means differ between clients [ours]; or that '
-      'of a weighted sum of Gaussians [3p]',
-    },
+  sigma_rule: str = fields.option(
+    'pooled',
+    'sigma of all: exactly that of all features about their class '
+    'means [ours]; without what means differ between clients [ours]; or that '
+    'of a weighted sum of Gaussians [3p]',
+    choices=('pooled', 'within', 'gauss_sum'),
   )
-  sigma_shape: str = dataclasses.field(
-    default='shared',
-    metadata={
-      'choices': ('shared', 'class'),
-      'help': 'One sigma for all classes [note], or one each [3p]',
-    },
+  sigma_shape: str = fields.option(
+    'shared',
+    'One sigma for all classes [note], or one each [3p]',
+    choices=('shared', 'class'),
   )
 
   def __post_init__(self):
-    for field in dataclasses.fields(self):
-      validate.one_of(
-        field.metadata['choices'], **{field.name: getattr(self, field.name)}
-      )
+    fields.check_choices(self)
 
   @property
   def is_shared(self) -> bool:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,12 @@ import optax
 from fedjax_gen import trees, validate
 from fedjax_gen.data.federated import Batch, ClientData
 from fedjax_gen.types import LAYER, Array, Key, LossFn, Metrics, Tree
+
+REMATERIALISE = (
+  'compute again what lies between layers in place of keeping it: '
+  'less memory and more time, on accelerators'
+)
+"""What `--help` says of options by which losses are `rematerialised`."""
 
 
 class LocalWork(NamedTuple):
@@ -185,7 +191,7 @@ def proximal(loss_fn: LossFn, anchor: Tree, strength: float) -> LossFn:
   return anchored
 
 
-def rematerialised(loss_fn: LossFn) -> LossFn:
+def rematerialised(loss_fn: Callable[..., Any]) -> Callable[..., Any]:
   """The same loss, whose gradient keeps the outputs of layers alone.
 
   What lies between them (activations, normalisations) is computed again on the

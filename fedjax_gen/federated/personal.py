@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fedjax_gen import validate
+from fedjax_gen import fields, trees, validate
 from fedjax_gen.data.federated import Batch, ClientData
 from fedjax_gen.errors import InputError
 from fedjax_gen.federated import (
@@ -50,33 +50,17 @@ class Config:
     InputError: a value is out of range.
   """
 
-  local_epochs: float = dataclasses.field(
-    default=1.0, metadata={'help': 'E, passes of a client a round'}
+  local_epochs: float = fields.option(1.0, 'E, passes of a client a round')
+  batch_size: int = fields.option(32, 'B, examples of a local step')
+  optimizer: str = fields.option(
+    'sgd', 'of the clients', choices=('sgd', 'adam')
   )
-  batch_size: int = dataclasses.field(
-    default=32, metadata={'help': 'B, examples of a local step'}
+  learning_rate: float = fields.option(0.01, 'of the clients')
+  momentum: float = fields.option(0.9, 'of sgd; kept between rounds')
+  max_gradient_norm: float = fields.option(
+    10.0, 'longer gradients are shortened (HtFLlib); 0 for none'
   )
-  optimizer: str = dataclasses.field(
-    default='sgd',
-    metadata={'choices': ('sgd', 'adam'), 'help': 'of the clients'},
-  )
-  learning_rate: float = dataclasses.field(
-    default=0.01, metadata={'help': 'of the clients'}
-  )
-  momentum: float = dataclasses.field(
-    default=0.9, metadata={'help': 'of sgd; kept between rounds'}
-  )
-  max_gradient_norm: float = dataclasses.field(
-    default=10.0,
-    metadata={'help': 'longer gradients are shortened (HtFLlib); 0 for none'},
-  )
-  rematerialise: bool = dataclasses.field(
-    default=False,
-    metadata={
-      'help': 'compute again what lies between layers in place of keeping it: '
-      'less memory and more time, on accelerators'
-    },
-  )
+  rematerialise: bool = fields.option(False, local.REMATERIALISE)
 
   def __post_init__(self):
     validate.one_of(('sgd', 'adam'), optimizer=self.optimizer)
@@ -253,11 +237,6 @@ def first_numbers(num_clients: Sequence[int]) -> list[int]:
   return (np.cumsum(num_clients) - np.asarray(num_clients)).tolist()
 
 
-def masked_mean(values: Array, mask: Array) -> Array:
-  """Mean of `[B]` values over the examples that count; 0 if none does."""
-  return jnp.sum(jnp.where(mask, values, 0.0)) / jnp.maximum(mask.sum(), 1)
-
-
 def classification(
   model: Model,
   extra: Callable[[Variables, Array, Array, Batch, Key], Array] | None = None,
@@ -275,18 +254,35 @@ def classification(
     features = model.features(own, batch.inputs)
     logits = model.logits(own['head'], features)
     values = cross_entropy(logits, batch.labels)
-    loss = masked_mean(values, batch.mask)
+    loss = trees.masked_mean(values, batch.mask)
     right = (logits.argmax(axis=-1) == batch.labels).astype(jnp.float32)
     metrics = {
       'cross_entropy': loss,
-      'train_accuracy': masked_mean(right, batch.mask),
+      'train_accuracy': trees.masked_mean(right, batch.mask),
     }
     if extra is not None:
-      term = masked_mean(
+      term = trees.masked_mean(
         extra(variables, features, logits, batch, key), batch.mask
       )
       loss, metrics = loss + term, {**metrics, 'term': term}
     return loss, (variables, metrics)
+
+  return loss_fn
+
+
+def plain_loss(model: Model, view: Tree) -> LossFn:
+  """`loss` of methods without a term of their own, whatever is received."""
+  del view  # it is trained, or nothing
+  return classification(model)
+
+
+def head_loss(model: Model) -> LossFn:
+  """Cross-entropy of a head by itself; inputs are features `[B, F]`."""
+
+  def loss_fn(head, batch, key):
+    del key  # nothing is random
+    values = cross_entropy(model.logits(head, batch.inputs), batch.labels)
+    return trees.masked_mean(values, batch.mask), (head, {})
 
   return loss_fn
 
@@ -374,7 +370,7 @@ def local_only(config: Config, models: Sequence[Model]) -> Method:
       init_classifier(model),
       0,
       view=lambda server, info: (),
-      loss=functools.partial(_plain_loss, model),
+      loss=functools.partial(plain_loss, model),
       send=lambda view, client, data, key: (),
     )
     for model in models
@@ -383,8 +379,3 @@ def local_only(config: Config, models: Sequence[Model]) -> Method:
     Algorithm(nothing_server(), fleets),
     tuple(head_deployment(model) for model in models),
   )
-
-
-def _plain_loss(model, view):
-  del view  # nothing is received
-  return classification(model)

@@ -15,7 +15,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from fedjax_gen import validate
+from fedjax_gen import fields, validate
 from fedjax_gen.errors import InputError
 from fedjax_gen.models import extractors
 from fedjax_gen.models.extractors import EXTRACTORS
@@ -33,28 +33,22 @@ class ClassifierConfig:
     InputError: a value is out of range.
   """
 
-  architectures: tuple[str, ...] = dataclasses.field(
-    default=('cnn5', 'resnet6', 'mlp'),
-    metadata={
-      'help': 'Of the clients in turn: client i has the i-th, counted round. '
-      f'Any of {", ".join(EXTRACTORS)}'
-    },
+  architectures: tuple[str, ...] = fields.option(
+    ('cnn5', 'resnet6', 'mlp'),
+    'Of the clients in turn: client i has the i-th, counted round. '
+    f'Any of {", ".join(EXTRACTORS)}',
   )
-  feature_size: int = dataclasses.field(
-    default=512,
-    metadata={'help': 'F (p of the papers), features of every client’s model'},
+  feature_size: int = fields.option(
+    512, 'F (p of the papers), features of every client’s model'
   )
-  width: float = dataclasses.field(
-    default=1.0,
-    metadata={'help': 'Multiplies channels and hidden sizes of all models'},
+  width: float = fields.option(
+    1.0, 'Multiplies channels and hidden sizes of all models'
   )
-  projection: str = dataclasses.field(
-    default='pool',
-    metadata={
-      'choices': PROJECTIONS,
-      'help': 'How features of a model come to feature_size: by averages of '
-      'neighbours (HtFLlib), or by a layer that is trained',
-    },
+  projection: str = fields.option(
+    'pool',
+    'How features of a model come to feature_size: by averages of '
+    'neighbours (HtFLlib), or by a layer that is trained',
+    choices=PROJECTIONS,
   )
 
   def __post_init__(self):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_gen import validate
+from fedjax_gen import trees, validate
 from fedjax_gen.models.vae import Vae, to_pixels, to_unit
 from fedjax_gen.types import Array, Key, LossFn, Variables
 
@@ -48,7 +48,7 @@ def elbo_loss(vae: Vae, beta: float | Array = 1.0) -> LossFn:
       vae, variables, data, batch.labels, key, batch.mask
     )
     reconstruction, *levels = (
-      _masked_mean(term, batch.mask)
+      trees.masked_mean(term, batch.mask)
       for term in (terms.reconstruction, *terms.kl.values())
     )
     kl = functools.reduce(jnp.add, levels)
@@ -226,7 +226,3 @@ def _terms(vae, variables, data, labels, key, mask=None):
   outputs, decoder = vae.decode(variables, inferred.latents, labels, mask)
   terms = Terms(-vae.likelihood.log_prob(outputs, data), inferred.kl)
   return terms, {**variables, 'encoder': encoder, 'decoder': decoder}
-
-
-def _masked_mean(values: Array, mask: Array) -> Array:
-  return jnp.sum(jnp.where(mask, values, 0.0)) / jnp.maximum(mask.sum(), 1)

@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_gen import validate
+from fedjax_gen import fields, trees, validate
 from fedjax_gen.errors import InputError
 from fedjax_gen.models import layers, networks
 from fedjax_gen.models.vae import DataSpec, to_pixels, to_unit
@@ -62,35 +62,21 @@ class Gan(NamedTuple):
 class GanConfig:
   """The networks and the step sizes; the values of DCGAN in brackets."""
 
-  gan_latent_size: int = dataclasses.field(
-    default=64, metadata={'help': 'dimensions of the latents of a GAN [100]'}
+  gan_latent_size: int = fields.option(
+    64, 'dimensions of the latents of a GAN [100]'
   )
-  gan_channels: tuple[int, ...] = dataclasses.field(
-    default=(32, 64),
-    metadata={
-      'help': 'Channels of each stride-2 layer of the discriminator; the '
-      'generator mirrors them [128,256,512,1024]'
-    },
+  gan_channels: tuple[int, ...] = fields.option(
+    (32, 64),
+    'Channels of each stride-2 layer of the discriminator; the '
+    'generator mirrors them [128,256,512,1024]',
   )
-  gan_learning_rate: float = dataclasses.field(
-    default=1e-3, metadata={'help': 'of the Adam of a GAN [2e-4]'}
+  gan_learning_rate: float = fields.option(1e-3, 'of the Adam of a GAN [2e-4]')
+  gan_discriminator_speed: float = fields.option(
+    1.0, 'learning rate of the discriminator, in units of gan_learning_rate [1]'
   )
-  gan_discriminator_speed: float = dataclasses.field(
-    default=1.0,
-    metadata={
-      'help': 'learning rate of the discriminator, in units of '
-      'gan_learning_rate [1]'
-    },
-  )
-  gan_b1: float = dataclasses.field(
-    default=0.5, metadata={'help': 'beta 1 of the Adam of a GAN [0.5]'}
-  )
-  gan_r1: float = dataclasses.field(
-    default=0.1,
-    metadata={
-      'help': 'weight of the penalty on the discriminator’s slope at real '
-      'images [0]'
-    },
+  gan_b1: float = fields.option(0.5, 'beta 1 of the Adam of a GAN [0.5]')
+  gan_r1: float = fields.option(
+    0.1, 'weight of the penalty on the discriminator’s slope at real images [0]'
   )
 
 
@@ -221,7 +207,7 @@ def gan_loss(gan: Gan, r1: float = 0.0) -> LossFn:
     )
     fake_logits = gan.discriminate(variables, jax.lax.stop_gradient(fakes))
     fooled_logits = gan.discriminate(constants, fakes)
-    mean = functools.partial(_masked_mean, mask=batch.mask)
+    mean = functools.partial(trees.masked_mean, mask=batch.mask)
 
     # -log D = softplus(-logit) and -log(1 - D) = softplus(logit).
     discriminator = mean(nn.softplus(-real_logits) + nn.softplus(fake_logits))
@@ -279,7 +265,3 @@ def _generate(gan, num, batch_size, variables, key):
     return to_pixels(gan.generate(variables, latents)[0])
 
   return jax.lax.map(one, jnp.arange(num), batch_size=batch_size)
-
-
-def _masked_mean(values: Array, mask: Array) -> Array:
-  return jnp.sum(jnp.where(mask, values, 0.0)) / jnp.maximum(mask.sum(), 1)

@@ -33,101 +33,14 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_gen import validate
-from fedjax_gen.errors import InputError
 from fedjax_gen.losses import gaussian, lipschitz
 from fedjax_gen.losses.gaussian import Gaussian
-from fedjax_gen.models import hyper_layers
+from fedjax_gen.models import hyper_config, hyper_layers
+from fedjax_gen.models.hyper_config import NORMALISATIONS, HyperVaeConfig
 from fedjax_gen.models.vae import DataSpec
 from fedjax_gen.types import Array, Key, Tree
 
-HEADS = ('row_scaled', 'full', 'constant')
-PRIORS = ('generated', 'standard')
-LIPSCHITZ = ('none', 'spectral_norm', 'spectral_penalty', 'jacobian')
-NORMALISATIONS = ('none', 'standardise', 'sphere')
-
 _MODULES = ('base', 'decoder_head', 'prior_head')
-
-
-@dataclasses.dataclass(frozen=True)
-class HyperVaeConfig:
-  """The model."""
-
-  latent_size: int = dataclasses.field(
-    default=16, metadata={'help': 'Z, dimensions of the latent space'}
-  )
-  hidden_sizes: tuple[int, ...] = dataclasses.field(
-    default=(128, 128),
-    metadata={
-      'help': 'Widths of the hidden layers of encoder and decoder; DP-CVAE, '
-      'from which FedHypeVAE descends, has 256,256,256'
-    },
-  )
-  code_size: int = dataclasses.field(
-    default=32, metadata={'help': 'V, dimensions of a client’s code'}
-  )
-  hyper_size: int = dataclasses.field(
-    default=128,
-    metadata={
-      'help': 'width of the hidden layer of the heads that turn a code into '
-      'a decoder and a prior'
-    },
-  )
-  head: str = dataclasses.field(
-    default='row_scaled',
-    metadata={
-      'choices': HEADS,
-      'help': 'What a code makes of the decoder: row_scaled scales and shifts '
-      'shared weights, full generates all weights, constant is one decoder '
-      'for all, without a hypernetwork',
-    },
-  )
-  prior: str = dataclasses.field(
-    default='generated',
-    metadata={
-      'choices': PRIORS,
-      'help': 'p(z | y): generated from the code, or standard, N(0, I)',
-    },
-  )
-  code_radius: float = dataclasses.field(
-    default=2.0,
-    metadata={
-      'help': 'codes are kept in a ball of this radius times the square root '
-      'of code_size, about the length of a code at first'
-    },
-  )
-  likelihood_stddev: float = dataclasses.field(
-    default=0.5,
-    metadata={
-      'help': 's of p(x | z, y) = N(x_hat, s^2 I), in units of the embeddings'
-    },
-  )
-  lipschitz: str = dataclasses.field(
-    default='none',
-    metadata={
-      'choices': LIPSCHITZ,
-      'help': 'What keeps the heads from changing fast with the code: nothing, '
-      'spectral norms cut to lipschitz_target, a penalty on what exceeds it, '
-      'or a penalty on the Jacobian',
-    },
-  )
-  lipschitz_target: float = dataclasses.field(
-    default=1.0,
-    metadata={'help': 'largest spectral norm of a layer of the heads'},
-  )
-  normalise: str = dataclasses.field(
-    default='none',
-    metadata={
-      'choices': NORMALISATIONS,
-      'help': 'What is done to each embedding by itself: nothing, standardise '
-      '(mean 0, standard deviation 1), or sphere (length the square root of '
-      'its dimensions)',
-    },
-  )
-
-  @property
-  def uses_code(self) -> bool:
-    """Whether anything of the model depends on a client's code."""
-    return self.head != 'constant' or self.prior == 'generated'
 
 
 class Personal(NamedTuple):
@@ -188,100 +101,124 @@ def build_hyper_vae(config: HyperVaeConfig, spec: DataSpec) -> HyperVae:
   Raises:
     InputError: a field is out of range, or the data are no embeddings.
   """
-  _check(config, spec)
+  hyper_config.check(config, spec)
   config = dataclasses.replace(config, hidden_sizes=tuple(config.hidden_sizes))
-  hidden, num_classes = config.hidden_sizes, spec.num_classes
-  encoder = hyper_layers.Mlp((*hidden, 2 * config.latent_size))
+  hidden = config.hidden_sizes
   # Of the decoder: inputs of the first layer, then outputs of each.
-  sizes = (config.latent_size + num_classes, *hidden, *spec.shape)
-  heads = _heads(config, spec, sizes)
-  radius = config.code_radius * math.sqrt(config.code_size)
+  sizes = (config.latent_size + spec.num_classes, *hidden, *spec.shape)
+  built = _Built(
+    config,
+    spec,
+    sizes,
+    encoder=hyper_layers.Mlp((*hidden, 2 * config.latent_size)),
+    heads=_heads(config, spec, sizes),
+  )
+  return HyperVae(
+    built.init,
+    built.init_client,
+    built.personalise,
+    built.infer,
+    built.decode,
+    built.project,
+    built.regulariser,
+    config,
+    spec,
+  )
 
-  def init(key):
+
+class _Built(NamedTuple):
+  """The functions of a `HyperVae`.
+
+  Attributes:
+    config, spec: as `build_hyper_vae` takes them.
+    sizes: of the decoder: inputs of the first layer, then outputs of each.
+    encoder: a client's.
+    heads: the networks that read the code, by module.
+  """
+
+  config: HyperVaeConfig
+  spec: DataSpec
+  sizes: tuple[int, ...]
+  encoder: nn.Module
+  heads: dict[str, nn.Module]
+
+  def init(self, key):
     # By module and not in order: an ablation begins with the same decoder.
     keys = dict(zip(_MODULES, jax.random.split(key, 3), strict=True))
     hyper: dict[str, Any] = {
-      name: head.init(keys[name], jnp.zeros(config.code_size))
-      for name, head in heads.items()
+      name: head.init(keys[name], jnp.zeros(self.config.code_size))
+      for name, head in self.heads.items()
     }
-    base = hyper_layers.init_dense(keys['base'], sizes)
-    if config.head == 'full':
+    base = hyper_layers.init_dense(keys['base'], self.sizes)
+    if self.config.head == 'full':
       last = hyper['decoder_head']['params']['Dense_1']
       last['bias'] = hyper_layers.flat_from_layers(hyper_layers.layers_of(base))
     else:
       hyper['base'] = base
     return hyper
 
-  def init_client(key):
+  def init_client(self, key):
     encoder_key, code_key = jax.random.split(key)
-    inputs = jnp.zeros((1, spec.shape[0] + num_classes))
-    own: dict[str, Any] = {'encoder': encoder.init(encoder_key, inputs)}
-    if config.uses_code:
-      own['code'] = jax.random.normal(code_key, (config.code_size,))
-    return project(own)
+    inputs = jnp.zeros((1, self.spec.shape[0] + self.spec.num_classes))
+    own: dict[str, Any] = {'encoder': self.encoder.init(encoder_key, inputs)}
+    if self.config.uses_code:
+      own['code'] = jax.random.normal(code_key, (self.config.code_size,))
+    return self.project(own)
 
-  def apply_head(hyper, name, code):
-    variables = hyper[name]
-    if config.lipschitz == 'spectral_norm':
-      variables = lipschitz.constrained_kernels(
-        variables, config.lipschitz_target
-      )
-    return heads[name].apply(variables, code)
-
-  def personalise(hyper, code=None):
+  def personalise(self, hyper, code=None):
+    """Eqs. 3 and 4."""
+    config = self.config
     decoder: Tree = ()
     if config.head != 'constant':
-      flat = apply_head(hyper, 'decoder_head', code)
+      flat = self._apply_head(hyper, 'decoder_head', code)
       decoder = (
-        hyper_layers.rows_from_flat(flat, sizes[1:])
+        hyper_layers.rows_from_flat(flat, self.sizes[1:])
         if config.head == 'row_scaled'
-        else hyper_layers.layers_from_flat(flat, sizes)
+        else hyper_layers.layers_from_flat(flat, self.sizes)
       )
     if config.prior == 'standard':
-      prior = gaussian.standard((num_classes, config.latent_size))
-    else:
-      prior = apply_head(hyper, 'prior_head', code)
-    return Personal(decoder, prior)
+      shape = (self.spec.num_classes, config.latent_size)
+      return Personal(decoder, gaussian.standard(shape))
+    return Personal(decoder, self._apply_head(hyper, 'prior_head', code))
 
-  def infer(variables, inputs, labels):
-    outputs: Any = encoder.apply(
-      variables, hyper_layers.joined(inputs, labels, num_classes)
+  def infer(self, variables, inputs, labels):
+    outputs: Any = self.encoder.apply(
+      variables, hyper_layers.joined(inputs, labels, self.spec.num_classes)
     )
     return gaussian.clipped(*jnp.split(outputs, 2, axis=-1))
 
-  def decode(hyper, personal, latents, labels):
-    inputs = hyper_layers.joined(latents, labels, num_classes)
-    if config.head == 'full':
+  def decode(self, hyper, personal, latents, labels):
+    inputs = hyper_layers.joined(latents, labels, self.spec.num_classes)
+    if self.config.head == 'full':
       return hyper_layers.decode(personal.decoder, (), inputs)
     layers = hyper_layers.layers_of(hyper['base'])
     return hyper_layers.decode(layers, personal.decoder, inputs)
 
-  def project(own):
+  def project(self, own):
     if 'code' not in own:
       return own
+    radius = self.config.code_radius * math.sqrt(self.config.code_size)
     return {**own, 'code': in_ball(own['code'], radius)}
 
-  def regulariser(hyper, own, key):
+  def regulariser(self, hyper, own, key):
+    """R_Lip of eq. 5."""
+    config = self.config
     if config.lipschitz == 'spectral_penalty':
-      variables = {name: hyper[name] for name in heads}
+      variables = {name: hyper[name] for name in self.heads}
       return lipschitz.kernel_penalty(variables, config.lipschitz_target)
     if config.lipschitz == 'jacobian' and config.uses_code:
       return lipschitz.jacobian_penalty(
-        functools.partial(personalise, hyper), own['code'], key
+        functools.partial(self.personalise, hyper), own['code'], key
       )
     return jnp.zeros(())
 
-  return HyperVae(
-    init,
-    init_client,
-    personalise,
-    infer,
-    decode,
-    project,
-    regulariser,
-    config,
-    spec,
-  )
+  def _apply_head(self, hyper, name, code):
+    variables = hyper[name]
+    if self.config.lipschitz == 'spectral_norm':
+      variables = lipschitz.constrained_kernels(
+        variables, self.config.lipschitz_target
+      )
+    return self.heads[name].apply(variables, code)
 
 
 def sample_latents(personal: Personal, labels: Array, key: Key) -> Array:
@@ -401,28 +338,3 @@ def _heads(
       spec.num_classes, config.latent_size, config.hyper_size
     )
   return heads
-
-
-def _check(config: HyperVaeConfig, spec: DataSpec) -> None:
-  if len(spec.shape) != 1:
-    raise InputError(
-      f'Expected embeddings of shape (F,), got shape={spec.shape}.'
-    )
-  validate.positive_int(
-    shape=spec.shape[0],
-    num_classes=spec.num_classes,
-    latent_size=config.latent_size,
-    code_size=config.code_size,
-    hyper_size=config.hyper_size,
-  )
-  for size in config.hidden_sizes:
-    validate.positive_int(hidden_sizes=size)
-  validate.one_of(HEADS, head=config.head)
-  validate.one_of(PRIORS, prior=config.prior)
-  validate.one_of(LIPSCHITZ, lipschitz=config.lipschitz)
-  validate.one_of(NORMALISATIONS, normalise=config.normalise)
-  validate.positive(
-    code_radius=config.code_radius,
-    likelihood_stddev=config.likelihood_stddev,
-    lipschitz_target=config.lipschitz_target,
-  )

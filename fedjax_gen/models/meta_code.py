@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fedjax_gen import trees, validate
+from fedjax_gen import fields, trees, validate
 from fedjax_gen.errors import InputError
 from fedjax_gen.losses import gaussian
 from fedjax_gen.models import hypernetwork
@@ -59,20 +59,14 @@ class MetaConfig:
     InputError: a value is out of range.
   """
 
-  meta_beta: float = dataclasses.field(
-    default=0.1,
-    metadata={'help': 'weight of the variances beside the means of classes'},
+  meta_beta: float = fields.option(
+    0.1, 'weight of the variances beside the means of classes'
   )
-  meta_samples: int = dataclasses.field(
-    default=256,
-    metadata={'help': 'latents of a class that moments are computed over'},
+  meta_samples: int = fields.option(
+    256, 'latents of a class that moments are computed over'
   )
-  meta_steps: int = dataclasses.field(
-    default=500, metadata={'help': 'steps of Adam on the code'}
-  )
-  meta_learning_rate: float = dataclasses.field(
-    default=1e-2, metadata={'help': 'of the Adam on the code'}
-  )
+  meta_steps: int = fields.option(500, 'steps of Adam on the code')
+  meta_learning_rate: float = fields.option(1e-2, 'of the Adam on the code')
 
   def __post_init__(self):
     validate.non_negative(meta_beta=self.meta_beta)

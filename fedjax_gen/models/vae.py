@@ -8,7 +8,6 @@ the data; either may be on top, that is, be drawn first when generating.
 """
 
 from collections.abc import Callable
-import dataclasses
 import functools
 import math
 from typing import NamedTuple
@@ -17,31 +16,18 @@ from flax import core, linen as nn
 import jax
 import jax.numpy as jnp
 
-from fedjax_gen import validate
-from fedjax_gen.errors import InputError
-from fedjax_gen.losses import gaussian, likelihoods
+from fedjax_gen.losses import gaussian
 from fedjax_gen.losses.gaussian import Gaussian
 from fedjax_gen.losses.likelihoods import Likelihood
-from fedjax_gen.models import decoders, networks
+from fedjax_gen.models import networks
 from fedjax_gen.models.networks import Levels
+from fedjax_gen.models.vae_config import (
+  DataSpec,
+  VaeConfig,
+  build_modules,
+  latent_sizes,
+)
 from fedjax_gen.types import Array, Key, Variables
-
-
-class DataSpec(NamedTuple):
-  """The shape of the data a model is built for.
-
-  Attributes:
-    shape: of one example: (H, W, C) for images, (F,) for features.
-    num_classes: C; labels lie in [0, C).
-  """
-
-  shape: tuple[int, ...]
-  num_classes: int
-
-  @property
-  def is_image(self) -> bool:
-    """Whether examples are images, with values in [0, 1]."""
-    return len(self.shape) == 3
 
 
 class Inference(NamedTuple):
@@ -109,93 +95,6 @@ class Vae(NamedTuple):
   has_transition: bool = False
 
 
-MODELS = ('conv', 'mlp', 'dugdale2023')
-HIERARCHIES = ('none', 'z1_top', 'z2_top')
-
-
-@dataclasses.dataclass(frozen=True)
-class VaeConfig:
-  """The model."""
-
-  model: str = dataclasses.field(
-    default='conv',
-    metadata={
-      'choices': MODELS,
-      'help': 'Network: conv (strided), mlp, or dugdale2023, the published '
-      'FedVAE model (11,087,731 parameters on 28x28)',
-    },
-  )
-  decoder: str = dataclasses.field(
-    default='same',
-    metadata={
-      'choices': ('same', *decoders.DECODERS),
-      'help': 'Decoder, if another than that of the model',
-    },
-  )
-  latent_size: int = dataclasses.field(
-    default=16,
-    metadata={'help': 'Z, dimensions of the latent space; of z1 if two'},
-  )
-  hierarchy: str = dataclasses.field(
-    default='none',
-    metadata={
-      'choices': HIERARCHIES,
-      'help': 'Two levels of latents: z1_top generates z1, z2, x; z2_top z2, '
-      'z1, x',
-    },
-  )
-  z2_size: int = dataclasses.field(
-    default=0, metadata={'help': 'dimensions of z2; 0 for twice latent_size'}
-  )
-  lower_prior: str = dataclasses.field(
-    default='conditional',
-    metadata={
-      'choices': ('conditional', 'standard'),
-      'help': 'prior of the level that is not on top: given the upper level, '
-      'or without regard to it',
-    },
-  )
-  decode_both: bool = dataclasses.field(
-    default=False,
-    metadata={
-      'help': 'with z1_top: decode from both levels, z1 and z2 side by side'
-    },
-  )
-  conditional: bool = dataclasses.field(
-    default=True,
-    metadata={'help': 'give encoder and decoder the class label'},
-  )
-  channels: tuple[int, ...] = dataclasses.field(
-    default=(32, 64),
-    metadata={'help': 'Channels of each stride-2 layer of model=conv'},
-  )
-  hidden_size: int = dataclasses.field(
-    default=256, metadata={'help': 'width of the dense layers'}
-  )
-  norm: str = dataclasses.field(
-    default='group',
-    metadata={
-      'choices': networks.NORMS,
-      'help': 'Normalisation; the running statistics of batch are averaged '
-      'with the module that holds them',
-    },
-  )
-  likelihood: str = dataclasses.field(
-    default='gaussian',
-    metadata={
-      'choices': ('bernoulli', 'gaussian', 'discretised_logistic'),
-      'help': 'p(x | z)',
-    },
-  )
-  likelihood_stddev: float = dataclasses.field(
-    default=0.2,
-    metadata={
-      'help': 'standard deviation of the gaussian likelihood, in units of '
-      'pixel values in [0, 1]: smaller is sharper and harder to sample'
-    },
-  )
-
-
 def build_vae(config: VaeConfig, spec: DataSpec) -> Vae:
   """The VAE that a configuration asks for.
 
@@ -207,78 +106,17 @@ def build_vae(config: VaeConfig, spec: DataSpec) -> Vae:
     InputError: a field is out of range or does not fit the data.
   """
   sizes = latent_sizes(config)
-  modules, likelihood = _modules(config, spec)
+  modules, likelihood = build_modules(config, spec)
   top = 'z2' if config.hierarchy == 'z2_top' else next(iter(sizes))
   lower = next((level for level in sizes if level != top), None)
   # The level that the data depend on is the lower one, or all that there is.
-  decoded = list(sizes) if config.decode_both else [lower or top]
-
-  def condition(labels):
-    if not config.conditional:
-      return None
-    return jax.nn.one_hot(labels, spec.num_classes)
-
-  def init(key):
-    keys = jax.random.split(key)
-    labels = condition(jnp.zeros(1, jnp.int32))
-    data = jnp.zeros((1, *spec.shape))
-    latents = {level: jnp.zeros((1, size)) for level, size in sizes.items()}
-    joined = jnp.concatenate([latents[level] for level in decoded], axis=-1)
-    variables = {
-      'encoder': modules['encoder'].init(keys[0], data, labels, None, _draw()),
-      'decoder': modules['decoder'].init(keys[1], joined, labels, None),
-    }
-    if 'transition' in modules:
-      key = jax.random.fold_in(key, 2)
-      variables['transition'] = modules['transition'].init(
-        key, latents[top], labels, None
-      )
-    return variables
-
-  def prior(variables, level, upper, labels):
-    if level == lower and 'transition' in modules:
-      return _apply(
-        modules['transition'],
-        variables['transition'],
-        (upper, condition(labels), None),
-      )[0]
-    return _level_prior(variables, level, (labels.shape[0], sizes[level]))
-
-  def infer(variables, data, labels, key, mask=None):
-    (posterior, latents), encoder = _apply(
-      modules['encoder'],
-      variables['encoder'],
-      (data, condition(labels), mask, _draw(key)),
-    )
-    priors = {
-      level: prior(variables, level, latents[top], labels) for level in sizes
-    }
-    # Of z2_top, p(z1 | z2) is given a z2 that was itself drawn given z1.
-    sampled = lower if top == 'z2' and 'transition' in modules else None
-    kl = _kl(latents, posterior, priors, sampled)
-    return Inference(latents, posterior, priors, kl), encoder
-
-  def ancestral(variables, labels, key):
-    draw = _draw(key)
-    latents = {top: draw(0, prior(variables, top, None, labels))}
-    if lower:
-      given = prior(variables, lower, latents[top], labels)
-      latents[lower] = draw(1, given)
-    return latents
-
-  def decode(variables, latents, labels, mask=None):
-    joined = jnp.concatenate([latents[level] for level in decoded], axis=-1)
-    return _apply(
-      modules['decoder'],
-      variables['decoder'],
-      (joined, condition(labels), mask),
-    )
-
+  decoded = tuple(sizes) if config.decode_both else (lower or top,)
+  built = _Built(modules, sizes, top, lower, decoded, spec, config.conditional)
   return Vae(
-    init,
-    infer,
-    ancestral,
-    decode,
+    built.init,
+    built.infer,
+    built.ancestral,
+    built.decode,
     likelihood,
     core.FrozenDict(sizes),  # hashable: a model is a static argument
     config.conditional,
@@ -287,27 +125,98 @@ def build_vae(config: VaeConfig, spec: DataSpec) -> Vae:
   )
 
 
-def latent_sizes(config: VaeConfig) -> dict[str, int]:
-  """Z by level, in the order of inference.
+class _Built(NamedTuple):
+  """The functions of a `Vae`.
 
-  Raises:
-    InputError: a field is out of range or two exclude each other.
+  Attributes:
+    modules: `'encoder'`, `'decoder'`, and `'transition'` where there is one.
+    sizes: Z by level, in the order of inference.
+    top: the level drawn first when generating.
+    lower: the other level; None if there is none.
+    decoded: the levels that the decoder is given.
+    spec: of the data.
+    conditional: whether labels are used.
   """
-  validate.one_of(HIERARCHIES, hierarchy=config.hierarchy)
-  validate.one_of(('conditional', 'standard'), lower_prior=config.lower_prior)
-  validate.positive_int(latent_size=config.latent_size)
-  validate.non_negative_int(z2_size=config.z2_size)
-  if config.decode_both and config.hierarchy != 'z1_top':
-    raise InputError(
-      'Expected hierarchy=z1_top with decode_both, got '
-      f'hierarchy={config.hierarchy!r}.'
+
+  modules: dict[str, nn.Module]
+  sizes: dict[str, int]
+  top: str
+  lower: str | None
+  decoded: tuple[str, ...]
+  spec: DataSpec
+  conditional: bool
+
+  def init(self, key):
+    keys = jax.random.split(key)
+    labels = self._condition(jnp.zeros(1, jnp.int32))
+    data = jnp.zeros((1, *self.spec.shape))
+    latents = {
+      level: jnp.zeros((1, size)) for level, size in self.sizes.items()
+    }
+    encoder, decoder = self.modules['encoder'], self.modules['decoder']
+    variables = {
+      'encoder': encoder.init(keys[0], data, labels, None, _draw()),
+      'decoder': decoder.init(keys[1], self._joined(latents), labels, None),
+    }
+    if 'transition' in self.modules:
+      key = jax.random.fold_in(key, 2)
+      variables['transition'] = self.modules['transition'].init(
+        key, latents[self.top], labels, None
+      )
+    return variables
+
+  def infer(self, variables, data, labels, key, mask=None):
+    (posterior, latents), encoder = _apply(
+      self.modules['encoder'],
+      variables['encoder'],
+      (data, self._condition(labels), mask, _draw(key)),
     )
-  if config.hierarchy == 'none':
-    return {'z': config.latent_size}
-  return {
-    'z1': config.latent_size,
-    'z2': config.z2_size or 2 * config.latent_size,
-  }
+    priors = {
+      level: self._prior(variables, level, latents[self.top], labels)
+      for level in self.sizes
+    }
+    # Of z2_top, p(z1 | z2) is given a z2 that was itself drawn given z1.
+    is_sampled = self.top == 'z2' and 'transition' in self.modules
+    kl = _kl(latents, posterior, priors, self.lower if is_sampled else None)
+    return Inference(latents, posterior, priors, kl), encoder
+
+  def ancestral(self, variables, labels, key):
+    draw = _draw(key)
+    latents = {
+      self.top: draw(0, self._prior(variables, self.top, None, labels))
+    }
+    if self.lower:
+      given = self._prior(variables, self.lower, latents[self.top], labels)
+      latents[self.lower] = draw(1, given)
+    return latents
+
+  def decode(self, variables, latents, labels, mask=None):
+    return _apply(
+      self.modules['decoder'],
+      variables['decoder'],
+      (self._joined(latents), self._condition(labels), mask),
+    )
+
+  def _condition(self, labels):
+    """What networks are given of labels."""
+    if not self.conditional:
+      return None
+    return jax.nn.one_hot(labels, self.spec.num_classes)
+
+  def _joined(self, latents):
+    """Latents as the decoder is given them."""
+    return jnp.concatenate([latents[level] for level in self.decoded], axis=-1)
+
+  def _prior(self, variables, level, upper, labels):
+    """The prior of a level, given the upper one where there is a transition."""
+    if level == self.lower and 'transition' in self.modules:
+      return _apply(
+        self.modules['transition'],
+        variables['transition'],
+        (upper, self._condition(labels), None),
+      )[0]
+    shape = (labels.shape[0], self.sizes[level])
+    return _level_prior(variables, level, shape)
 
 
 def fixed_prior(means: dict[str, Array]) -> dict:
@@ -352,67 +261,6 @@ def num_parameters(variables: Variables) -> int:
     for module in variables.values()
     for leaf in jax.tree.leaves(module.get('params', {}))
   )
-
-
-def _modules(
-  config: VaeConfig, spec: DataSpec
-) -> tuple[dict[str, nn.Module], Likelihood]:
-  """Networks by module, and likelihood, after checking the configuration."""
-  validate.one_of(MODELS, model=config.model)
-  validate.one_of(networks.NORMS, norm=config.norm)
-  validate.positive_int(
-    hidden_size=config.hidden_size, num_classes=spec.num_classes
-  )
-  validate.positive(likelihood_stddev=config.likelihood_stddev)
-  for features in config.channels:
-    validate.positive_int(channels=features)
-  likelihood = likelihoods.by_name(
-    config.likelihood, stddev=config.likelihood_stddev, is_image=spec.is_image
-  )
-  shape = (*spec.shape[:-1], spec.shape[-1] * likelihood.outputs_per_value)
-  widths = decoders.Widths(
-    tuple(config.channels), config.hidden_size, config.norm
-  )
-  family = config.model if config.decoder == 'same' else config.decoder
-  if config.model != 'mlp' and not spec.is_image:
-    raise InputError(
-      f"Expected model='mlp' for features of shape {spec.shape}, got "
-      f'model={config.model!r}, which needs images.'
-    )
-  # Checks that channels and shape fit; the encoders ask for no less.
-  decoders.build(config.model, shape, widths)
-  modules = {
-    'encoder': _encoder(config),
-    'decoder': decoders.build(family, shape, widths),
-  }
-  if config.hierarchy != 'none' and config.lower_prior == 'conditional':
-    lower = 'z2' if config.hierarchy == 'z1_top' else 'z1'
-    modules['transition'] = networks.Transition(
-      latent_sizes(config)[lower], config.hidden_size
-    )
-  return modules, likelihood
-
-
-def _encoder(config: VaeConfig) -> nn.Module:
-  width, norm = config.hidden_size, config.norm
-  trunk = {
-    'conv': networks.ConvTrunk(tuple(config.channels), width, norm),
-    'mlp': networks.MlpTrunk((width, width), norm),
-    'dugdale2023': networks.DugdaleTrunk(norm),
-  }[config.model]
-  first, *others = latent_sizes(config).values()
-  if others:
-    return networks.TwoLevelEncoder(
-      trunk=trunk,
-      latent_sizes=(first, others[0]),
-      hidden_size=width,
-      z2_sees_data=config.hierarchy == 'z1_top',
-    )
-  if config.model == 'dugdale2023':
-    return networks.Encoder(
-      trunk=trunk, latent_size=first, kernel_init=networks.torch_init
-    )
-  return networks.Encoder(trunk=trunk, latent_size=first)
 
 
 def _draw(key: Key | None = None) -> networks.Draw:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from flax import linen as nn
 import jax.numpy as jnp
 
-from fedjax_gen import validate
+from fedjax_gen import fields, validate
 from fedjax_gen.errors import InputError
 from fedjax_gen.models import layers
 from fedjax_gen.models.vae import DataSpec
@@ -40,17 +40,13 @@ class VtcConfig:
     InputError: a value is out of range.
   """
 
-  vtc_channels: tuple[int, ...] = dataclasses.field(
-    default=(),
-    metadata={
-      'help': 'Channels of the first grid and after each doubling but the '
-      'last. Default: 64,32 at 28 pixels, 256,128,64 at 32, 256,128,64,32 at '
-      '64, times vtc_width'
-    },
+  vtc_channels: tuple[int, ...] = fields.option(
+    (),
+    'Channels of the first grid and after each doubling but the '
+    'last. Default: 64,32 at 28 pixels, 256,128,64 at 32, 256,128,64,32 at '
+    '64, times vtc_width',
   )
-  vtc_width: float = dataclasses.field(
-    default=1.0, metadata={'help': 'Multiplies the default channels'}
-  )
+  vtc_width: float = fields.option(1.0, 'Multiplies the default channels')
 
   def __post_init__(self):
     for size in self.vtc_channels:

@@ -7,24 +7,17 @@ from the Gaussians of all have features like them. [note], [3p], [ours] as in
 """
 
 import dataclasses
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_gen import validate
+from fedjax_gen import fields, trees, validate
 from fedjax_gen.losses import gaussian
 from fedjax_gen.models.classifiers import Classifier, to_signed
 from fedjax_gen.models.vtc import Vtc, total_variation
-from fedjax_gen.types import Array, Key, Variables
-
-
-def _option(default, help_text, *choices):
-  metadata: dict[str, Any] = {'help': help_text}
-  if choices:
-    metadata['choices'] = choices
-  return dataclasses.field(default=default, metadata=metadata)
+from fedjax_gen.types import Array, Key, LossFn, Variables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,49 +28,53 @@ class GeneratorLosses:
     InputError: a value is out of range.
   """
 
-  vtc_latent: str = _option(
+  vtc_latent: str = fields.option(
     'prototype',
     'What a reconstruction starts from: the mean of the example’s class, the '
     'same for all clients [note], or the example’s own feature [3p], which '
     'another client’s extractor would put elsewhere',
-    'feature', 'prototype',
-  )  # fmt: skip
-  local_stddev: str = _option(
+    choices=('feature', 'prototype'),
+  )
+  local_stddev: str = fields.option(
     'learned',
     'sigma_k, of the noise on it: trained with the generator, from what the '
     'features have, or left at that [3p has both]',
-    'learned', 'estimated',
-  )  # fmt: skip
-  reconstruction_weight: float = _option(
+    choices=('learned', 'estimated'),
+  )
+  reconstruction_weight: float = fields.option(
     1.0, 'Of L_rc, squared error summed over pixels [note]'
   )
-  kl_weight: float = _option(
+  kl_weight: float = fields.option(
     1.0,
     'Of D_KL from the example’s Gaussian to that of its class, summed over '
     'features. It moves sigma_k, not the generator [note]',
   )
-  dm_weight: float = _option(0.1, 'Of L_DM, distribution matching [note: 1]')
-  dm_mode: str = _option(
+  dm_weight: float = fields.option(
+    0.1, 'Of L_DM, distribution matching [note: 1]'
+  )
+  dm_mode: str = fields.option(
     'mean',
     'L_DM: mean feature of generated images against the class mean, summed '
     'over classes [ours]; each in units of sigma [3p]; or against its own '
     'latent [ours]',
-    'mean', 'sample', 'cycle',
-  )  # fmt: skip
-  dm_cross_entropy: float = _option(
+    choices=('mean', 'sample', 'cycle'),
+  )
+  dm_cross_entropy: float = fields.option(
     0.0, 'Weight of the classifier’s loss on generated images [ours]'
   )
-  tv_weight: float = _option(
+  tv_weight: float = fields.option(
     0.0, 'Of total variation, against grain in generated images [3p]'
   )
 
   def __post_init__(self):
-    for field in dataclasses.fields(self):
-      value = {field.name: getattr(self, field.name)}
-      if 'choices' in field.metadata:
-        validate.one_of(field.metadata['choices'], **value)
-      else:
-        validate.non_negative(**value)
+    fields.check_choices(self)
+    validate.non_negative(
+      reconstruction_weight=self.reconstruction_weight,
+      kl_weight=self.kl_weight,
+      dm_weight=self.dm_weight,
+      dm_cross_entropy=self.dm_cross_entropy,
+      tv_weight=self.tv_weight,
+    )
 
   @property
   def is_any(self) -> bool:
@@ -97,6 +94,10 @@ class Gaussians(Protocol):
   def known(self) -> Array:
     """`[C]` bool."""
 
+  @property
+  def means(self) -> Array:
+    """`[C, F]`."""
+
   def of(self, labels: Array) -> tuple[Array, Array]:
     """Means and standard deviations `[B, F]`."""
 
@@ -114,6 +115,66 @@ class Latent(NamedTuple):
 
   features: Array
   log_stddev: Array
+
+
+def generator_loss(
+  losses: GeneratorLosses,
+  vtc: Vtc,
+  model: Classifier,
+  classifier: Variables,
+  gaussians: Gaussians,
+  own: Gaussians,
+) -> LossFn:
+  """L_e = L_rc + w_KL D_KL + w_DM L_DM of a client, with what is beside L_DM.
+
+  Args:
+    losses: weights and choices.
+    vtc: the generator's functions.
+    model: the client's classifier.
+    classifier: its variables, not to be descended.
+    gaussians: of all clients.
+    own: of the client, whose means serve for classes not known yet.
+
+  Returns:
+    A loss of `{'generator': ..., 'log_stddev': [F]}`.
+  """
+
+  def loss_fn(variables, batch, key):
+    noise_key, dm_key = jax.random.split(key)
+    generator, log_stddev = variables['generator'], variables['log_stddev']
+    if losses.local_stddev == 'estimated':
+      log_stddev = jax.lax.stop_gradient(log_stddev)
+    known = gaussians.known[batch.labels]
+    means, stddev = gaussians.of(batch.labels)
+    if losses.vtc_latent == 'prototype':
+      features = jnp.where(known[:, None], means, own.means[batch.labels])
+    else:
+      features = model.features(classifier, batch.inputs)
+    latent = Latent(features, log_stddev)
+    squared = reconstruction(vtc, generator, latent, batch.inputs, noise_key)
+    kl = known * divergence(latent, means, stddev)
+    metrics = {
+      'reconstruction': trees.masked_mean(squared, batch.mask),
+      'kl': trees.masked_mean(kl, batch.mask),
+    }
+    loss = (
+      losses.reconstruction_weight * metrics['reconstruction']
+      + losses.kl_weight * metrics['kl']
+    )
+    if losses.matches:
+      terms = matching(
+        losses, vtc, model, generator, classifier, gaussians,
+        len(batch.labels), dm_key,
+      )  # fmt: skip
+      loss += (
+        losses.dm_weight * terms['matching']
+        + losses.dm_cross_entropy * terms['generated_cross_entropy']
+        + losses.tv_weight * terms['total_variation']
+      )
+      metrics |= terms
+    return loss, (variables, metrics)
+
+  return loss_fn
 
 
 def reconstruction(

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedjax_gen import validate
+from fedjax_gen import fields, validate
 from fedjax_gen.errors import InputError
 from fedjax_gen.privacy import (
   accounting,
@@ -28,12 +28,6 @@ PLACEMENTS = ('local', 'distributed')
 _OVERFLOW = 1e-3
 
 
-def _option(default, help_text, **metadata):
-  return dataclasses.field(
-    default=default, metadata={'help': help_text, **metadata}
-  )
-
-
 @dataclasses.dataclass(frozen=True)
 class PrivacyConfig:
   """Differential privacy.
@@ -42,38 +36,38 @@ class PrivacyConfig:
     InputError: a value is out of range.
   """
 
-  privacy: str = _option(
+  privacy: str = fields.option(
     'none',
     'What is protected: nothing, one record of a client, or one client with '
     'all its data',
     choices=LEVELS,
   )
-  epsilon: float = _option(
+  epsilon: float = fields.option(
     8.0,
     'Budget of all that is released about a client; inf clips and adds no '
     'noise, which protects nothing',
   )
-  delta: float = _option(
+  delta: float = fields.option(
     1e-4, 'Its delta; below one over the number of records, or of clients'
   )
-  clip_norm: float = _option(
+  clip_norm: float = fields.option(
     1.0, 'C, the most that one record, or one client, adds to a sum'
   )
-  noise_multiplier: float = _option(
+  noise_multiplier: float = fields.option(
     0.0,
     'Noise on a sum over C; 0 for as much as epsilon asks for. If given, the '
     'run ends when the budget is spent',
   )
-  noise_placement: str = _option(
+  noise_placement: str = fields.option(
     'local',
     'Of noise on records’ gradients: on what each client sends, or in shares '
     'on the sum that a secure summation would reveal (simulated)',
     choices=PLACEMENTS,
   )
-  accountant: str = _option(
+  accountant: str = fields.option(
     'pld', 'Who counts; pld is tight', choices=accounting.ACCOUNTANTS
   )
-  clip_chunk: int = _option(
+  clip_chunk: int = fields.option(
     16,
     'Records whose gradients are in memory at once; decides no number',
     recorded=False,

@@ -13,8 +13,7 @@ from fedjax_gen.federated.grouping import Grouping
 
 def save_grouping(path: str | os.PathLike, grouping: Grouping) -> None:
   """Writes a grouping as an npz file, whole or not at all."""
-  with files.replacing(path) as unfinished, unfinished.open('wb') as file:
-    np.savez_compressed(file, **grouping._asdict())
+  files.write_arrays(path, grouping._asdict())
 
 
 def load_grouping(path: str | os.PathLike) -> Grouping:

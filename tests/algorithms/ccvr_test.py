@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedjax_gen import trees
 from fedjax_gen.algorithms import ccvr
 from fedjax_gen.data.federated import Batch
 from fedjax_gen.errors import InputError
@@ -142,7 +143,7 @@ class CcvrTest(absltest.TestCase):
     losses = [
       np.mean(
         [
-          personal.masked_mean(
+          trees.masked_mean(
             personal.cross_entropy(
               batch.inputs @ heads['kernel'][row] + heads['bias'][row][None],
               batch.labels,

@@ -28,9 +28,11 @@ _NOTHING = GeneratorLosses(
 
 
 @functools.cache
-def _method(config=_LIGHT, rules=_RULES, losses=_LOSSES, plan=None):
+def _method(
+  config=_LIGHT, rules=_RULES, losses=_LOSSES, plan=None, training=zoo.TRAINING
+):
   return fedvtc.fedvtc(
-    config, zoo.TRAINING, zoo.models(), zoo.NUM_CLIENTS, _VTC,
+    config, training, zoo.models(), zoo.NUM_CLIENTS, _VTC,
     rules=rules, losses=losses, plan=plan,
   )  # fmt: skip
 
@@ -140,6 +142,41 @@ class StatisticsTest(parameterized.TestCase):
       chex.assert_trees_all_equal(tuned[still], own[still])
       gap = jax.tree.map(lambda a, b: abs(a - b).max(), tuned, own)
       self.assertGreater(max(jax.tree.leaves(gap[scope])), 0)
+
+
+class RematerialisationTest(absltest.TestCase):
+  _LEAN = dataclasses.replace(zoo.TRAINING, rematerialise=True)
+
+  @staticmethod
+  def _num_checkpoints(method):
+    """In the program of a client's round."""
+    program, data = method.algorithm.fleets[0], zoo.fleets()[0]
+    info = trees.take(cohorts.everyones_infos(data), 0)
+
+    def first_round(key):
+      view = program.view(method.algorithm.server.init(key), info)
+      client, mine = program.init(key, info), data.client(jnp.asarray(0))
+      return program.update(view, client, mine, key)
+
+    return str(jax.make_jaxpr(first_round)(zoo.KEY)).count('checkpoint[')
+
+  def test_every_phase_is_computed_again_where_that_is_asked_for(self):
+    alone = _config(synthetic_per_class=0)
+    classifier, tuned, all_three = (
+      self._num_checkpoints(_method(config, losses=losses, training=self._LEAN))
+      for config, losses in (
+        (alone, _NOTHING), (_LIGHT, _NOTHING), (_LIGHT, _LOSSES)
+      )
+    )  # fmt: skip
+    self.assertEqual(self._num_checkpoints(_method()), 0)
+    self.assertLess(0, classifier)
+    self.assertLess(classifier, tuned)
+    self.assertLess(tuned, all_three)
+
+  def test_it_trains_the_same(self):
+    lean, _ = zoo.trained(_method(training=self._LEAN), 1)
+    plain, _ = zoo.trained(_method(), 1)
+    chex.assert_trees_all_close(lean, plain, rtol=1e-3, atol=1e-4)
 
 
 class CommunicationTest(absltest.TestCase):

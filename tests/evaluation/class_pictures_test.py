@@ -1,4 +1,3 @@
-from absl.testing import absltest
 import matplotlib
 import numpy as np
 from PIL import Image
@@ -12,6 +11,7 @@ from fedjax_gen.evaluation import (
   feature_pictures,
   group_pictures,
 )
+from tests.evaluation import drawing
 
 _NAMES = [str(label) for label in range(10)]
 _RNG = np.random.default_rng(0)
@@ -63,18 +63,7 @@ def test_picture_is_a_light_png_that_a_phone_can_show(draw, digits, tmp_path):
   assert dict(matplotlib.rcParams) == settings
 
 
-class MissingClassesTest(absltest.TestCase):
-  """What is drawn, read from the figures."""
-
-  def setUp(self):
-    super().setUp()
-    self.charts = []
-    self.enter_context(
-      absltest.mock.patch.object(
-        charts, 'save', lambda chart, _: self.charts.append(chart)
-      )
-    )
-
+class MissingClassesTest(drawing.DrawnTestCase):
   def _draw(self, num_clients, num_classes, **options):
     counts = np.ones([num_clients, num_classes])
     counts[-1, 0] = 0

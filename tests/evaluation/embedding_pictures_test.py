@@ -1,13 +1,11 @@
-from absl.testing import absltest, parameterized
-import matplotlib
 import numpy as np
-from PIL import Image
 import pytest
 from sklearn import decomposition
 
 from fedjax_gen.errors import InputError
-from fedjax_gen.evaluation import charts, embedding_pictures, theme
+from fedjax_gen.evaluation import embedding_pictures, theme
 from fedjax_gen.evaluation.embedding_pictures import LabelledEmbeddings
+from tests.evaluation import drawing
 
 _RNG = np.random.default_rng(0)
 _LABELS = np.arange(66) % 11
@@ -35,51 +33,14 @@ def _way(path):
   )
 
 
-def _clients(path):
-  values = {'local': np.array([0.2, np.nan, 0.9]), 'synthetic': np.ones(3)}
-  return embedding_pictures.draw_clients(values, path, client_names='xyz')
-
-
-def _privacy(path):
-  curves = {'ours': [(8, 0.7), (np.inf, 0.8), (1, 0.5)], 'theirs': [(3, 0.6)]}
-  return embedding_pictures.draw_privacy(curves, path, references={'none': 0.4})
-
-
-_DRAW = [_embeddings, _codes, _way, _clients, _privacy]
-
-
-@pytest.mark.parametrize('draw', _DRAW)
+@pytest.mark.parametrize('draw', [_embeddings, _codes, _way])
 def test_picture_is_a_light_reproducible_png_without_global_traces(
   draw, tmp_path
 ):
-  settings = dict(matplotlib.rcParams)
-  drawn = draw(tmp_path / 'a.png')
-  draw(tmp_path / 'b.png')
-  assert drawn.path == tmp_path / 'a.png' and drawn.caption and drawn.section
-  pixels = np.asarray(Image.open(tmp_path / 'a.png').convert('L'))
-  assert pixels[0, 0] == 255 and np.median(pixels) == 255
-  assert pixels.min() < 100  # something dark is drawn on it
-  assert (tmp_path / 'a.png').read_bytes() == (tmp_path / 'b.png').read_bytes()
-  assert dict(matplotlib.rcParams) == settings
+  drawing.check_light_and_reproducible(draw, tmp_path)
 
 
-class DrawnTest(parameterized.TestCase):
-  """What is drawn, read from the figures."""
-
-  def setUp(self):
-    super().setUp()
-    self.charts = []
-    self.enter_context(
-      absltest.mock.patch.object(
-        charts, 'save', lambda chart, _: self.charts.append(chart)
-      )
-    )
-
-  def _lines(self, position=0):
-    """`(x, y)` of the lines of a panel by label."""
-    lines = self.charts[-1].axes[position].lines
-    return {line.get_label(): np.array(line.get_data()) for line in lines}
-
+class DrawnTest(drawing.DrawnTestCase):
   def test_points_lie_in_the_principal_components_of_the_real(self):
     moved = LabelledEmbeddings(_REAL.inputs + 1, _LABELS)
     embedding_pictures.draw_embeddings(
@@ -87,7 +48,7 @@ class DrawnTest(parameterized.TestCase):
     )
     model = decomposition.PCA(2).fit(_REAL.inputs)
     for panel, values in enumerate((_REAL, moved)):
-      lines = self._lines(panel)
+      lines = self.lines(panel)
       self.assertEqual(list(lines), _NAMES)
       for label, name in enumerate(_NAMES):
         expected = model.transform(values.inputs[label == _LABELS])
@@ -131,7 +92,7 @@ class DrawnTest(parameterized.TestCase):
       class_names=['one', 'two'],
     )
     for panel, length in enumerate((2, 4)):
-      lines = self._lines(panel)
+      lines = self.lines(panel)
       way = lines['generated']
       np.testing.assert_allclose(
         way[0], [-length / 2, 0, length / 2], atol=1e-9
@@ -140,43 +101,9 @@ class DrawnTest(parameterized.TestCase):
       np.testing.assert_allclose(lines['a, real'][:, 0], way[:, 0], atol=1e-9)
       np.testing.assert_allclose(lines['b, real'][:, 0], way[:, 2], atol=1e-9)
 
-  def test_clients_stand_from_the_worst_served_to_the_best(self):
-    values = {
-      'local': np.array([0.9, 0.2, np.nan]),
-      'synthetic': np.array([0.1, 0.3, 0.6]),
-    }
-    embedding_pictures.draw_clients(values, 'x', client_names='pqr')
-    axes = self.charts[-1].axes[0]
-    names = [text.get_text() for text in axes.get_yticklabels()]
-    self.assertEqual(names, ['q', 'r', 'p'])
-    np.testing.assert_array_equal(
-      self._lines()['local'], [[0.2, np.nan, 0.9], [0, 1, 2]]
-    )
-    many = np.random.default_rng(0).permutation(100) / 100
-    embedding_pictures.draw_clients(
-      {'local': many}, 'x', client_names=[str(i) for i in range(100)]
-    )
-    shown = self._lines()['local'][0]
-    self.assertLen(shown, 40)
-    self.assertEqual((shown[0], shown[-1]), (0.0, 0.99))
-
-  def test_no_privacy_is_drawn_apart_at_the_right(self):
-    _privacy('x')
-    axes = self.charts[-1].axes[0]
-    np.testing.assert_array_equal(self._lines()['ours'], [[1, 8], [0.5, 0.7]])
-    names = [text.get_text() for text in axes.get_xticklabels()]
-    self.assertEqual(names, ['1', '3', '8', '∞'])
-    apart = axes.lines[1].get_data()
-    np.testing.assert_array_equal(apart[1], [0.8])
-    self.assertGreater(apart[0][0], 8)
-    embedding_pictures.draw_privacy({'a': [(np.inf, 0.5)]}, 'x')
-    axes = self.charts[-1].axes[0]
-    names = [text.get_text() for text in axes.get_xticklabels()]
-    self.assertEqual(names, ['∞'])
-
   def test_codes_on_a_line_have_a_picture(self):
     embedding_pictures.draw_codes(np.array([[0.0], [2.0]]), 'ab', 'x')
-    lines = self._lines()
+    lines = self.lines()
     np.testing.assert_allclose(np.c_[lines['a'], lines['b']], [[-1, 1], [0, 0]])
 
 
@@ -213,21 +140,6 @@ class DrawnTest(parameterized.TestCase):
         _WAY[:1], (_REAL, _REAL), p, end_names=('a', 'b'), class_names=_NAMES
       ),
       r'means \[T, C, F\]',
-    ),
-    (
-      lambda p: embedding_pictures.draw_clients({}, p, client_names='a'),
-      'values of one client',
-    ),
-    (
-      lambda p: embedding_pictures.draw_clients(
-        {'local': np.ones(2)}, p, client_names='abc'
-      ),
-      'Expected 3 of local, got 2',
-    ),
-    (lambda p: embedding_pictures.draw_privacy({}, p), 'curves of one'),
-    (
-      lambda p: embedding_pictures.draw_privacy({'a': [(0.0, 1.0)]}, p),
-      "epsilon > 0 and value in curve 'a'",
     ),
   ],
 )

@@ -1,12 +1,10 @@
-from absl.testing import absltest
-import matplotlib
 from matplotlib import text as text_lib
 import numpy as np
-from PIL import Image
 import pytest
 
 from fedjax_gen.errors import InputError
-from fedjax_gen.evaluation import charts, federation_pictures, theme
+from fedjax_gen.evaluation import federation_pictures, theme
+from tests.evaluation import drawing
 
 _NAN = float('nan')
 _CURVES = {
@@ -49,31 +47,11 @@ def _bytes(path):
 def test_picture_is_a_light_reproducible_png_that_a_phone_can_show(
   draw, tmp_path
 ):
-  settings = dict(matplotlib.rcParams)
-  drawn = draw(tmp_path / 'a.png')
-  draw(tmp_path / 'b.png')
-  assert drawn.path == tmp_path / 'a.png' and drawn.caption and drawn.section
-  image = Image.open(tmp_path / 'a.png')
+  image = drawing.check_light_and_reproducible(draw, tmp_path)
   assert image.width < 800  # letters of 20 pixels are 9 at 360
-  pixels = np.asarray(image.convert('L'))
-  assert pixels[0, 0] == 255 and np.median(pixels) == 255
-  assert pixels.min() < 100  # something dark is drawn on it
-  assert (tmp_path / 'a.png').read_bytes() == (tmp_path / 'b.png').read_bytes()
-  assert dict(matplotlib.rcParams) == settings
 
 
-class DrawnTest(absltest.TestCase):
-  """What is drawn, read from the figures."""
-
-  def setUp(self):
-    super().setUp()
-    self.charts = []
-    self.enter_context(
-      absltest.mock.patch.object(
-        charts, 'save', lambda chart, _: self.charts.append(chart)
-      )
-    )
-
+class DrawnTest(drawing.DrawnTestCase):
   def _texts(self):
     """Texts right of the axes with their heights, lowest first."""
     found = self.charts[-1].axes[0].findobj(text_lib.Text)

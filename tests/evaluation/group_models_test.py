@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 
 from fedjax_gen.data.sources import DataSource, Examples
-from fedjax_gen.evaluation import features, group_models, groups as groups_lib
+from fedjax_gen.evaluation import (
+  features,
+  group_models,
+  group_requests,
+  group_separation,
+  groups as groups_lib,
+)
 from fedjax_gen.evaluation.group_models import GroupGenerator, GroupVae
 from fedjax_gen.evaluation.vaes import EvaluationConfig
 from fedjax_gen.losses import gaussian, likelihoods
@@ -127,7 +133,7 @@ def test_samples_are_drawn_in_the_proportions_of_groups_and_classes():
   generator, asked = _recording()
   images, requested, labels = group_models.draw(generator, _SOURCE, 40, seed=3)
   np.testing.assert_array_equal(
-    requested, groups_lib.requested_groups(_SOURCE, 40)
+    requested, group_requests.requested_groups(_SOURCE, 40)
   )
   np.testing.assert_array_equal(np.bincount(requested), [24, 12, 4])
   np.testing.assert_array_equal(images[:, 0, 0, 0], requested)
@@ -277,7 +283,7 @@ def test_the_probe_looks_at_few_examples_of_every_group(monkeypatch):
     probed.append((len(held_out[0]), sorted(set(held_out[1].tolist()))))
     return 1.0
 
-  monkeypatch.setattr(groups_lib, 'linear_probe', note)
+  monkeypatch.setattr(group_separation, 'linear_probe', note)
   group_models.separation(_models(0.0, 0.0, 0.0), source)
   assert probed == [(6, [0, 1, 2]), (6, [0, 1, 2])]
 

@@ -7,7 +7,13 @@ import pytest
 
 from fedjax_gen.data.sources import DataSource, Examples
 from fedjax_gen.errors import InputError
-from fedjax_gen.evaluation import classifiers, features, groups, samples
+from fedjax_gen.evaluation import (
+  classifiers,
+  features,
+  group_requests,
+  groups,
+  samples,
+)
 
 _KIN = (
   'fid', 'kid', 'kid_stddev', 'precision', 'recall', 'density', 'coverage',
@@ -85,78 +91,6 @@ def classifier(two_kinds, tmp_path_factory):
     recipe=classifiers.Recipe(num_steps=60),
     cache_dir=tmp_path_factory.mktemp('cache'),
   )
-
-
-def test_leakage_of_sure_and_of_blind_classifiers():
-  requested = np.array([0, 1, 2, 3] * 5)
-  sure = np.eye(4)[requested]
-  assert groups.leakage(sure, requested) == (0.0, 0.0)
-  assert groups.leakage(sure, (requested + 1) % 4) == (1.0, 0.0)
-  blind = groups.leakage(np.full([20, 4], 0.25, np.float32), requested)
-  assert blind.leakage == 0.75
-  np.testing.assert_allclose(blind.entropy, np.log(4), rtol=1e-6)
-
-
-def test_leakage_is_a_share_and_entropy_a_mean_over_samples():
-  probabilities = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [1.0, 0.0]])
-  found = groups.leakage(probabilities, np.array([0, 1, 1, 1]))
-  assert found.leakage == 0.5
-  each = [-sum(p * np.log(p) for p in row if p) for row in probabilities]
-  np.testing.assert_allclose(found.entropy, np.mean(each))
-
-
-def test_leakage_refuses_what_are_no_probabilities_or_groups():
-  even = np.full([2, 2], 0.5)
-  with pytest.raises(InputError, match=r'adding up to 4\.\.4'):
-    groups.leakage(4 * even, np.array([0, 1]))
-  with pytest.raises(InputError, match='probabilities >= 0'):
-    groups.leakage(np.array([[1.5, -0.5]]), np.array([0]))
-  with pytest.raises(InputError, match=r'requested in 0\.\.1, got 0\.\.2'):
-    groups.leakage(even, np.array([0, 2]))
-  with pytest.raises(InputError, match='requested to be 2 whole numbers'):
-    groups.leakage(even, np.array([0, 1, 1]))
-
-
-def test_probe_finds_groups_that_differ_and_no_others():
-  rng = np.random.default_rng(0)
-  kinds = rng.permutation(np.repeat([0, 1, 2], [200, 100, 100]))
-  noise = rng.normal(size=[400, 3])
-  halves = slice(0, 200), slice(200, 400)
-
-  def probed(latents):
-    (ours, theirs) = halves
-    return groups.linear_probe(
-      latents[ours], kinds[ours], latents[theirs], kinds[theirs]
-    )
-
-  apart = noise.copy()
-  apart[:, 0] += 8 * (kinds == 1)
-  apart[:, 1] += 8 * (kinds == 2)
-  assert probed(apart) > 0.98
-  assert probed(apart) == probed(apart)
-  assert abs(probed(noise) - np.mean(kinds[halves[1]] == 0)) < 0.1
-  # Neither a tiny scale nor a large offset nor dead dimensions hide them.
-  dead = np.concatenate([1e-4 * apart + 50, np.full([400, 2], 3.0)], axis=1)
-  assert probed(dead.astype(np.float64)) > 0.98
-  assert probed(np.zeros([400, 2], np.float32)) == np.mean(
-    kinds[halves[1]] == 0
-  )
-
-
-def test_probe_does_without_some_of_the_groups():
-  latents = np.repeat(np.arange(3.0), 10)[:, None]
-  kinds = np.repeat(np.arange(3), 10)
-  some = kinds < 2
-  assert groups.linear_probe(latents, kinds, latents[some], kinds[some]) == 1
-  found = groups.linear_probe(latents[some], kinds[some], latents, kinds)
-  np.testing.assert_allclose(found, 2 / 3)
-  only = kinds == 1
-  found = groups.linear_probe(latents[only], kinds[only], latents, kinds)
-  np.testing.assert_allclose(found, 1 / 3)
-  with pytest.raises(InputError, match='held_out_groups to be 30 whole'):
-    groups.linear_probe(latents, kinds, latents, kinds[some])
-  with pytest.raises(InputError, match='held_out_latents to be finite'):
-    groups.linear_probe(latents, kinds, latents * np.nan, kinds)
 
 
 def test_every_group_is_measured_under_its_name(reference):
@@ -274,34 +208,21 @@ def test_curves_are_the_cheap_part_of_the_same_numbers(reference):
 
 def test_names_of_groups_are_safe_and_differ(reference):
   names = ('a b', 'a/b', 'a_b', 'a_b_1', 'größe.2-x')
-  made = groups.metric_names(names)
+  made = group_requests.metric_names(names)
   assert made == ('a_b', 'a_b_1', 'a_b_2', 'a_b_1_3', 'größe.2-x')
-  taken = groups.metric_names(('a_b_2', 'a b', 'a_b'))
+  taken = group_requests.metric_names(('a_b_2', 'a b', 'a_b'))
   assert taken == ('a_b_2', 'a_b', 'a_b_2_2')
   assert reference.names == ('dark', 'a_bit_grey', 'bright')
 
 
 def test_samples_are_requested_in_the_proportions_of_the_data():
   source = _shades_source([60, 30, 10], [1, 1, 1])
-  requested = groups.requested_groups(source, 50)
+  requested = group_requests.requested_groups(source, 50)
   assert requested.dtype == np.int32 and np.all(np.diff(requested) >= 0)
   np.testing.assert_allclose(np.bincount(requested), [30, 15, 5], atol=1)
-  assert len(groups.requested_groups(source, 1)) == 1
+  assert len(group_requests.requested_groups(source, 1)) == 1
   with pytest.raises(InputError, match='num to be a whole number > 0'):
-    groups.requested_groups(source, 0)
-
-
-def test_images_made_by_group_are_joined_in_their_order():
-  images, kinds = _shades([2, 3, 4], 2)
-  parts = {group: images[kinds == group] for group in (2, 0)}
-  together, requested = groups.joined(parts)
-  np.testing.assert_array_equal(requested, [2, 2, 2, 2, 0, 0])
-  assert requested.dtype == np.int32
-  np.testing.assert_array_equal(together[requested == 0], parts[0])
-  with pytest.raises(InputError, match='at least one group'):
-    groups.joined({})
-  with pytest.raises(InputError, match='one shape'):
-    groups.joined({0: images, 1: images[:, :2]})
+    group_requests.requested_groups(source, 0)
 
 
 def test_a_trained_classifier_of_groups_leaks_little_on_real_images(
@@ -330,7 +251,7 @@ def test_a_trained_classifier_of_groups_leaks_little_on_real_images(
   train = two_kinds.train
   rows = train.groups == 0
   collapsed = train.inputs[rows][:150]
-  requested = groups.requested_groups(two_kinds, 150)
+  requested = group_requests.requested_groups(two_kinds, 150)
   metrics = groups.evaluate_group_samples(collapsed, requested, reference)
   assert set(metrics) == set(real)
   assert abs(metrics['group_leakage'] - 2 / 3) < 0.02

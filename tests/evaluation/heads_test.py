@@ -1,21 +1,12 @@
 from absl.testing import absltest, parameterized
 import chex
 import numpy as np
-from sklearn import linear_model, metrics
+from sklearn import metrics
 
 from fedjax_gen.data.partition_value import Partition
 from fedjax_gen.errors import InputError
 from fedjax_gen.evaluation import heads
-
-_CLASSES = 3
-_CENTRES = 2.0 * np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]])
-
-
-def _blobs(labels, seed=0, noise=0.5):
-  """Embeddings around the centre of each label's class."""
-  rng = np.random.default_rng(seed)
-  values = _CENTRES[labels] + noise * rng.normal(size=[len(labels), 4])
-  return values.astype(np.float32)
+from tests.evaluation.blobs import CLASSES, blobs
 
 
 def _partition(*rows):
@@ -27,82 +18,16 @@ def _partition(*rows):
 
 def _clients():
   """Clients 0 to 3: all classes; class 0 only; no train; no test rows."""
-  labels = np.arange(120, dtype=np.int32) % _CLASSES
+  labels = np.arange(120, dtype=np.int32) % CLASSES
   labels[30:60] = 0
   return heads.ClientRows(
-    _blobs(labels),
+    blobs(labels),
     labels,
-    _CLASSES,
+    CLASSES,
     train=_partition(range(12), range(30, 48), [], range(90, 110)),
     validation=_partition(range(12, 18), range(48, 54), [], []),
     test=_partition(range(18, 30), range(54, 60), range(60, 90), []),
   )
-
-
-class TrainTest(parameterized.TestCase):
-  def test_converged_head_is_that_of_scikit_learn(self):
-    labels = np.arange(90) % _CLASSES
-    inputs, decay = _blobs(labels, noise=2.0), 0.01
-    weights = 0.5 + np.arange(90) % 4
-    config = heads.HeadConfig(
-      head_epochs=1500, head_learning_rate=0.02, head_weight_decay=decay
-    )
-    head = heads.train_head(
-      inputs, labels, _CLASSES, config, sample_weight=weights
-    )
-    # The bias is decayed as well: a feature of ones in place of an intercept.
-    reference = linear_model.LogisticRegression(
-      C=1 / (decay * weights.sum()), fit_intercept=False, tol=1e-8
-    ).fit(np.c_[inputs, np.ones(90)], labels, sample_weight=weights)
-    np.testing.assert_allclose(
-      np.r_[head.kernel, head.bias[None]], reference.coef_.T, atol=2e-3
-    )
-    np.testing.assert_allclose(
-      heads.probabilities(head, inputs),
-      reference.predict_proba(np.c_[inputs, np.ones(90)]),
-      atol=1e-3,
-    )
-
-  def test_heads_of_clients_are_heads_of_each_whatever_fills_them_up(self):
-    labels = np.tile(np.arange(12) % _CLASSES, [3, 1])
-    inputs = np.stack(
-      [_blobs(of_client, seed) for seed, of_client in enumerate(labels)]
-    )
-    held = np.arange(12) < np.array([[12], [5], [0]])
-    inputs[~held], labels[~held] = 1e3, 2
-    stack = heads.train_heads(inputs, labels, _CLASSES, sample_weight=held)
-    self.assertEqual(stack.kernel.shape, (3, 4, _CLASSES))
-    for client, size in ((0, 12), (1, 5)):
-      alone = heads.train_head(
-        inputs[client, :size], labels[client, :size], _CLASSES
-      )
-      chex.assert_trees_all_close(
-        alone, heads.Head(stack.kernel[client], stack.bias[client]), atol=1e-4
-      )
-    self.assertGreater(np.ptp(stack.kernel[0] - stack.kernel[1]), 0.1)
-    self.assertFalse(stack.kernel[2].any() or stack.bias[2].any())
-
-  def test_unusable_arguments_are_refused_by_name(self):
-    inputs, labels = _blobs(np.zeros(4, int)), np.zeros(4, int)
-    for call, message in (
-      (lambda: heads.train_head(inputs * np.nan, labels, 3), 'inputs to be'),
-      (lambda: heads.train_head(inputs, labels + 3, 3), r'labels in 0\.\.2'),
-      (lambda: heads.train_head(inputs, labels[:3], 3), 'labels of shape'),
-      (lambda: heads.train_heads(inputs, labels, 3), r'\[N, n, F\]'),
-      (
-        lambda: heads.train_head(inputs, labels, 3, sample_weight=-labels - 1),
-        'sample_weight',
-      ),
-      (
-        lambda: heads.train_head(inputs, labels, 3, sample_weight=[1.0]),
-        'sample_weight of shape',
-      ),
-      (lambda: heads.HeadConfig(head_epochs=0), 'head_epochs'),
-      (lambda: heads.HeadConfig(head_learning_rate=0.0), 'head_learning_rate'),
-      (lambda: heads.HeadConfig(head_weight_decay=-1.0), 'head_weight_decay'),
-    ):
-      with self.assertRaisesRegex(InputError, message):
-        call()
 
 
 class ScoresTest(parameterized.TestCase):
@@ -175,7 +100,7 @@ class EvaluateTest(parameterized.TestCase):
     local = heads.fit_local(clients)
     rows = clients.train.rows(3)
     alone = heads.train_head(
-      clients.inputs[rows], clients.labels[rows], _CLASSES
+      clients.inputs[rows], clients.labels[rows], CLASSES
     )
     chex.assert_trees_all_close(
       alone, heads.Head(local.kernel[3], local.bias[3]), atol=1e-4
@@ -187,9 +112,9 @@ class EvaluateTest(parameterized.TestCase):
 
   def test_good_synthetic_embeddings_help_whom_local_ones_do_not(self):
     clients = _clients()
-    labels = np.arange(60) % _CLASSES
+    labels = np.arange(60) % CLASSES
     local = heads.fit_local(clients)
-    found = heads.evaluate(clients, local, _blobs(labels, seed=1), labels)
+    found = heads.evaluate(clients, local, blobs(labels, seed=1), labels)
     np.testing.assert_array_equal(found.clients, [0, 1, 2])
     numbers = found.metrics
     self.assertGreater(numbers['synthetic_accuracy_worst'], 0.9)
@@ -216,14 +141,14 @@ class EvaluateTest(parameterized.TestCase):
     self.assertNotIn('synthetic_global_accuracy_stddev', numbers)
     self.assertEqual(
       numbers,
-      heads.evaluate_clients(clients, _blobs(labels, seed=1), labels),
+      heads.evaluate_clients(clients, blobs(labels, seed=1), labels),
     )
 
   def test_misleading_synthetic_embeddings_are_given_no_share(self):
     clients = _clients()
-    labels = np.arange(60) % _CLASSES
-    wrong = (labels + 1) % _CLASSES
-    numbers = heads.evaluate_clients(clients, _blobs(labels), wrong)
+    labels = np.arange(60) % CLASSES
+    wrong = (labels + 1) % CLASSES
+    numbers = heads.evaluate_clients(clients, blobs(labels), wrong)
     self.assertLess(numbers['synthetic_accuracy'], 0.1)
     self.assertLess(numbers['synthetic_auc'], 0.4)
     self.assertGreater(numbers['interpolation_lambda'], 0.4)
@@ -233,8 +158,8 @@ class EvaluateTest(parameterized.TestCase):
 
   def test_parts_that_do_not_fit_are_refused(self):
     clients = _clients()
-    labels = np.arange(6) % _CLASSES
-    inputs = _blobs(labels)
+    labels = np.arange(6) % CLASSES
+    inputs = blobs(labels)
     local = heads.Head(np.zeros([4, 4, 3]), np.zeros([4, 3]))
     empty = _partition([], [], [], [])
 

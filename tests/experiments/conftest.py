@@ -2,8 +2,6 @@
 
 import contextlib
 import io
-from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -11,6 +9,7 @@ from sklearn import datasets
 
 from experiments import common, fedvae
 from fedjax_gen.evaluation import classifiers
+from tests.experiments.runs import Run
 
 # The least that still has every part: two methods, classes, real digits.
 SMALL = (
@@ -27,16 +26,6 @@ SMALL = (
   '--latent_size=2',
   '--local_epochs=1',
 )
-
-
-class Run(NamedTuple):
-  """A run: its work directory, its arguments, its status and outputs."""
-
-  workdir: Path
-  args: tuple[str, ...]
-  status: int
-  out: str
-  err: str
 
 
 @pytest.fixture(scope='session')

@@ -3,12 +3,9 @@
 import contextlib
 import html.parser
 import io
-import json
 import math
-from pathlib import Path
 import signal
 import sys
-from typing import NamedTuple
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache
@@ -28,6 +25,7 @@ from fedjax_gen.data import sources
 from fedjax_gen.federation import FederationConfig
 from fedjax_gen.running import federated_step, stopping, training
 from fedjax_gen.streaming import asking
+from tests.experiments.runs import Run
 
 _METHODS = hype_methods.METHODS
 _TRAINED = tuple(name for name in _METHODS if name != 'FedLambda')
@@ -55,22 +53,6 @@ _SMALL = (
   '--head_epochs=20',
   '--accountant=rdp',  # quicker than pld
 )
-
-
-class _Run(NamedTuple):
-  workdir: Path
-  args: tuple[str, ...]
-  status: int
-  out: str
-  err: str
-
-  def summary(self):
-    return json.loads((self.workdir / 'summary.json').read_text())
-
-  def records(self, method):
-    lines = (self.workdir / 'metrics.jsonl').read_text().splitlines()
-    records = [json.loads(line) for line in lines]
-    return [record for record in records if record['method'] == method]
 
 
 def _write_embeddings(path, num=180):
@@ -113,7 +95,7 @@ def run(folder):
       status = common.execute(
         fedhypevae.EXPERIMENT, fedhypevae.main, ['fedhypevae', *args]
       )
-    return _Run(workdir, args, status, out.getvalue(), err.getvalue())
+    return Run(workdir, args, status, out.getvalue(), err.getvalue())
 
   settings = {
     'jax_compilation_cache_dir': str(folder / 'programs'),
@@ -132,7 +114,7 @@ def run(folder):
 
 
 @pytest.fixture(scope='module')
-def finished(run) -> _Run:
+def finished(run) -> Run:
   """A finished run of all methods; not to be changed."""
   return run('whole')
 

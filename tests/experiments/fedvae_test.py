@@ -1,6 +1,5 @@
 """The contract of `python -m experiments.fedvae`, as its user meets it."""
 
-import html.parser
 import json
 import math
 import os
@@ -17,6 +16,7 @@ import pytest
 from experiments import common, fedvae
 from fedjax_gen.privacy import accounting, events, ledger as ledger_lib
 from fedjax_gen.running import training
+from tests.experiments.runs import Links
 
 _ROOT = Path(__file__).parents[2]
 # Feature vectors: no pictures, no classifier, so that a process is quick.
@@ -125,29 +125,9 @@ def test_each_round_of_each_method_is_logged_once(finished):
   assert 'test_elbo' in records[1]
 
 
-class _Links(html.parser.HTMLParser):
-  """Collects whatever a page could load, and its texts."""
-
-  def __init__(self):
-    super().__init__()
-    self.links, self.images, self.text = [], 0, ''
-
-  def handle_starttag(self, tag, attrs):
-    self.images += tag == 'img'
-    self.links += [
-      value
-      for name, value in attrs
-      if name in ('src', 'href', 'srcset', 'action', 'data')
-    ]
-    assert tag not in ('script', 'iframe', 'object', 'embed', 'base')
-
-  def handle_data(self, data):
-    self.text += data
-
-
 def test_the_report_loads_nothing_from_elsewhere(finished):
   page = (finished.workdir / 'report.html').read_text(encoding='utf-8')
-  links = _Links()
+  links = Links()
   links.feed(page)
   assert links.images >= 8
   assert all(link.startswith(('#', 'data:')) for link in links.links)
@@ -367,7 +347,7 @@ def test_a_private_run_ends_with_its_budget_and_says_what_it_cost(
   assert ledger.worst() == federated['epsilon'] <= 3.7
   assert ledger.histories[0][0].event == events.gaussian(3.0, 8)
   assert accounting.epsilon(events.gaussian(3.0, 10), ledger.delta) > 3.7
-  page = _Links()
+  page = Links()
   page.feed((tmp_path / 'run/report.html').read_text(encoding='utf-8'))
   assert 'one record of one client' in page.text
   assert 'central trained without privacy' in page.text

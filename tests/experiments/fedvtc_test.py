@@ -2,10 +2,7 @@
 
 import contextlib
 import io
-import json
 import math
-from pathlib import Path
-from typing import NamedTuple
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache
@@ -19,6 +16,7 @@ from fedjax_gen.data import sources
 from fedjax_gen.federation import FederationConfig
 from fedjax_gen.running import federated_step, stopping
 from fedjax_gen.streaming import asking
+from tests.experiments.runs import Run
 
 # The least that still has every part.
 _SMALL = (
@@ -38,16 +36,6 @@ _SMALL = (
 )
 
 
-class _Run(NamedTuple):
-  workdir: Path
-  status: int
-  out: str
-  err: str
-
-  def summary(self):
-    return json.loads((self.workdir / 'summary.json').read_text())
-
-
 def _execute(workdir, *args):
   out, err = io.StringIO(), io.StringIO()
   argv = ['fedvtc', f'--workdir={workdir}', *args]
@@ -58,7 +46,7 @@ def _execute(workdir, *args):
   ):
     patch.setattr(common, '_prepare_jax', lambda cache: None)
     status = common.execute(fedvtc.EXPERIMENT, fedvtc.main, argv)
-  return _Run(workdir, status, out.getvalue(), err.getvalue())
+  return Run(workdir, args, status, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture(scope='module')

@@ -1,13 +1,10 @@
 """The contract of `python -m experiments.fissionvae`, as its user meets it."""
 
 import contextlib
-import html.parser
 import io
-import json
 import math
-from pathlib import Path
 import signal
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache
@@ -30,6 +27,7 @@ from fedjax_gen.running import (
   groupings,
   training,
 )
+from tests.experiments.runs import Links, Run
 
 _METHODS = ('FedVAE', 'L+D', 'L+D+het', 'local', 'central', 'fedgan')
 # The least that still has every part: groups of two and of four clients, of
@@ -52,22 +50,6 @@ _SMALL = (
   '--checkpoint_every=1',
   '--num_samples=500',  # as many as curves have, so that less is compiled
 )
-
-
-class _Run(NamedTuple):
-  workdir: Path
-  args: tuple[str, ...]
-  status: int
-  out: str
-  err: str
-
-  def summary(self):
-    return json.loads((self.workdir / 'summary.json').read_text())
-
-  def records(self, method):
-    lines = (self.workdir / 'metrics.jsonl').read_text().splitlines()
-    records = [json.loads(line) for line in lines]
-    return [record for record in records if record['method'] == method]
 
 
 def _write_kinds(path, num_train, num_test):
@@ -132,7 +114,7 @@ def run(folder):
       status = common.execute(
         fissionvae.EXPERIMENT, fissionvae.main, ['fissionvae', *args]
       )
-    return _Run(workdir, args, status, out.getvalue(), err.getvalue())
+    return Run(workdir, args, status, out.getvalue(), err.getvalue())
 
   settings = {
     'jax_compilation_cache_dir': str(folder / 'programs'),
@@ -152,7 +134,7 @@ def run(folder):
 
 
 @pytest.fixture(scope='module')
-def finished(run, folder) -> _Run:
+def finished(run, folder) -> Run:
   """A finished run; not to be changed."""
   return run(
     'whole', f'--data={folder}/kinds.npz', f'--methods={",".join(_METHODS)}'
@@ -160,7 +142,7 @@ def finished(run, folder) -> _Run:
 
 
 @pytest.fixture(scope='module')
-def discovered(run, folder) -> _Run:
+def discovered(run, folder) -> Run:
   """A finished run whose groups nobody told, of few images."""
   return run(
     'discovered',
@@ -280,26 +262,6 @@ def test_the_directory_holds_everything_the_contract_names(finished):
     assert Image.open(path).format == 'PNG'
 
 
-class _Links(html.parser.HTMLParser):
-  """Collects whatever a page could load, and its texts."""
-
-  def __init__(self):
-    super().__init__()
-    self.links, self.images, self.text = [], 0, ''
-
-  def handle_starttag(self, tag, attrs):
-    self.images += tag == 'img'
-    self.links += [
-      value
-      for name, value in attrs
-      if name in ('src', 'href', 'srcset', 'action', 'data')
-    ]
-    assert tag not in ('script', 'iframe', 'object', 'embed', 'base')
-
-  def handle_data(self, data):
-    self.text += data
-
-
 def test_groups_of_private_clients_are_trained_and_accounted_for(run, folder):
   made = run(
     'private',
@@ -324,7 +286,7 @@ def test_groups_of_private_clients_are_trained_and_accounted_for(run, folder):
   ledger = ledger_lib.from_json((made.workdir / 'ledger.json').read_text())
   assert len(ledger.histories) == 6
   assert ledger.worst() == summary['methods']['L+D']['epsilon']
-  page = _Links()
+  page = Links()
   page.feed((made.workdir / 'report.html').read_text(encoding='utf-8'))
   assert 'What L+D released' in page.text
   assert 'central trained without privacy' in page.text
@@ -332,7 +294,7 @@ def test_groups_of_private_clients_are_trained_and_accounted_for(run, folder):
 
 def test_the_report_loads_nothing_from_elsewhere(finished):
   page = (finished.workdir / 'report.html').read_text(encoding='utf-8')
-  links = _Links()
+  links = Links()
   links.feed(page)
   assert links.images >= 4
   assert all(link.startswith(('#', 'data:')) for link in links.links)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_gen.errors import InputError
-from fedjax_gen.models import hyper_layers, hypernetwork
+from fedjax_gen.models import hyper_config, hyper_layers, hypernetwork
 from fedjax_gen.models.hypernetwork import HyperVaeConfig
 from fedjax_gen.models.vae import DataSpec, num_parameters
 
@@ -92,7 +92,7 @@ class SizesTest(parameterized.TestCase):
     own = jax.eval_shape(model.init_client, jax.random.key(0))
     self.assertEqual(num_parameters({'encoder': own['encoder']}), 382_664)
 
-  @parameterized.product(head=hypernetwork.HEADS, prior=hypernetwork.PRIORS)
+  @parameterized.product(head=hyper_config.HEADS, prior=hyper_config.PRIORS)
   def test_modules_that_a_configuration_lacks_are_absent(self, head, prior):
     model = _model(head=head, prior=prior)
     expected = {
@@ -116,7 +116,7 @@ class SizesTest(parameterized.TestCase):
 
 
 class StartTest(parameterized.TestCase):
-  @parameterized.parameters(*hypernetwork.HEADS)
+  @parameterized.parameters(*hyper_config.HEADS)
   def test_every_client_starts_with_the_base_decoder_and_a_standard_prior(
     self, head
   ):
@@ -258,7 +258,7 @@ class ForwardTest(parameterized.TestCase):
     np.testing.assert_allclose(posterior.mean, expected[:, :2], atol=1e-4)
     np.testing.assert_allclose(posterior.logvar, expected[:, 2:], atol=1e-4)
 
-  @parameterized.parameters(*hypernetwork.HEADS)
+  @parameterized.parameters(*hyper_config.HEADS)
   def test_a_record_is_what_it_is_alone_whatever_its_batch(self, head):
     model = _model(head=head)
     hyper, own = _trained(model)

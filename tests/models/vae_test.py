@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_gen.errors import InputError
-from fedjax_gen.models import networks, vae
+from fedjax_gen.models import networks, vae, vae_config
 from fedjax_gen.models.vae import DataSpec, VaeConfig
 
 _MNIST = DataSpec((28, 28, 1), 10)
@@ -69,7 +69,7 @@ class SizesTest(parameterized.TestCase):
     )
 
   @parameterized.product(
-    model=vae.MODELS,
+    model=vae_config.MODELS,
     shape=[(7, 7, 1), (28, 28, 1), (32, 32, 3), (30, 21, 3)],
     likelihood=['bernoulli', 'discretised_logistic'],
   )
@@ -116,7 +116,7 @@ class SizesTest(parameterized.TestCase):
 
 
 class ConditionTest(parameterized.TestCase):
-  @parameterized.product(model=vae.MODELS, conditional=[True, False])
+  @parameterized.product(model=vae_config.MODELS, conditional=[True, False])
   def test_only_a_conditional_model_reacts_to_the_label(
     self, model, conditional
   ):
@@ -179,7 +179,7 @@ def _encode_and_decode(model, variables, data, mask):
 
 class NormTest(parameterized.TestCase):
   @parameterized.parameters(
-    *((model, 'batch') for model in vae.MODELS), ('conv', 'group')
+    *((model, 'batch') for model in vae_config.MODELS), ('conv', 'group')
   )
   def test_masked_out_rows_change_nothing_for_the_others(self, model, norm):
     model, variables = _tiny(model=model, norm=norm)

@@ -1,0 +1,98 @@
+"""What FedHypeVAE's model is asked to be; see `hypernetwork`."""
+
+import dataclasses
+
+from fedjax_gen import fields, validate
+from fedjax_gen.errors import InputError
+from fedjax_gen.models.vae import DataSpec
+
+HEADS = ('row_scaled', 'full', 'constant')
+PRIORS = ('generated', 'standard')
+LIPSCHITZ = ('none', 'spectral_norm', 'spectral_penalty', 'jacobian')
+NORMALISATIONS = ('none', 'standardise', 'sphere')
+
+
+@dataclasses.dataclass(frozen=True)
+class HyperVaeConfig:
+  """The model."""
+
+  latent_size: int = fields.option(16, 'Z, dimensions of the latent space')
+  hidden_sizes: tuple[int, ...] = fields.option(
+    (128, 128),
+    'Widths of the hidden layers of encoder and decoder; DP-CVAE, '
+    'from which FedHypeVAE descends, has 256,256,256',
+  )
+  code_size: int = fields.option(32, 'V, dimensions of a client’s code')
+  hyper_size: int = fields.option(
+    128,
+    'width of the hidden layer of the heads that turn a code into '
+    'a decoder and a prior',
+  )
+  head: str = fields.option(
+    'row_scaled',
+    'What a code makes of the decoder: row_scaled scales and shifts '
+    'shared weights, full generates all weights, constant is one decoder '
+    'for all, without a hypernetwork',
+    choices=HEADS,
+  )
+  prior: str = fields.option(
+    'generated',
+    'p(z | y): generated from the code, or standard, N(0, I)',
+    choices=PRIORS,
+  )
+  code_radius: float = fields.option(
+    2.0,
+    'codes are kept in a ball of this radius times the square root '
+    'of code_size, about the length of a code at first',
+  )
+  likelihood_stddev: float = fields.option(
+    0.5, 's of p(x | z, y) = N(x_hat, s^2 I), in units of the embeddings'
+  )
+  lipschitz: str = fields.option(
+    'none',
+    'What keeps the heads from changing fast with the code: nothing, '
+    'spectral norms cut to lipschitz_target, a penalty on what exceeds it, '
+    'or a penalty on the Jacobian',
+    choices=LIPSCHITZ,
+  )
+  lipschitz_target: float = fields.option(
+    1.0, 'largest spectral norm of a layer of the heads'
+  )
+  normalise: str = fields.option(
+    'none',
+    'What is done to each embedding by itself: nothing, standardise '
+    '(mean 0, standard deviation 1), or sphere (length the square root of '
+    'its dimensions)',
+    choices=NORMALISATIONS,
+  )
+
+  @property
+  def uses_code(self) -> bool:
+    """Whether anything of the model depends on a client's code."""
+    return self.head != 'constant' or self.prior == 'generated'
+
+
+def check(config: HyperVaeConfig, spec: DataSpec) -> None:
+  """Raises `InputError` unless a model can be what is asked."""
+  if len(spec.shape) != 1:
+    raise InputError(
+      f'Expected embeddings of shape (F,), got shape={spec.shape}.'
+    )
+  validate.positive_int(
+    shape=spec.shape[0],
+    num_classes=spec.num_classes,
+    latent_size=config.latent_size,
+    code_size=config.code_size,
+    hyper_size=config.hyper_size,
+  )
+  for size in config.hidden_sizes:
+    validate.positive_int(hidden_sizes=size)
+  validate.one_of(HEADS, head=config.head)
+  validate.one_of(PRIORS, prior=config.prior)
+  validate.one_of(LIPSCHITZ, lipschitz=config.lipschitz)
+  validate.one_of(NORMALISATIONS, normalise=config.normalise)
+  validate.positive(
+    code_radius=config.code_radius,
+    likelihood_stddev=config.likelihood_stddev,
+    lipschitz_target=config.lipschitz_target,
+  )

@@ -1,0 +1,174 @@
+"""What a VAE is asked to be, and the networks that make it so."""
+
+import dataclasses
+from typing import NamedTuple
+
+from flax import linen as nn
+
+from fedjax_gen import fields, validate
+from fedjax_gen.errors import InputError
+from fedjax_gen.losses import likelihoods
+from fedjax_gen.losses.likelihoods import Likelihood
+from fedjax_gen.models import decoders, networks
+
+MODELS = ('conv', 'mlp', 'dugdale2023')
+HIERARCHIES = ('none', 'z1_top', 'z2_top')
+
+
+class DataSpec(NamedTuple):
+  """The shape of the data a model is built for.
+
+  Attributes:
+    shape: of one example: (H, W, C) for images, (F,) for features.
+    num_classes: C; labels lie in [0, C).
+  """
+
+  shape: tuple[int, ...]
+  num_classes: int
+
+  @property
+  def is_image(self) -> bool:
+    """Whether examples are images, with values in [0, 1]."""
+    return len(self.shape) == 3
+
+
+@dataclasses.dataclass(frozen=True)
+class VaeConfig:
+  """The model."""
+
+  model: str = fields.option(
+    'conv',
+    'Network: conv (strided), mlp, or dugdale2023, the published '
+    'FedVAE model (11,087,731 parameters on 28x28)',
+    choices=MODELS,
+  )
+  decoder: str = fields.option(
+    'same',
+    'Decoder, if another than that of the model',
+    choices=('same', *decoders.DECODERS),
+  )
+  latent_size: int = fields.option(
+    16, 'Z, dimensions of the latent space; of z1 if two'
+  )
+  hierarchy: str = fields.option(
+    'none',
+    'Two levels of latents: z1_top generates z1, z2, x; z2_top z2, z1, x',
+    choices=HIERARCHIES,
+  )
+  z2_size: int = fields.option(0, 'dimensions of z2; 0 for twice latent_size')
+  lower_prior: str = fields.option(
+    'conditional',
+    'prior of the level that is not on top: given the upper level, '
+    'or without regard to it',
+    choices=('conditional', 'standard'),
+  )
+  decode_both: bool = fields.option(
+    False, 'with z1_top: decode from both levels, z1 and z2 side by side'
+  )
+  conditional: bool = fields.option(
+    True, 'give encoder and decoder the class label'
+  )
+  channels: tuple[int, ...] = fields.option(
+    (32, 64), 'Channels of each stride-2 layer of model=conv'
+  )
+  hidden_size: int = fields.option(256, 'width of the dense layers')
+  norm: str = fields.option(
+    'group',
+    'Normalisation; the running statistics of batch are averaged '
+    'with the module that holds them',
+    choices=networks.NORMS,
+  )
+  likelihood: str = fields.option(
+    'gaussian',
+    'p(x | z)',
+    choices=('bernoulli', 'gaussian', 'discretised_logistic'),
+  )
+  likelihood_stddev: float = fields.option(
+    0.2,
+    'standard deviation of the gaussian likelihood, in units of '
+    'pixel values in [0, 1]: smaller is sharper and harder to sample',
+  )
+
+
+def latent_sizes(config: VaeConfig) -> dict[str, int]:
+  """Z by level, in the order of inference.
+
+  Raises:
+    InputError: a field is out of range or two exclude each other.
+  """
+  validate.one_of(HIERARCHIES, hierarchy=config.hierarchy)
+  validate.one_of(('conditional', 'standard'), lower_prior=config.lower_prior)
+  validate.positive_int(latent_size=config.latent_size)
+  validate.non_negative_int(z2_size=config.z2_size)
+  if config.decode_both and config.hierarchy != 'z1_top':
+    raise InputError(
+      'Expected hierarchy=z1_top with decode_both, got '
+      f'hierarchy={config.hierarchy!r}.'
+    )
+  if config.hierarchy == 'none':
+    return {'z': config.latent_size}
+  return {
+    'z1': config.latent_size,
+    'z2': config.z2_size or 2 * config.latent_size,
+  }
+
+
+def build_modules(
+  config: VaeConfig, spec: DataSpec
+) -> tuple[dict[str, nn.Module], Likelihood]:
+  """Networks by module, and likelihood, after checking the configuration."""
+  validate.one_of(MODELS, model=config.model)
+  validate.one_of(networks.NORMS, norm=config.norm)
+  validate.positive_int(
+    hidden_size=config.hidden_size, num_classes=spec.num_classes
+  )
+  validate.positive(likelihood_stddev=config.likelihood_stddev)
+  for features in config.channels:
+    validate.positive_int(channels=features)
+  likelihood = likelihoods.by_name(
+    config.likelihood, stddev=config.likelihood_stddev, is_image=spec.is_image
+  )
+  shape = (*spec.shape[:-1], spec.shape[-1] * likelihood.outputs_per_value)
+  widths = decoders.Widths(
+    tuple(config.channels), config.hidden_size, config.norm
+  )
+  family = config.model if config.decoder == 'same' else config.decoder
+  if config.model != 'mlp' and not spec.is_image:
+    raise InputError(
+      f"Expected model='mlp' for features of shape {spec.shape}, got "
+      f'model={config.model!r}, which needs images.'
+    )
+  # Checks that channels and shape fit; the encoders ask for no less.
+  decoders.build(config.model, shape, widths)
+  modules = {
+    'encoder': _encoder(config),
+    'decoder': decoders.build(family, shape, widths),
+  }
+  if config.hierarchy != 'none' and config.lower_prior == 'conditional':
+    lower = 'z2' if config.hierarchy == 'z1_top' else 'z1'
+    modules['transition'] = networks.Transition(
+      latent_sizes(config)[lower], config.hidden_size
+    )
+  return modules, likelihood
+
+
+def _encoder(config: VaeConfig) -> nn.Module:
+  width, norm = config.hidden_size, config.norm
+  trunk = {
+    'conv': networks.ConvTrunk(tuple(config.channels), width, norm),
+    'mlp': networks.MlpTrunk((width, width), norm),
+    'dugdale2023': networks.DugdaleTrunk(norm),
+  }[config.model]
+  first, *others = latent_sizes(config).values()
+  if others:
+    return networks.TwoLevelEncoder(
+      trunk=trunk,
+      latent_sizes=(first, others[0]),
+      hidden_size=width,
+      z2_sees_data=config.hierarchy == 'z1_top',
+    )
+  if config.model == 'dugdale2023':
+    return networks.Encoder(
+      trunk=trunk, latent_size=first, kernel_init=networks.torch_init
+    )
+  return networks.Encoder(trunk=trunk, latent_size=first)
