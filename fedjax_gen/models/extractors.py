@@ -193,7 +193,11 @@ class TransformerBlock(nn.Module):
   def __call__(self, tokens: Array, _: None) -> tuple[Array, None]:
     """Maps `[B, T, D]` to the same; second values are for `nn.scan`."""
     normed = nn.LayerNorm()(tokens)
-    tokens = tokens + nn.SelfAttention(self.num_heads)(normed)
+    # By the name of a class that Flax gives up: keys and files go by names.
+    attention = nn.MultiHeadDotProductAttention(
+      self.num_heads, name='SelfAttention_0'
+    )
+    tokens = tokens + attention(normed)
     hidden = nn.Dense(4 * tokens.shape[-1])(nn.LayerNorm()(tokens))
     return tokens + nn.Dense(tokens.shape[-1])(nn.gelu(hidden)), None
 
