@@ -111,6 +111,14 @@ def _flags(argv):
   )
   parser.add_argument('--out', help='JSON file to write')
   flags = parser.parse_args(argv)
+  known = {
+    name for names in (*_CONTESTANTS.values(), _LIBRARY) for name in names
+  }
+  if unknown := sorted({*(flags.contestants or ())} - known):
+    parser.error(
+      f'Expected --contestants among {", ".join(sorted(known))}, got '
+      f'{", ".join(unknown)}.'
+    )
   flags.python_for = dict(text.split('=', 1) for text in flags.python_for)
   return flags
 
@@ -157,14 +165,14 @@ def _shorter(task: Task) -> Task:
 
 def _names(task: Task, flags) -> list[str]:
   names = list(_CONTESTANTS.get(task.name, _LIBRARY))
-  if task.clients * task.batch > flags.most_at_once:
-    left_out = [name for name in names if name in _AT_ONCE]
-    print(f'  without {", ".join(left_out)}: memory', flush=True)
-    names = [name for name in names if name not in left_out]
-  if flags.quick:
-    names = [name for name in names if name not in _WITHOUT_QUICK]
   if flags.contestants:
     names = [name for name in names if name in flags.contestants]
+  if flags.quick:
+    names = [name for name in names if name not in _WITHOUT_QUICK]
+  if task.clients * task.batch > flags.most_at_once:
+    if left_out := [name for name in names if name in _AT_ONCE]:
+      print(f'  without {", ".join(left_out)}: memory', flush=True)
+    names = [name for name in names if name not in left_out]
   return [*names, *_MACHINE]
 
 

@@ -43,3 +43,20 @@ def test_rows_compare_with_the_loop_and_the_peak():
   assert 'auto' in run._table(rows)
   # Of columns that nobody has, nothing is shown.
   assert '/ loop' not in run._table(rows)
+
+
+def test_only_what_is_asked_for_takes_part(capsys):
+  flags = run._flags(['--contestants=ours:auto,torch_loop', '--quick'])
+  task = Task('conv_vae', 100, 4, 128)
+  assert run._names(task, flags) == ['ours:auto', 'torch_loop', 'gemm', 'copy']
+  assert capsys.readouterr().out == ''  # nothing was left out
+  with pytest.raises(SystemExit):
+    run._flags(['--contestants=torch_lop'])
+  assert 'torch_lop' in capsys.readouterr().err
+
+
+def test_what_holds_all_clients_at_once_is_left_out_where_they_are_many(capsys):
+  flags = run._flags(['--contestants=ours:auto,ours:all'])
+  names = run._names(Task('conv_vae', 1000, 4, 128), flags)
+  assert names == ['ours:auto', 'gemm', 'copy']
+  assert capsys.readouterr().out == '  without ours:all: memory\n'
