@@ -51,7 +51,8 @@ def test_files_and_tests_that_a_page_names_exist(page):
   text = page.read_text(encoding='utf-8')
   links = re.findall(r'\]\((?!https?:|#)([^)#]+)', text)
   assert [link for link in links if not (page.parent / link).exists()] == []
-  paths = re.findall(r'`((?:fedjax_gen|tests|experiments|benchmarks|docs)/[\w./]*\w)`', text)
+  folders = 'fedjax_gen|tests|experiments|benchmarks|docs'
+  paths = re.findall(rf'`((?:{folders})/[\w./]*\w)`', text)
   assert [path for path in paths if not (_ROOT / path).exists()] == []
   tests = ''.join(
     path.read_text(encoding='utf-8') for path in _ROOT.glob('tests/**/*.py')
