@@ -287,7 +287,7 @@ def _metrics(
         found, synthetic[row], compared.clients, seed=asked.run.seed
       )
     name = hype_judge.trained_as(row, synthetic)
-    values |= hype_privacy.spent(compared.methods[name], asked.privacy)
+    values |= hype_privacy.spent(compared.methods[name])
     metrics[row] = {**values, **audited.get(name, {})}
   first = reached[compared.names[0]]
   metrics['local'] = hype_judge.metrics_of_local(first)

@@ -12,7 +12,6 @@ from experiments.hype_methods import Method
 from experiments.hype_tables import NOMINAL
 from experiments.private_run import Protection
 from fedjax_gen.privacy import accounting
-from fedjax_gen.privacy.plan import PrivacyConfig
 from fedjax_gen.privacy.report import rows as ledger_rows
 from fedjax_gen.running import report, report_tables
 
@@ -28,18 +27,17 @@ def sentences(methods: Mapping[str, Method]) -> list[str]:
   for name, method in methods.items():
     if protection := method.budget.protection:
       text = protection.sentence()
-      if is_nominal(method, protection.config):
+      if method.is_nominal:
         text = _warning(protection)
       said.setdefault(text, []).append(name)
   return [f'{_listed(names)}: {text}' for text, names in said.items()]
 
 
-def spent(method: Method, privacy: HypePrivacyConfig) -> dict[str, float]:
+def spent(method: Method) -> dict[str, float]:
   """What a method's training told of whom it protects, for its metrics.
 
   Args:
     method: that was trained.
-    privacy: what was asked for.
 
   Returns:
     `delta`, and `epsilon` if it is finite; `nominal_epsilon` in its place
@@ -49,7 +47,7 @@ def spent(method: Method, privacy: HypePrivacyConfig) -> dict[str, float]:
   if method.budget.protection is None:
     return {}
   found = method.budget.protection.metrics()
-  if not is_nominal(method, privacy):
+  if not method.is_nominal:
     return found
   return {
     {'epsilon': 'nominal_epsilon'}.get(name, name): value
@@ -75,28 +73,12 @@ def write(
     protection.write(workdir)
 
 
-def is_nominal(method: Method, privacy: PrivacyConfig) -> bool:
-  """Whether a method descends the formulas as printed: FedHypeVAE alone."""
-  protection = method.budget.protection
-  return (
-    privacy.privacy == 'paper'
-    and protection is not None
-    and any(
-      entry.label == 'class moments'
-      for history in protection.ledger.histories
-      for entry in history
-    )
-  )
-
-
-def warnings(
-  methods: Mapping[str, Method], privacy: HypePrivacyConfig
-) -> list[report.Section]:
+def warnings(methods: Mapping[str, Method]) -> list[report.Section]:
   """Of what holds nothing, though it has an epsilon."""
   return [
     _nominal_section(name, protection)
     for name, protection in _protections(methods).items()
-    if is_nominal(methods[name], privacy)
+    if methods[name].is_nominal
   ]
 
 
@@ -117,7 +99,7 @@ def sections(
   held = {
     name: protection
     for name, protection in _protections(methods).items()
-    if not is_nominal(methods[name], privacy)
+    if not methods[name].is_nominal
   }
   if not held:
     return []
