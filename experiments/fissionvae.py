@@ -165,7 +165,9 @@ def main(session: common.Session, **configs: Any) -> None:
     reference = fission_judge.build_reference(
       source, compared.build_extractor, seed=asked.run.seed
     )
-    train = functools.partial(_train, session=session, workdir=workdir)
+    train = functools.partial(
+      _train, run=asked.run, session=session, workdir=workdir
+    )
     compared, found = _with_groups(asked, compared, train, session, workdir)
     setting, methods = compared.setting, compared.methods
     results = {
@@ -240,14 +242,21 @@ def _build(asked: Configs, num_processes: int) -> Comparison:
   )
   num_groups = len(source.group_names)
   setting = fission_methods.Setting(
-    source,
-    DataSpec(source.input_shape, source.num_classes),
-    federation,
-    num_groups,
-    range(num_groups),
-    asked._asdict(),
-    asked.run.seed,
-    None if protection is None else protection.plan,
+    source=source,
+    spec=DataSpec(source.input_shape, source.num_classes),
+    federation=federation,
+    num_groups=num_groups,
+    model_of_group=range(num_groups),
+    vae=asked.vae,
+    fissionvae=asked.fissionvae,
+    gan=asked.gan,
+    sampling=asked.federation,
+    families=asked.comparison.families,
+    central_epochs=asked.comparison.central_epochs,
+    num_local_models=asked.evaluation.num_local_models,
+    rounds=asked.run.rounds,
+    seed=asked.run.seed,
+    plan=None if protection is None else protection.plan,
   )
   built_for = setting
   if asked.are_groups_given:
@@ -290,11 +299,11 @@ def _train(
   reference: GroupReference | None,
   num_rounds: int,
   *,
+  run: common.RunConfig,
   session: common.Session,
   workdir: Workdir,
 ) -> training.TrainResult:
   """Trains one method, measuring as it goes."""
-  run = setting.configs['run']
   engine = engine_lib.engine(
     method.algorithm,
     method.datasets,
