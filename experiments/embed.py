@@ -28,6 +28,7 @@ import dataclasses
 import hashlib
 import os
 import pathlib
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -109,6 +110,13 @@ class EmbedConfig:
       )
 
 
+class Configs(NamedTuple):
+  """Everything of the command line, and what it is by default."""
+
+  data: options.DataConfig = options.DataConfig(data='mnist')
+  embed: EmbedConfig = EmbedConfig()
+
+
 EXPERIMENT = common.Experiment(
   name='embed',
   sentence='Turns images into embeddings with a frozen encoder.',
@@ -120,13 +128,13 @@ EXPERIMENT = common.Experiment(
       'With DINOv2, exported as --encoder_file says.',
     ),
   ),
-  configs={'data': options.DataConfig(data='mnist'), 'embed': EmbedConfig()},
+  configs=Configs(),
 )
 
 
-def main(data: options.DataConfig, embed: EmbedConfig) -> None:
+def main(asked: Configs) -> None:
   """Embeds and writes; see `common.run`."""
-  config = embed
+  data, config = asked
   if not config.encoder_file and config.encoder == data.data:
     raise InputError(
       'Expected encoder to be other images than data, which it must not know; '

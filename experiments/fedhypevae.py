@@ -106,7 +106,7 @@ EXPERIMENT = common.Experiment(
       'Two generators without any privacy.',
     ),
   ),
-  configs=Configs()._asdict(),
+  configs=Configs(),
 )
 
 
@@ -132,9 +132,8 @@ class Comparison(NamedTuple):
   notes: Sequence[str]
 
 
-def main(session: common.Session, **configs: Any) -> None:
+def main(session: common.Session, asked: Configs) -> None:
   """Trains, measures and draws; see `common.run`."""
-  asked = Configs(**configs)
   # Before anything is written: mistakes show here.
   compared = _build(asked, session.processes.count)
   clients, methods = compared.clients, compared.methods

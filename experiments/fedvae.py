@@ -7,7 +7,7 @@ and every client on its own (local).
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
@@ -97,13 +97,12 @@ EXPERIMENT = common.Experiment(
     ),
     ('--preset=paper_mnist', 'The published model and schedule on MNIST.'),
   ),
-  configs=Configs()._asdict(),
+  configs=Configs(),
 )
 
 
-def main(session: common.Session, **configs: Any) -> None:
+def main(session: common.Session, asked: Configs) -> None:
   """Trains, measures and draws; see `common.run`."""
-  asked = Configs(**configs)
   # Before anything is written: mistakes show here.
   compared = _build(asked, session.processes.count)
   source, partition = compared.source, compared.federation.partition

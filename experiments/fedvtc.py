@@ -15,7 +15,6 @@ import jax
 from experiments import (
   common,
   stages,
-  vtc_methods,
   vtc_metrics,
   vtc_pictures,
   vtc_report,
@@ -55,7 +54,7 @@ EXPERIMENT = common.Experiment(
     ),
     ('--preset=mnist', 'MNIST, 10 clients.'),
   ),
-  configs=Configs()._asdict() | vtc_methods.CONFIGS,
+  configs=Configs(),
 )
 
 
@@ -71,12 +70,10 @@ class Trained(NamedTuple):
   round_bytes: int
 
 
-def main(session: common.Session, **configs: Any) -> None:
+def main(session: common.Session, asked: Configs) -> None:
   """Trains, measures and draws; see `common.run`."""
-  baselines = {name: configs.pop(name) for name in vtc_methods.CONFIGS}
-  asked = Configs(**configs)
   # Before anything is written: mistakes show here.
-  compared = build(asked, baselines, session.processes.count)
+  compared = build(asked, session.processes.count)
   clients = compared.clients
   with session.open_workdir() as workdir:
     stages.begin(

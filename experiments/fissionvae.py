@@ -127,7 +127,7 @@ EXPERIMENT = common.Experiment(
       'Differential privacy of every client.',
     ),
   ),
-  configs=Configs()._asdict(),
+  configs=Configs(),
 )
 
 
@@ -152,9 +152,8 @@ class Comparison(NamedTuple):
     return [n for n in self.methods if n not in fission_methods.UNPROTECTED]
 
 
-def main(session: common.Session, **configs: Any) -> None:
+def main(session: common.Session, asked: Configs) -> None:
   """Trains, measures and draws; see `common.run`."""
-  asked = Configs(**configs)
   # Before anything is written: mistakes show here.
   compared = _build(asked, session.processes.count)
   source = compared.setting.source

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from typing import NamedTuple
 
 import numpy as np
 
@@ -81,6 +82,12 @@ class GenerateConfig:
       )
 
 
+class Configs(NamedTuple):
+  """Everything of the command line, and what it is by default."""
+
+  generate: GenerateConfig = GenerateConfig()
+
+
 EXPERIMENT = common.Experiment(
   name='generate',
   sentence='Samples from the model that a finished run trained.',
@@ -90,13 +97,13 @@ EXPERIMENT = common.Experiment(
     ('--workdir=runs/fedvae --method=central --label=3', 'Threes only.'),
     ('--workdir=runs/fissionvae --group=shapes', 'Of one group of clients.'),
   ),
-  configs={'generate': GenerateConfig()},
+  configs=Configs(),
 )
 
 
-def main(generate: GenerateConfig) -> None:
+def main(asked: Configs) -> None:
   """Samples and writes; see `common.run`."""
-  config = generate
+  config = asked.generate
   if not config.workdir:
     raise InputError(
       'Expected the work directory of a finished run: --workdir=DIR.'

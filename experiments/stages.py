@@ -3,7 +3,7 @@
 Programs are lists of stages: build, begin, train, measure, draw, save.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 import pathlib
 from typing import Any
 
@@ -55,7 +55,10 @@ def train(
   run: common.RunConfig,
   session: common.Session,
   workdir: Workdir,
-  **watched: Any,
+  trained: Callable[[Any], Any],
+  evaluate: Callable[[Any], Mapping[str, float]] | None = None,
+  evaluated: Callable[[Any], Any] = lambda state: state,
+  best_metric: str | None = None,
 ) -> training.TrainResult:
   """Trains one method.
 
@@ -66,8 +69,10 @@ def train(
     run: says when to evaluate and save.
     session: shows the advance, and tells of signals.
     workdir: where to log and save.
-    **watched: what `training.train` is told of what is evaluated, and of what
-      must stay finite.
+    trained: the part of the state whose floats must stay finite.
+    evaluate: returns more metrics of what is `evaluated`; None for none.
+    evaluated: what `evaluate` is given, of the state.
+    best_metric: whose best checkpoint is kept too; None for none.
 
   Raises:
     see `training.train`.
@@ -81,7 +86,10 @@ def train(
     workdir=workdir,
     progress=session.progress,
     stop=session.stop,
-    **watched,
+    trained=trained,
+    evaluate=evaluate,
+    evaluated=evaluated,
+    best_metric=best_metric,
   )
 
 

@@ -2,12 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from experiments import common, options, private_run, vtc_methods
 from experiments.private_run import Protection
 from experiments.vtc_judge import Clients, build_clients
-from experiments.vtc_methods import SUBJECT, Setting, Subject
+from experiments.vtc_methods import (
+  SUBJECT,
+  BaselineConfigs,
+  Setting,
+  Subject,
+)
 from fedjax_gen import validate
 from fedjax_gen.algorithms import fedvtc as fedvtc_lib
 from fedjax_gen.errors import InputError
@@ -80,7 +85,7 @@ class ComparisonConfig:
 
 
 class Configs(NamedTuple):
-  """The command line but for the baselines, and what it is by default."""
+  """Everything of the command line, and what it is by default."""
 
   run: common.RunConfig = common.RunConfig(
     rounds=20, rounds_per_step=5, eval_every=5, checkpoint_every=5
@@ -103,6 +108,7 @@ class Configs(NamedTuple):
   losses: GeneratorLosses = GeneratorLosses()
   privacy: PrivacyConfig = PrivacyConfig()
   comparison: ComparisonConfig = ComparisonConfig()
+  baselines: BaselineConfigs = BaselineConfigs()
 
 
 class Comparison(NamedTuple):
@@ -130,14 +136,11 @@ class Comparison(NamedTuple):
     return [name for name in self.methods if name.startswith(SUBJECT)]
 
 
-def build(
-  asked: Configs, baselines: Mapping[str, Any], num_processes: int
-) -> Comparison:
+def build(asked: Configs, num_processes: int) -> Comparison:
   """Reads the data and builds what is compared.
 
   Args:
     asked: the command line.
-    baselines: by name their configurations.
     num_processes: of the run.
 
   Raises:
@@ -163,7 +166,7 @@ def build(
     asked.classifier,
     spec,
     asked.run.rounds,
-    baselines,
+    asked.baselines,
   )
   protection = _protect(
     asked.privacy, asked.federation, clients, asked.run.rounds
