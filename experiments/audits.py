@@ -15,7 +15,7 @@ import numpy as np
 
 from experiments import common
 from experiments.private_run import Protection
-from fedjax_gen import validate
+from fedjax_gen import fields, validate
 from fedjax_gen.data.federated import FederatedDataset
 from fedjax_gen.errors import InputError
 from fedjax_gen.federated import rounds
@@ -45,19 +45,15 @@ class AuditConfig:
     InputError: a value is out of range.
   """
 
-  audit_canaries: int = dataclasses.field(
-    default=0,
-    metadata={
-      'help': 'Train each method that protects records once more, with so many '
-      'of the records replaced by canaries, of which a coin decides which are '
-      'there; how well the coins can be guessed from what clients send bounds '
-      'epsilon from below. An audited training serves for nothing else: all '
-      'results are those of the first. 0 for no audit. Needs the extra dp'
-    },
+  audit_canaries: int = fields.option(
+    0,
+    'Train each method that protects records once more, with so many '
+    'of the records replaced by canaries, of which a coin decides which are '
+    'there; how well the coins can be guessed from what clients send bounds '
+    'epsilon from below. An audited training serves for nothing else: all '
+    'results are those of the first. 0 for no audit. Needs the extra dp',
   )
-  audit_confidence: float = dataclasses.field(
-    default=0.95, metadata={'help': 'of that bound'}
-  )
+  audit_confidence: float = fields.option(0.95, 'of that bound')
 
   def __post_init__(self):
     validate.non_negative_int(audit_canaries=self.audit_canaries)

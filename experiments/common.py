@@ -21,7 +21,7 @@ import warnings
 from absl import flags
 
 from experiments import config_flags, distributed, help_page, recipes
-from fedjax_gen import validate
+from fedjax_gen import fields, validate
 from fedjax_gen.errors import InputError
 from fedjax_gen.running import (
   config_records,
@@ -38,12 +38,6 @@ COMMAND = 'fedjax-gen'  # of the installed package, for all programs
 _MAX_INT = 2**31 - 1  # rounds are counted in 32 bits
 
 
-def _field(default: Any, help_text: str, **metadata: Any) -> Any:
-  return dataclasses.field(
-    default=default, metadata={'help': help_text, **metadata}
-  )
-
-
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
   """The run.
@@ -54,41 +48,45 @@ class RunConfig:
     InputError: a value is out of range.
   """
 
-  workdir: str = _field(
+  workdir: str = fields.option(
     '',
     'Directory for everything the run leaves. Default: one under runs/ named '
     'by the configuration.',
     placeholder='DIR',
     recorded=False,
   )
-  preset: str = _field(
+  preset: str = fields.option(
     '',
     'Start from a recorded recipe; flags given beside it win.',
     placeholder='NAME',
     recorded=False,
   )
-  seed: int = _field(0, 'Decides everything random.')
-  rounds: int = _field(10, 'Communication rounds.')
-  rounds_per_step: int = _field(
+  seed: int = fields.option(0, 'Decides everything random.')
+  rounds: int = fields.option(10, 'Communication rounds.')
+  rounds_per_step: int = fields.option(
     1, 'Rounds in one compiled call; more are faster, and stop later.'
   )
-  eval_every: int = _field(5, 'Rounds from one evaluation to the next.')
-  checkpoint_every: int = _field(5, 'Rounds from one checkpoint to the next.')
-  matmul_precision: str = _field(
+  eval_every: int = fields.option(5, 'Rounds from one evaluation to the next.')
+  checkpoint_every: int = fields.option(
+    5, 'Rounds from one checkpoint to the next.'
+  )
+  matmul_precision: str = fields.option(
     'default',
     'Of matrix products of models: bfloat16 and tensorfloat32 are faster on '
     'GPU and TPU. Parameters, sums over clients, clipping and noise stay '
     'float32. default: as JAX has it for the device.',
     choices=('default', 'bfloat16', 'tensorfloat32', 'float32'),
   )
-  compilation_cache: str = _field(
+  compilation_cache: str = fields.option(
     '',
     'Where compiled programs are kept for the next run, or off. Default: '
     "$JAX_COMPILATION_CACHE_DIR or the user's cache directory.",
     placeholder='DIR',
     recorded=False,
   )
-  debug: bool = _field(False, 'Show tracebacks of mistakes.', recorded=False)
+  debug: bool = fields.option(
+    False, 'Show tracebacks of mistakes.', recorded=False
+  )
 
   def __post_init__(self):
     validate.non_negative_int(seed=self.seed)

@@ -31,6 +31,7 @@ from experiments.hype_budgets import HypePrivacyConfig
 from experiments.hype_clients import Clients, build_clients
 from experiments.hype_methods import Method
 from experiments.hype_synthesis import SynthesisConfig, Synthetic
+from fedjax_gen import fields
 from fedjax_gen.algorithms import fedhypevae as fedhypevae_lib
 from fedjax_gen.algorithms.dp_cgan import CganConfig
 from fedjax_gen.algorithms.linear_head import LinearConfig
@@ -61,9 +62,8 @@ class ComparisonConfig:
     InputError: a value is out of range.
   """
 
-  methods: tuple[str, ...] = dataclasses.field(
-    default=hype_methods.METHODS,
-    metadata={'help': f'Any of {", ".join(hype_methods.METHODS)}.'},
+  methods: tuple[str, ...] = fields.option(
+    hype_methods.METHODS, f'Any of {", ".join(hype_methods.METHODS)}.'
   )
 
   def __post_init__(self):

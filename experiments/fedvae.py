@@ -22,7 +22,7 @@ from experiments import (
   vae_report,
 )
 from experiments.audits import AuditConfig
-from fedjax_gen import validate
+from fedjax_gen import fields, validate
 from fedjax_gen.algorithms import fedvae as fedvae_lib
 from fedjax_gen.data.sources import DataSource
 from fedjax_gen.evaluation import gallery, vaes
@@ -39,19 +39,15 @@ from fedjax_gen.types import Variables
 class ComparisonConfig:
   """What is compared."""
 
-  methods: tuple[str, ...] = dataclasses.field(
-    default=vae_methods.METHODS,
-    metadata={
-      'help': 'Any of federated, central (one model, all data, as many steps '
-      'as one client makes) and local (each client alone).'
-    },
+  methods: tuple[str, ...] = fields.option(
+    vae_methods.METHODS,
+    'Any of federated, central (one model, all data, as many steps '
+    'as one client makes) and local (each client alone).',
   )
-  central_epochs: float = dataclasses.field(
-    default=0.0,
-    metadata={
-      'help': 'Passes of central training over all data in the whole run; 0 '
-      'for as many steps as one client makes.'
-    },
+  central_epochs: float = fields.option(
+    0.0,
+    'Passes of central training over all data in the whole run; 0 '
+    'for as many steps as one client makes.',
   )
 
   def __post_init__(self):

@@ -27,7 +27,7 @@ from experiments import (
 )
 from experiments.fission_methods import Method, Setting
 from experiments.private_run import Protection
-from fedjax_gen import validate
+from fedjax_gen import fields, validate
 from fedjax_gen.algorithms import fissionvae as fission_lib
 from fedjax_gen.algorithms.discovery import DiscoveryConfig
 from fedjax_gen.evaluation import vaes
@@ -52,28 +52,22 @@ class ComparisonConfig:
     InputError: a method is unknown or named twice.
   """
 
-  methods: tuple[str, ...] = dataclasses.field(
-    default=('FedVAE', 'L', 'D', 'L+D'),
-    metadata={
-      'help': 'FedVAE; any of H (two levels of latents), L (priors of groups), '
-      'D (decoders of groups) and het (of different architectures) joined by '
-      '+, as H+L+D; and the baselines group_vaes (a FedVAE of each group), '
-      'local, central (one VAE on all data) and fedgan.'
-    },
+  methods: tuple[str, ...] = fields.option(
+    ('FedVAE', 'L', 'D', 'L+D'),
+    'FedVAE; any of H (two levels of latents), L (priors of groups), '
+    'D (decoders of groups) and het (of different architectures) joined by '
+    '+, as H+L+D; and the baselines group_vaes (a FedVAE of each group), '
+    'local, central (one VAE on all data) and fedgan.',
   )
-  families: tuple[str, ...] = dataclasses.field(
-    default=('conv', 'resize', 'residual', 'mlp'),
-    metadata={
-      'help': 'Decoders of the groups in methods with het, in turn: '
-      + ', '.join(decoders.DECODERS)
-    },
+  families: tuple[str, ...] = fields.option(
+    ('conv', 'resize', 'residual', 'mlp'),
+    'Decoders of the groups in methods with het, in turn: '
+    + ', '.join(decoders.DECODERS),
   )
-  central_epochs: float = dataclasses.field(
-    default=0.0,
-    metadata={
-      'help': 'Passes of central training over all data in the whole run; 0 '
-      'for as many steps as one client makes.'
-    },
+  central_epochs: float = fields.option(
+    0.0,
+    'Passes of central training over all data in the whole run; 0 '
+    'for as many steps as one client makes.',
   )
 
   def __post_init__(self):

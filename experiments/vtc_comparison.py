@@ -13,7 +13,7 @@ from experiments.vtc_methods import (
   Setting,
   Subject,
 )
-from fedjax_gen import validate
+from fedjax_gen import fields, validate
 from fedjax_gen.algorithms import fedvtc as fedvtc_lib
 from fedjax_gen.errors import InputError
 from fedjax_gen.federated import metering, personal
@@ -41,36 +41,27 @@ class ComparisonConfig:
     InputError: a value is out of range.
   """
 
-  baselines: tuple[str, ...] = dataclasses.field(
-    default=('local', 'FedProto'),
-    metadata={
-      'help': f'all, none, or any of {", ".join(vtc_methods.BASELINES)}.'
-    },
+  baselines: tuple[str, ...] = fields.option(
+    ('local', 'FedProto'),
+    f'all, none, or any of {", ".join(vtc_methods.BASELINES)}.',
   )
-  ablations: tuple[str, ...] = dataclasses.field(
-    default=(),
-    metadata={
-      'help': 'FedVTC with one thing left out: all, none, or any of '
-      f'{", ".join(vtc_methods.ABLATIONS)}.'
-    },
+  ablations: tuple[str, ...] = fields.option(
+    (),
+    'FedVTC with one thing left out: all, none, or any of '
+    f'{", ".join(vtc_methods.ABLATIONS)}.',
   )
-  local_test_fraction: float = dataclasses.field(
-    default=0.2,
-    metadata={'help': 'Of each client’s examples, held out to test it on.'},
+  local_test_fraction: float = fields.option(
+    0.2, 'Of each client’s examples, held out to test it on.'
   )
-  attack: bool = dataclasses.field(
-    default=False,
-    metadata={
-      'help': 'Try to draw clients’ images from the statistics that they sent, '
-      'and measure how far that succeeds.'
-    },
+  attack: bool = fields.option(
+    False,
+    'Try to draw clients’ images from the statistics that they sent, '
+    'and measure how far that succeeds.',
   )
-  target_accuracy: float = dataclasses.field(
-    default=0.0,
-    metadata={
-      'help': 'Count the bytes until this accuracy; 0 for that of the local '
-      'models at the end.'
-    },
+  target_accuracy: float = fields.option(
+    0.0,
+    'Count the bytes until this accuracy; 0 for that of the local '
+    'models at the end.',
   )
 
   def __post_init__(self):
