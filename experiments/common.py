@@ -90,10 +90,7 @@ class RunConfig:
 
   def __post_init__(self):
     validate.non_negative_int(seed=self.seed)
-    validate.one_of(
-      ('default', 'bfloat16', 'tensorfloat32', 'float32'),
-      matmul_precision=self.matmul_precision,
-    )
+    fields.check_choices(self)
     validate.positive_int(
       rounds=self.rounds,
       rounds_per_step=self.rounds_per_step,

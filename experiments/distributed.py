@@ -52,7 +52,7 @@ class DistributedConfig:
     return self.distributed == 'auto' or self.process_id is not None
 
   def __post_init__(self):
-    validate.one_of(('off', 'auto'), distributed=self.distributed)
+    fields.check_choices(self)
     validate.positive_int(
       start_seconds=self.start_seconds, silence_seconds=self.silence_seconds
     )
