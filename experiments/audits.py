@@ -7,13 +7,12 @@ trained twice, and its results are those of the training without canaries.
 
 from collections.abc import Callable, Mapping
 import dataclasses
-import math
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from experiments import common
+from experiments import common, wording
 from experiments.private_run import Protection
 from fedjax_gen import fields, validate
 from fedjax_gen.data.federated import FederatedDataset
@@ -224,7 +223,7 @@ def blocks(
         name,
         [
           report_tables.number(lower),
-          _number(protection.epsilon),
+          wording.number(protection.epsilon),
           f'{protection.config.delta:g}',
           f'{values["audit_canaries"]:.0f}',
         ],
@@ -259,7 +258,3 @@ def _sentence(
   if lower > protection.epsilon:
     said += ' WARNING: what is released is less private than is claimed.'
   return said
-
-
-def _number(value: float) -> str:
-  return '∞' if math.isinf(value) else report_tables.number(value)

@@ -6,14 +6,14 @@ import math
 import pathlib
 from typing import Any
 
-from experiments import audits
+from experiments import audits, wording
 from experiments.hype_budgets import HypePrivacyConfig
 from experiments.hype_methods import Method
 from experiments.hype_tables import NOMINAL
 from experiments.private_run import Protection
 from fedjax_gen.privacy import accounting
 from fedjax_gen.privacy.report import rows as ledger_rows
-from fedjax_gen.running import report, report_tables
+from fedjax_gen.running import report
 
 _OURS = 'FedHypeVAE'
 
@@ -30,7 +30,7 @@ def sentences(methods: Mapping[str, Method]) -> list[str]:
       if method.is_nominal:
         text = _warning(protection)
       said.setdefault(text, []).append(name)
-  return [f'{_listed(names)}: {text}' for text, names in said.items()]
+  return [f'{wording.listed(names)}: {text}' for text, names in said.items()]
 
 
 def spent(method: Method) -> dict[str, float]:
@@ -122,9 +122,9 @@ def _nominal_section(name: str, protection: Protection) -> report.Section:
   plan, config = protection.plan, protection.config
   header, *table = ledger_rows(protection.ledger)
   values = [
-    (NOMINAL, _number(protection.epsilon)),
+    (NOMINAL, wording.number(protection.epsilon)),
     ('Nominal δ', f'{config.delta:g}'),
-    ('Noise multiplier', _number(plan.noise_multiplier)),
+    ('Noise multiplier', wording.number(plan.noise_multiplier)),
     ('Clipping norm C', f'{plan.max_norm:g}'),
     ('Rounds', f'{plan.rounds} of {protection.asked}'),
   ]
@@ -182,9 +182,9 @@ def _protection_row(name: str, protection: Protection) -> report.Row:
   return report.Row(
     name,
     [
-      _number(protection.epsilon),
+      wording.number(protection.epsilon),
       f'{protection.config.delta:g}',
-      _number(plan.noise_multiplier),
+      wording.number(plan.noise_multiplier),
       f'{plan.sampling_rate:.4g}',
       f'{plan.rounds} of {protection.asked}',
     ],
@@ -202,14 +202,14 @@ def _remarks(
   if len(held) > 1:
     subject, *beside = held
     texts.append(
-      f'{_listed(beside)} had the same budget for the same records, each by '
-      'itself.'
+      f'{wording.listed(beside)} had the same budget for the same records, '
+      'each by itself.'
     )
     together = _together(list(held.values()))
     if math.isfinite(together):
       texts.append(
         f'All {len(held)} together, as this folder holds them, cost ε = '
-        f'{_number(together)}.'
+        f'{wording.number(together)}.'
       )
   if has_lambda:
     texts.append('FedLambda releases what FedAvg does.')
@@ -256,13 +256,3 @@ def _warning(protection: Protection) -> str:
     f'{protection.plan.noise_multiplier:.4g}, {protection.plan.rounds} rounds '
     f'of {protection.asked}.'
   )
-
-
-def _listed(names: Sequence[str]) -> str:
-  """'a, b and c'."""
-  *most, last = names
-  return f'{", ".join(most)} and {last}' if most else last
-
-
-def _number(value: float) -> str:
-  return '∞' if math.isinf(value) else report_tables.number(value)
