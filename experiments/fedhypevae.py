@@ -138,7 +138,9 @@ def main(session: common.Session, asked: Configs) -> None:
   compared = _build(asked, session.processes.count)
   clients, methods = compared.clients, compared.methods
   with session.open_workdir() as workdir:
-    _begin(compared, session, workdir)
+    stages.begin(
+      session, workdir, clients.source, clients.partition, _known(compared)
+    )
     engine_of = functools.partial(_engine, compared, asked, workdir)
     results = {
       name: _train(name, method, engine_of(name), asked.run, session, workdir)
@@ -222,16 +224,10 @@ def _build(asked: Configs, num_processes: int) -> Comparison:
   return Comparison(names, clients, methods, traffic, audited, synthesis, notes)
 
 
-def _begin(
-  compared: Comparison, session: common.Session, workdir: Workdir
-) -> None:
-  """Pins the data, and says what is about to happen."""
-  clients = compared.clients
-  stages.pin(workdir, clients.source, clients.partition)
-  for note in compared.notes:
-    session.say(f'Note: {note}')
-  for text in hype_privacy.sentences(compared.methods):
-    session.say(text)
+def _known(compared: Comparison) -> list[str]:
+  """What is to be known before training."""
+  notes = [f'Note: {note}' for note in compared.notes]
+  return [*notes, *hype_privacy.sentences(compared.methods)]
 
 
 def _engine(

@@ -103,7 +103,8 @@ def main(session: common.Session, asked: Configs) -> None:
   compared = _build(asked, session.processes.count)
   source, partition = compared.source, compared.federation.partition
   with session.open_workdir() as workdir:
-    stages.begin(session, workdir, source, partition, compared.protection)
+    known = stages.known(source, compared.protection)
+    stages.begin(session, workdir, source, partition, known)
     results = {
       name: _train(name, compared, asked.run, session, workdir)
       for name in compared.methods

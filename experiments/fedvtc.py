@@ -76,9 +76,8 @@ def main(session: common.Session, asked: Configs) -> None:
   compared = build(asked, session.processes.count)
   clients = compared.clients
   with session.open_workdir() as workdir:
-    stages.begin(
-      session, workdir, clients.source, clients.partition, compared.protection
-    )
+    known = stages.known(clients.source, compared.protection)
+    stages.begin(session, workdir, clients.source, clients.partition, known)
     judge = Judge(clients, asked.run.seed)
     engine_of = functools.partial(_engine, compared, asked, workdir)
     trained = {
@@ -158,7 +157,8 @@ def _train(
     best_metric='accuracy',
     trained=engine.trained,
   )
-  # The program is found where it was kept when it was compiled for training.
+  # To be asked, the program is compiled once more: found where it was kept when
+  # it was compiled for training, but with --compilation_cache=off anew.
   num_rounds = min(run.rounds_per_step, run.rounds)
   return Trained(result, engine.round_bytes(result.state, num_rounds))
 

@@ -153,7 +153,8 @@ def main(session: common.Session, asked: Configs) -> None:
   source = compared.setting.source
   partition = compared.setting.federation.partition
   with session.open_workdir() as workdir:
-    stages.begin(session, workdir, source, partition, compared.protection)
+    known = stages.known(source, compared.protection)
+    stages.begin(session, workdir, source, partition, known)
     session.say('Preparing the measures.')
     reference = fission_judge.build_reference(
       source, compared.build_extractor, seed=asked.run.seed

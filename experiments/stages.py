@@ -16,35 +16,37 @@ from fedjax_gen.running.engine import Engine
 from fedjax_gen.running.workdir import Workdir
 
 
-def pin(workdir: Workdir, source: DataSource, partition: Partition) -> None:
-  """Records what data a run is of, and who holds what; refuses others.
-
-  Raises:
-    InputError: the run began with others.
-  """
-  workdir.pin(
-    data=leaves.params_digest((source.train, source.test)),
-    partition=leaves.params_digest((partition.order, partition.sizes)),
-  )
-
-
 def begin(
   session: common.Session,
   workdir: Workdir,
   source: DataSource,
   partition: Partition,
-  protection: Protection | None,
+  said: Iterable[str],
 ) -> None:
-  """Pins the data, and says what is about to happen.
+  """Records what data a run is of and who holds what, and says what is known.
+
+  Args:
+    session: to say it.
+    workdir: where to record.
+    source: the data.
+    partition: who holds what.
+    said: what is to be known before training, a line each.
 
   Raises:
     InputError: the run began with other data.
   """
-  pin(workdir, source, partition)
-  for note in source.notes:
-    session.say(f'Data: {note}')
-  if protection is not None:
-    session.say(protection.sentence())
+  workdir.pin(
+    data=leaves.params_digest((source.train, source.test)),
+    partition=leaves.params_digest((partition.order, partition.sizes)),
+  )
+  for text in said:
+    session.say(text)
+
+
+def known(source: DataSource, protection: Protection | None) -> list[str]:
+  """What `begin` says of the data, and of whom a shared budget protects."""
+  notes = [f'Data: {note}' for note in source.notes]
+  return notes if protection is None else [*notes, protection.sentence()]
 
 
 def train(
