@@ -7,15 +7,14 @@ trained twice, and its results are those of the training without canaries.
 
 from collections.abc import Callable, Mapping
 import dataclasses
-import math
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from experiments import common
+from experiments import common, wording
 from experiments.private_run import Protection
-from fedjax_gen import validate
+from fedjax_gen import fields, validate
 from fedjax_gen.data.federated import FederatedDataset
 from fedjax_gen.errors import InputError
 from fedjax_gen.federated import rounds
@@ -45,19 +44,15 @@ class AuditConfig:
     InputError: a value is out of range.
   """
 
-  audit_canaries: int = dataclasses.field(
-    default=0,
-    metadata={
-      'help': 'Train each method that protects records once more, with so many '
-      'of the records replaced by canaries, of which a coin decides which are '
-      'there; how well the coins can be guessed from what clients send bounds '
-      'epsilon from below. An audited training serves for nothing else: all '
-      'results are those of the first. 0 for no audit. Needs the extra dp'
-    },
+  audit_canaries: int = fields.option(
+    0,
+    'Train each method that protects records once more, with so many '
+    'of the records replaced by canaries, of which a coin decides which are '
+    'there; how well the coins can be guessed from what clients send bounds '
+    'epsilon from below. An audited training serves for nothing else: all '
+    'results are those of the first. 0 for no audit. Needs the extra dp',
   )
-  audit_confidence: float = dataclasses.field(
-    default=0.95, metadata={'help': 'of that bound'}
-  )
+  audit_confidence: float = fields.option(0.95, 'of that bound')
 
   def __post_init__(self):
     validate.non_negative_int(audit_canaries=self.audit_canaries)
@@ -228,7 +223,7 @@ def blocks(
         name,
         [
           report_tables.number(lower),
-          _number(protection.epsilon),
+          wording.number(protection.epsilon),
           f'{protection.config.delta:g}',
           f'{values["audit_canaries"]:.0f}',
         ],
@@ -263,7 +258,3 @@ def _sentence(
   if lower > protection.epsilon:
     said += ' WARNING: what is released is less private than is claimed.'
   return said
-
-
-def _number(value: float) -> str:
-  return '∞' if math.isinf(value) else report_tables.number(value)

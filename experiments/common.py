@@ -15,13 +15,13 @@ import pathlib
 import signal
 import sys
 import traceback
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 import warnings
 
 from absl import flags
 
 from experiments import config_flags, distributed, help_page, recipes
-from fedjax_gen import validate
+from fedjax_gen import fields, validate
 from fedjax_gen.errors import InputError
 from fedjax_gen.running import (
   config_records,
@@ -38,12 +38,6 @@ COMMAND = 'fedjax-gen'  # of the installed package, for all programs
 _MAX_INT = 2**31 - 1  # rounds are counted in 32 bits
 
 
-def _field(default: Any, help_text: str, **metadata: Any) -> Any:
-  return dataclasses.field(
-    default=default, metadata={'help': help_text, **metadata}
-  )
-
-
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
   """The run.
@@ -54,48 +48,49 @@ class RunConfig:
     InputError: a value is out of range.
   """
 
-  workdir: str = _field(
+  workdir: str = fields.option(
     '',
     'Directory for everything the run leaves. Default: one under runs/ named '
     'by the configuration.',
     placeholder='DIR',
     recorded=False,
   )
-  preset: str = _field(
+  preset: str = fields.option(
     '',
     'Start from a recorded recipe; flags given beside it win.',
     placeholder='NAME',
     recorded=False,
   )
-  seed: int = _field(0, 'Decides everything random.')
-  rounds: int = _field(10, 'Communication rounds.')
-  rounds_per_step: int = _field(
+  seed: int = fields.option(0, 'Decides everything random.')
+  rounds: int = fields.option(10, 'Communication rounds.')
+  rounds_per_step: int = fields.option(
     1, 'Rounds in one compiled call; more are faster, and stop later.'
   )
-  eval_every: int = _field(5, 'Rounds from one evaluation to the next.')
-  checkpoint_every: int = _field(5, 'Rounds from one checkpoint to the next.')
-  matmul_precision: str = _field(
+  eval_every: int = fields.option(5, 'Rounds from one evaluation to the next.')
+  checkpoint_every: int = fields.option(
+    5, 'Rounds from one checkpoint to the next.'
+  )
+  matmul_precision: str = fields.option(
     'default',
     'Of matrix products of models: bfloat16 and tensorfloat32 are faster on '
     'GPU and TPU. Parameters, sums over clients, clipping and noise stay '
     'float32. default: as JAX has it for the device.',
     choices=('default', 'bfloat16', 'tensorfloat32', 'float32'),
   )
-  compilation_cache: str = _field(
+  compilation_cache: str = fields.option(
     '',
     'Where compiled programs are kept for the next run, or off. Default: '
     "$JAX_COMPILATION_CACHE_DIR or the user's cache directory.",
     placeholder='DIR',
     recorded=False,
   )
-  debug: bool = _field(False, 'Show tracebacks of mistakes.', recorded=False)
+  debug: bool = fields.option(
+    False, 'Show tracebacks of mistakes.', recorded=False
+  )
 
   def __post_init__(self):
     validate.non_negative_int(seed=self.seed)
-    validate.one_of(
-      ('default', 'bfloat16', 'tensorfloat32', 'float32'),
-      matmul_precision=self.matmul_precision,
-    )
+    fields.check_choices(self)
     validate.positive_int(
       rounds=self.rounds,
       rounds_per_step=self.rounds_per_step,
@@ -119,14 +114,20 @@ class Experiment:
     sentence: what it does.
     examples: commands, without `python -m experiments.NAME`, each with what it
       gives.
-    configs: by name the configurations with their defaults. All their fields
-      are flags. 'run' is a `RunConfig`; a tool that trains nothing has none.
+    configs: the configurations with their defaults, by name; a tuple of names
+      among them is a group of more. All their fields are flags. `run` is a
+      `RunConfig`; a tool that trains nothing has none.
   """
 
   name: str
   sentence: str
   examples: Sequence[tuple[str, str]]
-  configs: dict[str, Any]
+  configs: NamedTuple
+
+  @property
+  def is_training(self) -> bool:
+    """Whether it is a run that resumes, and not a tool."""
+    return 'run' in self.configs._fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,8 +186,8 @@ def run(experiment: Experiment, main: Callable[..., None]) -> None:
 
   Args:
     experiment: the program.
-    main: called as `main(session, **configs)` with the configurations that the
-      command line gives; without a session if there is no 'run' among them.
+    main: called as `main(session, configs)` with `experiment.configs` as the
+      command line has them; without a session if there is no `run` among them.
   """
   sys.exit(execute(experiment, main, sys.argv))
 
@@ -224,7 +225,7 @@ def _answered(
     with stopping.StopSignal() as stop:
       return _execute(experiment, main, argv, stop)
   except BaseException as error:
-    if (answer := _answer(error, 'run' in experiment.configs)) is None:
+    if (answer := _answer(error, experiment.is_training)) is None:
       raise
     if is_debug:
       traceback.print_exc()
@@ -265,11 +266,11 @@ def _execute(
   argv: Sequence[str],
   stop: stopping.StopSignal,
 ) -> int:
-  configs = _parse(experiment, argv)
-  if 'run' not in configs:
-    main(**configs)
+  asked, several = _parse(experiment, argv)
+  if not experiment.is_training:
+    main(asked)
     return 0
-  several: distributed.DistributedConfig = configs.pop('distributed')
+  configs = _by_name(asked)
   record: dict[str, Any] = {'experiment': experiment.name}
   for name, config in configs.items():
     record[name] = config_records.to_record(config)
@@ -280,7 +281,7 @@ def _execute(
     several, getattr(configs.get('federation'), 'num_devices', 1)
   )
   try:
-    _train(main, configs, Session(path, record, stop, processes))
+    _train(main, asked, Session(path, record, stop, processes))
   except BaseException as error:
     cause = processes.cause(error)
     processes.end(*(_answer(cause) or (1, f'{type(cause).__name__}: {cause}')))
@@ -299,18 +300,16 @@ def _is_finished(path: pathlib.Path, record: dict[str, Any]) -> bool:
   return is_finished
 
 
-def _train(
-  main: Callable[..., None], configs: dict[str, Any], session: Session
-) -> None:
+def _train(main: Callable[..., None], asked: Any, session: Session) -> None:
   """Runs the program in a process that has met the others."""
   processes, path = session.processes, session.path
   _check_commands(processes, session.config)
   if processes.from_writer(lambda: _is_finished(path, session.config)):
     return
-  _prepare_jax(configs['run'])
+  _prepare_jax(asked.run)
   with files.full_disk_named(path):
     try:
-      main(session, **configs)
+      main(session, asked)
     except workdir_lib.FinishedError:
       print('The other process finished this run.')
   if processes.is_writer:
@@ -328,25 +327,46 @@ def _check_commands(processes: Processes, record: dict[str, Any]) -> None:
       )
 
 
-def _parse(experiment: Experiment, argv: Sequence[str]) -> dict[str, Any]:
-  """Returns the configurations that the command line asks for."""
+def _parse(
+  experiment: Experiment, argv: Sequence[str]
+) -> tuple[Any, distributed.DistributedConfig]:
+  """The configurations that the command line asks for, and its processes."""
   given = _flag_values(experiment, argv)
   if name := 'preset' in given and given['preset'].value:
     # In front of the others, which win: the last value of a flag counts.
     flagfile = f'--flagfile={recipes.preset_path(experiment.name, name)}'
     given = _flag_values(experiment, [argv[0], flagfile, *argv[1:]])
-  return {
-    name: config_flags.from_flags(given, defaults)
-    for name, defaults in _configs(experiment).items()
-  }
-
-
-def _configs(experiment: Experiment) -> dict[str, Any]:
-  """Configurations of the program, and those of every program that trains."""
-  if 'run' not in experiment.configs:
-    return experiment.configs
+  asked = _from_flags(given, experiment.configs)
   several = distributed.DistributedConfig()
-  return experiment.configs | {'distributed': several}
+  if experiment.is_training:
+    several = config_flags.from_flags(given, several)
+  return asked, several
+
+
+def _from_flags(given: flags.FlagValues, configs: Any) -> Any:
+  """The same configurations with the values given on the command line."""
+  return configs._make(
+    _from_flags(given, config)
+    if isinstance(config, tuple)
+    else config_flags.from_flags(given, config)
+    for config in configs
+  )
+
+
+def _by_name(configs: Any) -> dict[str, Any]:
+  """Configurations by name, those of a group like the others."""
+  named: dict[str, Any] = {}
+  for name, config in configs._asdict().items():
+    named |= _by_name(config) if isinstance(config, tuple) else {name: config}
+  return named
+
+
+def _defaults(experiment: Experiment) -> list[Any]:
+  """Configurations of the program, and that of every program that trains."""
+  configs = list(_by_name(experiment.configs).values())
+  if experiment.is_training:
+    configs.append(distributed.DistributedConfig())
+  return configs
 
 
 def _flag_values(
@@ -354,7 +374,7 @@ def _flag_values(
 ) -> flags.FlagValues:
   # Not absl's global flags: they hold those of every module imported.
   flag_values = flags.FlagValues()
-  config_flags.define_flags(flag_values, *_configs(experiment).values())
+  config_flags.define_flags(flag_values, *_defaults(experiment))
   config_flags.parse(flag_values, argv)
   return flag_values
 
@@ -365,8 +385,8 @@ def _help(experiment: Experiment, called: str) -> str:
     called if is_installed else f'python -m experiments.{experiment.name}',
     experiment.sentence,
     experiment.examples,
-    list(_configs(experiment).values()),
-    is_training='run' in experiment.configs,
+    _defaults(experiment),
+    is_training=experiment.is_training,
   )
 
 

@@ -1,10 +1,12 @@
 """Command-line flags derived from frozen dataclasses, and their help.
 
 A field becomes a flag of its name, type and default, so that no default is
-written twice. What a flag needs besides stands in the field's metadata:
+written twice. What a flag needs besides stands in the field's metadata,
+which `fields.option` writes:
 
     help: one sentence for `--help`.
     choices: the values allowed.
+    placeholder: what `--help` writes in place of a value.
     recorded: False if the value cannot change the run's numbers; such fields
       are left out of the work directory's config.json.
 

@@ -2,18 +2,11 @@
 
 import dataclasses
 import os
-from typing import Any
 
-from fedjax_gen import validate
+from fedjax_gen import fields, validate
 from fedjax_gen.errors import InputError
 from fedjax_gen.running import rendezvous
 from fedjax_gen.running.processes import ALONE, Processes
-
-
-def _field(default: Any, help_text: str, **metadata: Any) -> Any:
-  return dataclasses.field(
-    default=default, metadata={'help': help_text, 'recorded': False, **metadata}
-  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,23 +17,33 @@ class DistributedConfig:
     InputError: a value is out of range, or one that it needs is missing.
   """
 
-  coordinator: str = _field(
+  coordinator: str = fields.option(
     '',
     'Address of process 0, as all processes reach it.',
     placeholder='HOST:PORT',
+    recorded=False,
   )
-  num_processes: int | None = _field(None, 'P, processes in all.')
-  process_id: int | None = _field(
-    None, 'Which of them this is, from 0 to P-1; 0 writes the work directory.'
+  num_processes: int | None = fields.option(
+    None, 'P, processes in all.', recorded=False
   )
-  distributed: str = _field(
+  process_id: int | None = fields.option(
+    None,
+    'Which of them this is, from 0 to P-1; 0 writes the work directory.',
+    recorded=False,
+  )
+  distributed: str = fields.option(
     'off',
     'auto: the cluster (TPU pod, Slurm step ...) says the three above.',
     choices=('off', 'auto'),
+    recorded=False,
   )
-  start_seconds: int = _field(300, 'How long to wait for all processes.')
-  silence_seconds: int = _field(
-    60, 'After so long without a sign of life a process counts as dead.'
+  start_seconds: int = fields.option(
+    300, 'How long to wait for all processes.', recorded=False
+  )
+  silence_seconds: int = fields.option(
+    60,
+    'After so long without a sign of life a process counts as dead.',
+    recorded=False,
   )
 
   @property
@@ -49,7 +52,7 @@ class DistributedConfig:
     return self.distributed == 'auto' or self.process_id is not None
 
   def __post_init__(self):
-    validate.one_of(('off', 'auto'), distributed=self.distributed)
+    fields.check_choices(self)
     validate.positive_int(
       start_seconds=self.start_seconds, silence_seconds=self.silence_seconds
     )

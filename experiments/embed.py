@@ -28,12 +28,13 @@ import dataclasses
 import hashlib
 import os
 import pathlib
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from experiments import common, options
-from fedjax_gen import files, validate
+from fedjax_gen import fields, files, validate
 from fedjax_gen.data import examples, images
 from fedjax_gen.data.sources import DataSource, Examples
 from fedjax_gen.errors import InputError
@@ -51,47 +52,37 @@ class EmbedConfig:
     InputError: a value is out of range.
   """
 
-  encoder: str = dataclasses.field(
-    default='fashion_mnist',
-    metadata={
-      'help': 'Public images, as for --data, on which the encoder is trained, '
-      'a small classifier (half a minute, once). They must not be the data '
-      'themselves. Images are brought to their size and channels.',
-      'placeholder': 'NAME_OR_PATH',
-    },
+  encoder: str = fields.option(
+    'fashion_mnist',
+    'Public images, as for --data, on which the encoder is trained, '
+    'a small classifier (half a minute, once). They must not be the data '
+    'themselves. Images are brought to their size and channels.',
+    placeholder='NAME_OR_PATH',
   )
-  encoder_file: str = dataclasses.field(
-    default='',
-    metadata={
-      'help': 'In place of --encoder a network in a file, TorchScript (.pt, '
-      '.pth) or ONNX (.onnx), from RGB images [n, 3, H, W] of 0 to 255 to '
-      '[n, F]; it resizes and normalises itself. For DINOv2 wrap '
-      "torch.hub.load('facebookresearch/dinov2', 'dinov2_vits14') in a module "
-      'that does so and save it with torch.jit.trace; the ten lines stand at '
-      'the top of experiments/embed.py.',
-      'placeholder': 'FILE',
-    },
+  encoder_file: str = fields.option(
+    '',
+    'In place of --encoder a network in a file, TorchScript (.pt, '
+    '.pth) or ONNX (.onnx), from RGB images [n, 3, H, W] of 0 to 255 to '
+    '[n, F]; it resizes and normalises itself. For DINOv2 wrap '
+    "torch.hub.load('facebookresearch/dinov2', 'dinov2_vits14') in a module "
+    'that does so and save it with torch.jit.trace; the ten lines stand at '
+    'the top of experiments/embed.py.',
+    placeholder='FILE',
   )
-  num: int = dataclasses.field(
-    default=0,
-    metadata={
-      'help': 'At most so many training images, drawn at random, and of the '
-      'test images the same share; 0 for all.'
-    },
+  num: int = fields.option(
+    0,
+    'At most so many training images, drawn at random, and of the '
+    'test images the same share; 0 for all.',
   )
-  seed: int = dataclasses.field(
-    default=0,
-    metadata={
-      'help': 'Of that draw, and of the split if the data have no test split; '
-      'the encoder is the same whatever it is.'
-    },
+  seed: int = fields.option(
+    0,
+    'Of that draw, and of the split if the data have no test split; '
+    'the encoder is the same whatever it is.',
   )
-  out: str = dataclasses.field(
-    default='embeddings.npz',
-    metadata={
-      'help': 'npz file, which every program here takes as --data.',
-      'placeholder': 'FILE',
-    },
+  out: str = fields.option(
+    'embeddings.npz',
+    'npz file, which every program here takes as --data.',
+    placeholder='FILE',
   )
 
   def __post_init__(self):
@@ -109,6 +100,13 @@ class EmbedConfig:
       )
 
 
+class Configs(NamedTuple):
+  """Everything of the command line, and what it is by default."""
+
+  data: options.DataConfig = options.DataConfig(data='mnist')
+  embed: EmbedConfig = EmbedConfig()
+
+
 EXPERIMENT = common.Experiment(
   name='embed',
   sentence='Turns images into embeddings with a frozen encoder.',
@@ -120,13 +118,13 @@ EXPERIMENT = common.Experiment(
       'With DINOv2, exported as --encoder_file says.',
     ),
   ),
-  configs={'data': options.DataConfig(data='mnist'), 'embed': EmbedConfig()},
+  configs=Configs(),
 )
 
 
-def main(data: options.DataConfig, embed: EmbedConfig) -> None:
+def main(asked: Configs) -> None:
   """Embeds and writes; see `common.run`."""
-  config = embed
+  data, config = asked
   if not config.encoder_file and config.encoder == data.data:
     raise InputError(
       'Expected encoder to be other images than data, which it must not know; '

@@ -31,6 +31,7 @@ from experiments.hype_budgets import HypePrivacyConfig
 from experiments.hype_clients import Clients, build_clients
 from experiments.hype_methods import Method
 from experiments.hype_synthesis import SynthesisConfig, Synthetic
+from fedjax_gen import fields
 from fedjax_gen.algorithms import fedhypevae as fedhypevae_lib
 from fedjax_gen.algorithms.dp_cgan import CganConfig
 from fedjax_gen.algorithms.linear_head import LinearConfig
@@ -61,9 +62,8 @@ class ComparisonConfig:
     InputError: a value is out of range.
   """
 
-  methods: tuple[str, ...] = dataclasses.field(
-    default=hype_methods.METHODS,
-    metadata={'help': f'Any of {", ".join(hype_methods.METHODS)}.'},
+  methods: tuple[str, ...] = fields.option(
+    hype_methods.METHODS, f'Any of {", ".join(hype_methods.METHODS)}.'
   )
 
   def __post_init__(self):
@@ -106,7 +106,7 @@ EXPERIMENT = common.Experiment(
       'Two generators without any privacy.',
     ),
   ),
-  configs=Configs()._asdict(),
+  configs=Configs(),
 )
 
 
@@ -132,14 +132,15 @@ class Comparison(NamedTuple):
   notes: Sequence[str]
 
 
-def main(session: common.Session, **configs: Any) -> None:
+def main(session: common.Session, asked: Configs) -> None:
   """Trains, measures and draws; see `common.run`."""
-  asked = Configs(**configs)
   # Before anything is written: mistakes show here.
   compared = _build(asked, session.processes.count)
   clients, methods = compared.clients, compared.methods
   with session.open_workdir() as workdir:
-    _begin(compared, session, workdir)
+    stages.begin(
+      session, workdir, clients.source, clients.partition, _known(compared)
+    )
     engine_of = functools.partial(_engine, compared, asked, workdir)
     results = {
       name: _train(name, method, engine_of(name), asked.run, session, workdir)
@@ -223,16 +224,10 @@ def _build(asked: Configs, num_processes: int) -> Comparison:
   return Comparison(names, clients, methods, traffic, audited, synthesis, notes)
 
 
-def _begin(
-  compared: Comparison, session: common.Session, workdir: Workdir
-) -> None:
-  """Pins the data, and says what is about to happen."""
-  clients = compared.clients
-  stages.pin(workdir, clients.source, clients.partition)
-  for note in compared.notes:
-    session.say(f'Note: {note}')
-  for text in hype_privacy.sentences(compared.methods):
-    session.say(text)
+def _known(compared: Comparison) -> list[str]:
+  """What is to be known before training."""
+  notes = [f'Note: {note}' for note in compared.notes]
+  return [*notes, *hype_privacy.sentences(compared.methods)]
 
 
 def _engine(
@@ -287,7 +282,7 @@ def _metrics(
         found, synthetic[row], compared.clients, seed=asked.run.seed
       )
     name = hype_judge.trained_as(row, synthetic)
-    values |= hype_privacy.spent(compared.methods[name], asked.privacy)
+    values |= hype_privacy.spent(compared.methods[name])
     metrics[row] = {**values, **audited.get(name, {})}
   first = reached[compared.names[0]]
   metrics['local'] = hype_judge.metrics_of_local(first)

@@ -7,7 +7,7 @@ and every client on its own (local).
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
@@ -22,7 +22,7 @@ from experiments import (
   vae_report,
 )
 from experiments.audits import AuditConfig
-from fedjax_gen import validate
+from fedjax_gen import fields, validate
 from fedjax_gen.algorithms import fedvae as fedvae_lib
 from fedjax_gen.data.sources import DataSource
 from fedjax_gen.evaluation import gallery, vaes
@@ -39,19 +39,15 @@ from fedjax_gen.types import Variables
 class ComparisonConfig:
   """What is compared."""
 
-  methods: tuple[str, ...] = dataclasses.field(
-    default=vae_methods.METHODS,
-    metadata={
-      'help': 'Any of federated, central (one model, all data, as many steps '
-      'as one client makes) and local (each client alone).'
-    },
+  methods: tuple[str, ...] = fields.option(
+    vae_methods.METHODS,
+    'Any of federated, central (one model, all data, as many steps '
+    'as one client makes) and local (each client alone).',
   )
-  central_epochs: float = dataclasses.field(
-    default=0.0,
-    metadata={
-      'help': 'Passes of central training over all data in the whole run; 0 '
-      'for as many steps as one client makes.'
-    },
+  central_epochs: float = fields.option(
+    0.0,
+    'Passes of central training over all data in the whole run; 0 '
+    'for as many steps as one client makes.',
   )
 
   def __post_init__(self):
@@ -97,18 +93,18 @@ EXPERIMENT = common.Experiment(
     ),
     ('--preset=paper_mnist', 'The published model and schedule on MNIST.'),
   ),
-  configs=Configs()._asdict(),
+  configs=Configs(),
 )
 
 
-def main(session: common.Session, **configs: Any) -> None:
+def main(session: common.Session, asked: Configs) -> None:
   """Trains, measures and draws; see `common.run`."""
-  asked = Configs(**configs)
   # Before anything is written: mistakes show here.
   compared = _build(asked, session.processes.count)
   source, partition = compared.source, compared.federation.partition
   with session.open_workdir() as workdir:
-    stages.begin(session, workdir, source, partition, compared.protection)
+    known = stages.known(source, compared.protection)
+    stages.begin(session, workdir, source, partition, known)
     results = {
       name: _train(name, compared, asked.run, session, workdir)
       for name in compared.methods

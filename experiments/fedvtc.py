@@ -15,7 +15,6 @@ import jax
 from experiments import (
   common,
   stages,
-  vtc_methods,
   vtc_metrics,
   vtc_pictures,
   vtc_report,
@@ -55,7 +54,7 @@ EXPERIMENT = common.Experiment(
     ),
     ('--preset=mnist', 'MNIST, 10 clients.'),
   ),
-  configs=Configs()._asdict() | vtc_methods.CONFIGS,
+  configs=Configs(),
 )
 
 
@@ -71,17 +70,14 @@ class Trained(NamedTuple):
   round_bytes: int
 
 
-def main(session: common.Session, **configs: Any) -> None:
+def main(session: common.Session, asked: Configs) -> None:
   """Trains, measures and draws; see `common.run`."""
-  baselines = {name: configs.pop(name) for name in vtc_methods.CONFIGS}
-  asked = Configs(**configs)
   # Before anything is written: mistakes show here.
-  compared = build(asked, baselines, session.processes.count)
+  compared = build(asked, session.processes.count)
   clients = compared.clients
   with session.open_workdir() as workdir:
-    stages.begin(
-      session, workdir, clients.source, clients.partition, compared.protection
-    )
+    known = stages.known(clients.source, compared.protection)
+    stages.begin(session, workdir, clients.source, clients.partition, known)
     judge = Judge(clients, asked.run.seed)
     engine_of = functools.partial(_engine, compared, asked, workdir)
     trained = {
@@ -161,7 +157,8 @@ def _train(
     best_metric='accuracy',
     trained=engine.trained,
   )
-  # The program is found where it was kept when it was compiled for training.
+  # To be asked, the program is compiled once more: found where it was kept when
+  # it was compiled for training, but with --compilation_cache=off anew.
   num_rounds = min(run.rounds_per_step, run.rounds)
   return Trained(result, engine.round_bytes(result.state, num_rounds))
 

@@ -141,7 +141,7 @@ def _asking(
 
   The function takes numbers of clients among `everyone`, newcomers included.
   """
-  training_config = setting.configs['fissionvae']
+  training_config = setting.fissionvae
   report = discovery_lib.statistic_report(
     config,
     build_vae(setting.vae_config(), setting.spec),

@@ -27,8 +27,8 @@ from fedjax_gen.evaluation.group_models import GroupGenerator, GroupVae
 from fedjax_gen.federated import averaging, rounds, sampling
 from fedjax_gen.federated.algorithm import Algorithm, FederatedState
 from fedjax_gen.federated.mapping import Mapping
-from fedjax_gen.federation import Federation, build_samplers
-from fedjax_gen.models.gan import build_gan
+from fedjax_gen.federation import Federation, FederationConfig, build_samplers
+from fedjax_gen.models.gan import GanConfig, build_gan
 from fedjax_gen.models.vae import DataSpec, Vae, VaeConfig, build_vae
 from fedjax_gen.privacy.plan import Plan
 from fedjax_gen.running import federated_step, saving
@@ -108,7 +108,15 @@ class Setting(NamedTuple):
     num_groups: groups that are trained for.
     model_of_group: for each true group the group whose model is asked for its
       images; the same number unless groups were discovered.
-    configs: everything of the command line.
+    vae: of the models, with two levels of latents where a method has them.
+    fissionvae: how clients train.
+    gan: of FedGAN.
+    sampling: how clients are sampled.
+    families: decoders of the groups in methods with het, in turn.
+    central_epochs: passes of central training over all data; 0 for as many
+      steps as one client makes.
+    num_local_models: of each group, to train alone.
+    rounds: asked for.
     seed: of the run.
     plan: of differential privacy, if there is any, of all methods that are
       federated.
@@ -119,7 +127,14 @@ class Setting(NamedTuple):
   federation: Federation
   num_groups: int
   model_of_group: Sequence[int]
-  configs: dict[str, Any]
+  vae: VaeConfig
+  fissionvae: fission_lib.Config
+  gan: GanConfig
+  sampling: FederationConfig
+  families: Sequence[str]
+  central_epochs: float
+  num_local_models: int
+  rounds: int
   seed: int
   plan: Plan | None = None
 
@@ -128,15 +143,14 @@ class Setting(NamedTuple):
     """Rounds that are trained: those asked for, unless a budget ends."""
     if self.plan is not None:
       return self.plan.rounds
-    return self.configs['run'].rounds
+    return self.rounds
 
   def vae_config(self, *, hierarchical: bool = False) -> VaeConfig:
     """The model asked for, with one level of latents or two."""
-    config = self.configs['vae']
     if hierarchical:
-      return config
+      return self.vae
     return dataclasses.replace(
-      config, hierarchy='none', lower_prior='conditional', decode_both=False
+      self.vae, hierarchy='none', lower_prior='conditional', decode_both=False
     )
 
 
@@ -198,13 +212,13 @@ def _fission(
   num_groups = setting.num_groups
   families = [config.decoder] * num_groups
   if mixed:
-    named = setting.configs['comparison'].families
+    named = setting.families
     families = [named[group % len(named)] for group in range(num_groups)]
   configs = [dataclasses.replace(config, decoder=f) for f in families]
   # One value for each architecture: groups that share it make one fleet.
   built = {c: build_vae(c, setting.spec) for c in dict.fromkeys(configs)}
   fission = fission_lib.fissionvae(
-    setting.configs['fissionvae'],
+    setting.fissionvae,
     [built[c] for c in configs],
     sharing,
     seed=setting.seed,
@@ -226,9 +240,7 @@ def _fission(
   return Method(
     fission.algorithm,
     datasets,
-    build_samplers(
-      setting.configs['federation'], [d.num_clients for d in datasets]
-    ),
+    build_samplers(setting.sampling, [d.num_clients for d in datasets]),
     setting.federation.mapping,
     lambda state: [group_models.of_vaes(models(state))],
     lambda state: [model.variables for model in models(state)],
@@ -239,7 +251,7 @@ def _fission(
 def _expected_cohort(setting: Setting) -> list[float]:
   """Clients of each group that a round expects."""
   groups = np.asarray(setting.federation.data.groups)
-  share = private_run.expected_share(setting.configs['federation'], groups.size)
+  share = private_run.expected_share(setting.sampling, groups.size)
   return [
     share * float((groups == group).sum())
     for group in range(setting.num_groups)
@@ -256,11 +268,10 @@ def _central(setting: Setting) -> Method:
   config = setting.vae_config()
   vae = build_vae(config, setting.spec)
   data = setting.federation.data
-  epochs = setting.configs['comparison'].central_epochs
   training_config = averaging.pooled(
     _fedvae_config(setting),
     np.asarray(data.sizes),
-    epochs=epochs / setting.num_rounds,
+    epochs=setting.central_epochs / setting.num_rounds,
   )
   return Method(
     fedvae_lib.fedvae(training_config, vae),
@@ -281,8 +292,7 @@ def _local(setting: Setting) -> Method:
   data = setting.federation.data
   groups = np.asarray(data.groups)
   members = [np.flatnonzero(groups == g) for g in setting.model_of_group]
-  wanted = setting.configs['evaluation'].num_local_models
-  num_models = min(wanted, *(len(rows) for rows in members))
+  num_models = min(setting.num_local_models, *(len(r) for r in members))
   rows = [int(r[i]) for i in range(num_models) for r in members]
   chosen = list(dict.fromkeys(rows))
 
@@ -321,28 +331,26 @@ def _fedgan(setting: Setting) -> Method:
       'Expected methods without fedgan where there is privacy, got '
       "methods='fedgan': it sends a generator trained without noise."
     )
-  config = setting.configs['gan']
-  gan = build_gan(config, setting.spec)
+  gan = build_gan(setting.gan, setting.spec)
   num_clients = setting.federation.data.num_clients
   return Method(
-    fedgan.fedgan(_fedvae_config(setting), config, gan),
+    fedgan.fedgan(_fedvae_config(setting), setting.gan, gan),
     [setting.federation.data],
-    build_samplers(setting.configs['federation'], [num_clients]),
+    build_samplers(setting.sampling, [num_clients]),
     setting.federation.mapping,
     lambda state: [group_models.of_gan(gan, state.server.variables)],
     lambda state: state.server.variables,
     lambda path, name, variables: saving.save_gan(
-      path, name, config, setting.source, variables
+      path, name, setting.gan, setting.source, variables
     ),
   )
 
 
 def _fedvae_config(setting: Setting) -> fedvae_lib.Config:
   """The baselines' training: that of the variants, without their priors."""
-  config = setting.configs['fissionvae']
   return fedvae_lib.Config(
     **{
-      field.name: getattr(config, field.name)
+      field.name: getattr(setting.fissionvae, field.name)
       for field in dataclasses.fields(fedvae_lib.Config)
     }
   )

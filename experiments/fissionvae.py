@@ -27,7 +27,7 @@ from experiments import (
 )
 from experiments.fission_methods import Method, Setting
 from experiments.private_run import Protection
-from fedjax_gen import validate
+from fedjax_gen import fields, validate
 from fedjax_gen.algorithms import fissionvae as fission_lib
 from fedjax_gen.algorithms.discovery import DiscoveryConfig
 from fedjax_gen.evaluation import vaes
@@ -52,28 +52,22 @@ class ComparisonConfig:
     InputError: a method is unknown or named twice.
   """
 
-  methods: tuple[str, ...] = dataclasses.field(
-    default=('FedVAE', 'L', 'D', 'L+D'),
-    metadata={
-      'help': 'FedVAE; any of H (two levels of latents), L (priors of groups), '
-      'D (decoders of groups) and het (of different architectures) joined by '
-      '+, as H+L+D; and the baselines group_vaes (a FedVAE of each group), '
-      'local, central (one VAE on all data) and fedgan.'
-    },
+  methods: tuple[str, ...] = fields.option(
+    ('FedVAE', 'L', 'D', 'L+D'),
+    'FedVAE; any of H (two levels of latents), L (priors of groups), '
+    'D (decoders of groups) and het (of different architectures) joined by '
+    '+, as H+L+D; and the baselines group_vaes (a FedVAE of each group), '
+    'local, central (one VAE on all data) and fedgan.',
   )
-  families: tuple[str, ...] = dataclasses.field(
-    default=('conv', 'resize', 'residual', 'mlp'),
-    metadata={
-      'help': 'Decoders of the groups in methods with het, in turn: '
-      + ', '.join(decoders.DECODERS)
-    },
+  families: tuple[str, ...] = fields.option(
+    ('conv', 'resize', 'residual', 'mlp'),
+    'Decoders of the groups in methods with het, in turn: '
+    + ', '.join(decoders.DECODERS),
   )
-  central_epochs: float = dataclasses.field(
-    default=0.0,
-    metadata={
-      'help': 'Passes of central training over all data in the whole run; 0 '
-      'for as many steps as one client makes.'
-    },
+  central_epochs: float = fields.option(
+    0.0,
+    'Passes of central training over all data in the whole run; 0 '
+    'for as many steps as one client makes.',
   )
 
   def __post_init__(self):
@@ -127,7 +121,7 @@ EXPERIMENT = common.Experiment(
       'Differential privacy of every client.',
     ),
   ),
-  configs=Configs()._asdict(),
+  configs=Configs(),
 )
 
 
@@ -152,20 +146,22 @@ class Comparison(NamedTuple):
     return [n for n in self.methods if n not in fission_methods.UNPROTECTED]
 
 
-def main(session: common.Session, **configs: Any) -> None:
+def main(session: common.Session, asked: Configs) -> None:
   """Trains, measures and draws; see `common.run`."""
-  asked = Configs(**configs)
   # Before anything is written: mistakes show here.
   compared = _build(asked, session.processes.count)
   source = compared.setting.source
   partition = compared.setting.federation.partition
   with session.open_workdir() as workdir:
-    stages.begin(session, workdir, source, partition, compared.protection)
+    known = stages.known(source, compared.protection)
+    stages.begin(session, workdir, source, partition, known)
     session.say('Preparing the measures.')
     reference = fission_judge.build_reference(
       source, compared.build_extractor, seed=asked.run.seed
     )
-    train = functools.partial(_train, session=session, workdir=workdir)
+    train = functools.partial(
+      _train, run=asked.run, session=session, workdir=workdir
+    )
     compared, found = _with_groups(asked, compared, train, session, workdir)
     setting, methods = compared.setting, compared.methods
     results = {
@@ -240,14 +236,21 @@ def _build(asked: Configs, num_processes: int) -> Comparison:
   )
   num_groups = len(source.group_names)
   setting = fission_methods.Setting(
-    source,
-    DataSpec(source.input_shape, source.num_classes),
-    federation,
-    num_groups,
-    range(num_groups),
-    asked._asdict(),
-    asked.run.seed,
-    None if protection is None else protection.plan,
+    source=source,
+    spec=DataSpec(source.input_shape, source.num_classes),
+    federation=federation,
+    num_groups=num_groups,
+    model_of_group=range(num_groups),
+    vae=asked.vae,
+    fissionvae=asked.fissionvae,
+    gan=asked.gan,
+    sampling=asked.federation,
+    families=asked.comparison.families,
+    central_epochs=asked.comparison.central_epochs,
+    num_local_models=asked.evaluation.num_local_models,
+    rounds=asked.run.rounds,
+    seed=asked.run.seed,
+    plan=None if protection is None else protection.plan,
   )
   built_for = setting
   if asked.are_groups_given:
@@ -290,11 +293,11 @@ def _train(
   reference: GroupReference | None,
   num_rounds: int,
   *,
+  run: common.RunConfig,
   session: common.Session,
   workdir: Workdir,
 ) -> training.TrainResult:
   """Trains one method, measuring as it goes."""
-  run = setting.configs['run']
   engine = engine_lib.engine(
     method.algorithm,
     method.datasets,

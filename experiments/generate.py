@@ -2,11 +2,12 @@
 
 import dataclasses
 import pathlib
+from typing import NamedTuple
 
 import numpy as np
 
 from experiments import common
-from fedjax_gen import files, validate
+from fedjax_gen import fields, files, validate
 from fedjax_gen.errors import InputError
 from fedjax_gen.evaluation import pictures
 from fedjax_gen.running import files as running_files, saved
@@ -24,48 +25,32 @@ class GenerateConfig:
     InputError: a value is out of range.
   """
 
-  workdir: str = dataclasses.field(
-    default='',
-    metadata={
-      'help': 'Work directory of a finished run.',
-      'placeholder': 'DIR',
-    },
+  workdir: str = fields.option(
+    '', 'Work directory of a finished run.', placeholder='DIR'
   )
-  method: str = dataclasses.field(
-    default='',
-    metadata={
-      'help': 'Which of its models. Default: that of the run’s main method.',
-      'placeholder': 'NAME',
-    },
+  method: str = fields.option(
+    '',
+    'Which of its models. Default: that of the run’s main method.',
+    placeholder='NAME',
   )
-  group: str = dataclasses.field(
-    default='',
-    metadata={
-      'help': 'Of one group only, by name or number. Default: all groups, '
-      'mixed as in the training data.',
-      'placeholder': 'NAME',
-    },
+  group: str = fields.option(
+    '',
+    'Of one group only, by name or number. Default: all groups, '
+    'mixed as in the training data.',
+    placeholder='NAME',
   )
-  num: int = dataclasses.field(
-    default=1000, metadata={'help': 'How many examples.'}
+  num: int = fields.option(1000, 'How many examples.')
+  label: int = fields.option(
+    -1,
+    'Of one class only; -1 for all classes that the model knows, or '
+    'all of the group, in turn.',
   )
-  label: int = dataclasses.field(
-    default=-1,
-    metadata={
-      'help': 'Of one class only; -1 for all classes that the model knows, or '
-      'all of the group, in turn.'
-    },
-  )
-  seed: int = dataclasses.field(
-    default=0, metadata={'help': 'Same seed, same examples.'}
-  )
-  out: str = dataclasses.field(
-    default='synthetic.npz',
-    metadata={
-      'help': 'npz file with x, y, classes and groups, or a .png of the first '
-      '100, or of the first 10 of each group.',
-      'placeholder': 'FILE',
-    },
+  seed: int = fields.option(0, 'Same seed, same examples.')
+  out: str = fields.option(
+    'synthetic.npz',
+    'npz file with x, y, classes and groups, or a .png of the first '
+    '100, or of the first 10 of each group.',
+    placeholder='FILE',
   )
 
   def __post_init__(self):
@@ -81,6 +66,12 @@ class GenerateConfig:
       )
 
 
+class Configs(NamedTuple):
+  """Everything of the command line, and what it is by default."""
+
+  generate: GenerateConfig = GenerateConfig()
+
+
 EXPERIMENT = common.Experiment(
   name='generate',
   sentence='Samples from the model that a finished run trained.',
@@ -90,13 +81,13 @@ EXPERIMENT = common.Experiment(
     ('--workdir=runs/fedvae --method=central --label=3', 'Threes only.'),
     ('--workdir=runs/fissionvae --group=shapes', 'Of one group of clients.'),
   ),
-  configs={'generate': GenerateConfig()},
+  configs=Configs(),
 )
 
 
-def main(generate: GenerateConfig) -> None:
+def main(asked: Configs) -> None:
   """Samples and writes; see `common.run`."""
-  config = generate
+  config = asked.generate
   if not config.workdir:
     raise InputError(
       'Expected the work directory of a finished run: --workdir=DIR.'

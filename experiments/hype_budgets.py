@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments import private_run
-from fedjax_gen import validate
+from fedjax_gen import fields, validate
 from fedjax_gen.algorithms import fedhypevae
 from fedjax_gen.algorithms.fedhypevae import Config
 from fedjax_gen.data.federated import FederatedDataset
@@ -34,29 +34,22 @@ class HypePrivacyConfig(PrivacyConfig):
     InputError: a value is out of range.
   """
 
-  privacy: str = dataclasses.field(
-    default='record_joint',
-    metadata={
-      'choices': fedhypevae.MODES,
-      'help': 'What is protected: nothing; a record, by clipping all that it '
-      'moves as one (record_joint), or with the codes at the server; a whole '
-      'client; or paper, the published formulas, which protect nothing and '
-      'need accept_no_guarantee',
-    },
+  privacy: str = fields.option(
+    'record_joint',
+    'What is protected: nothing; a record, by clipping all that it '
+    'moves as one (record_joint), or with the codes at the server; a whole '
+    'client; or paper, the published formulas, which protect nothing and '
+    'need accept_no_guarantee',
+    choices=fedhypevae.MODES,
   )
-  accept_no_guarantee: bool = dataclasses.field(
-    default=False,
-    metadata={
-      'help': 'needed with privacy=paper: its epsilon is nominal, and nothing '
-      'is protected'
-    },
+  accept_no_guarantee: bool = fields.option(
+    False,
+    'needed with privacy=paper: its epsilon is nominal, and nothing '
+    'is protected',
   )
-  moments_share: float = dataclasses.field(
-    default=0.15,
-    metadata={
-      'help': 'part of epsilon for the class moments that the neutral code is '
-      'fitted to'
-    },
+  moments_share: float = fields.option(
+    0.15,
+    'part of epsilon for the class moments that the neutral code is fitted to',
   )
 
   def __post_init__(self):

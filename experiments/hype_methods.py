@@ -44,6 +44,8 @@ class Method(NamedTuple):
     shared: from the final state to what the server holds.
     algorithm_of: from a plan of records to the algorithm; None where an audit
       would see nothing, for a record's gradient is not what is sent.
+    is_nominal: whether it descends the formulas as printed, so that the epsilon
+      of its budget protects nothing.
   """
 
   algorithm: Algorithm
@@ -52,6 +54,7 @@ class Method(NamedTuple):
   model: Any
   shared: Callable[[FederatedState], Tree]
   algorithm_of: Callable[[Plan], Algorithm] | None = None
+  is_nominal: bool = False
 
   @property
   def audited(self) -> Target | None:
@@ -173,6 +176,7 @@ def _generator(
   with_moments: bool,
 ) -> Method:
   model = build_hyper_vae(hyper, setting.spec)
+  is_nominal = mode == 'paper'
   budget = setting.budget(config.epochs, with_moments=with_moments)
 
   def algorithm_of(plan):
@@ -192,7 +196,8 @@ def _generator(
     budget,
     model,
     _variables,
-    None if mode == 'paper' else algorithm_of,
+    None if is_nominal else algorithm_of,
+    is_nominal,
   )
 
 

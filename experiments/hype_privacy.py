@@ -6,15 +6,14 @@ import math
 import pathlib
 from typing import Any
 
-from experiments import audits
+from experiments import audits, wording
 from experiments.hype_budgets import HypePrivacyConfig
 from experiments.hype_methods import Method
 from experiments.hype_tables import NOMINAL
 from experiments.private_run import Protection
 from fedjax_gen.privacy import accounting
-from fedjax_gen.privacy.plan import PrivacyConfig
 from fedjax_gen.privacy.report import rows as ledger_rows
-from fedjax_gen.running import report, report_tables
+from fedjax_gen.running import report
 
 _OURS = 'FedHypeVAE'
 
@@ -28,18 +27,17 @@ def sentences(methods: Mapping[str, Method]) -> list[str]:
   for name, method in methods.items():
     if protection := method.budget.protection:
       text = protection.sentence()
-      if is_nominal(method, protection.config):
+      if method.is_nominal:
         text = _warning(protection)
       said.setdefault(text, []).append(name)
-  return [f'{_listed(names)}: {text}' for text, names in said.items()]
+  return [f'{wording.listed(names)}: {text}' for text, names in said.items()]
 
 
-def spent(method: Method, privacy: HypePrivacyConfig) -> dict[str, float]:
+def spent(method: Method) -> dict[str, float]:
   """What a method's training told of whom it protects, for its metrics.
 
   Args:
     method: that was trained.
-    privacy: what was asked for.
 
   Returns:
     `delta`, and `epsilon` if it is finite; `nominal_epsilon` in its place
@@ -49,7 +47,7 @@ def spent(method: Method, privacy: HypePrivacyConfig) -> dict[str, float]:
   if method.budget.protection is None:
     return {}
   found = method.budget.protection.metrics()
-  if not is_nominal(method, privacy):
+  if not method.is_nominal:
     return found
   return {
     {'epsilon': 'nominal_epsilon'}.get(name, name): value
@@ -75,28 +73,12 @@ def write(
     protection.write(workdir)
 
 
-def is_nominal(method: Method, privacy: PrivacyConfig) -> bool:
-  """Whether a method descends the formulas as printed: FedHypeVAE alone."""
-  protection = method.budget.protection
-  return (
-    privacy.privacy == 'paper'
-    and protection is not None
-    and any(
-      entry.label == 'class moments'
-      for history in protection.ledger.histories
-      for entry in history
-    )
-  )
-
-
-def warnings(
-  methods: Mapping[str, Method], privacy: HypePrivacyConfig
-) -> list[report.Section]:
+def warnings(methods: Mapping[str, Method]) -> list[report.Section]:
   """Of what holds nothing, though it has an epsilon."""
   return [
     _nominal_section(name, protection)
     for name, protection in _protections(methods).items()
-    if is_nominal(methods[name], privacy)
+    if methods[name].is_nominal
   ]
 
 
@@ -117,7 +99,7 @@ def sections(
   held = {
     name: protection
     for name, protection in _protections(methods).items()
-    if not is_nominal(methods[name], privacy)
+    if not methods[name].is_nominal
   }
   if not held:
     return []
@@ -140,9 +122,9 @@ def _nominal_section(name: str, protection: Protection) -> report.Section:
   plan, config = protection.plan, protection.config
   header, *table = ledger_rows(protection.ledger)
   values = [
-    (NOMINAL, _number(protection.epsilon)),
+    (NOMINAL, wording.number(protection.epsilon)),
     ('Nominal δ', f'{config.delta:g}'),
-    ('Noise multiplier', _number(plan.noise_multiplier)),
+    ('Noise multiplier', wording.number(plan.noise_multiplier)),
     ('Clipping norm C', f'{plan.max_norm:g}'),
     ('Rounds', f'{plan.rounds} of {protection.asked}'),
   ]
@@ -200,9 +182,9 @@ def _protection_row(name: str, protection: Protection) -> report.Row:
   return report.Row(
     name,
     [
-      _number(protection.epsilon),
+      wording.number(protection.epsilon),
       f'{protection.config.delta:g}',
-      _number(plan.noise_multiplier),
+      wording.number(plan.noise_multiplier),
       f'{plan.sampling_rate:.4g}',
       f'{plan.rounds} of {protection.asked}',
     ],
@@ -220,14 +202,14 @@ def _remarks(
   if len(held) > 1:
     subject, *beside = held
     texts.append(
-      f'{_listed(beside)} had the same budget for the same records, each by '
-      'itself.'
+      f'{wording.listed(beside)} had the same budget for the same records, '
+      'each by itself.'
     )
     together = _together(list(held.values()))
     if math.isfinite(together):
       texts.append(
         f'All {len(held)} together, as this folder holds them, cost ε = '
-        f'{_number(together)}.'
+        f'{wording.number(together)}.'
       )
   if has_lambda:
     texts.append('FedLambda releases what FedAvg does.')
@@ -274,13 +256,3 @@ def _warning(protection: Protection) -> str:
     f'{protection.plan.noise_multiplier:.4g}, {protection.plan.rounds} rounds '
     f'of {protection.asked}.'
   )
-
-
-def _listed(names: Sequence[str]) -> str:
-  """'a, b and c'."""
-  *most, last = names
-  return f'{", ".join(most)} and {last}' if most else last
-
-
-def _number(value: float) -> str:
-  return '∞' if math.isinf(value) else report_tables.number(value)

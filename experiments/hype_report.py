@@ -125,7 +125,7 @@ def write(workdir: pathlib.Path, facts: Facts) -> None:
   """
   partition = run_report.draw_partition(workdir, facts)
   sections = [
-    *hype_privacy.warnings(facts.methods, facts.privacy),
+    *hype_privacy.warnings(facts.methods),
     _results(facts),
     *_pictures(facts, ['embeddings', 'clients']),
     *hype_privacy.sections(
@@ -186,7 +186,7 @@ def _headlines(facts: Facts) -> list[tuple[str, str]]:
   method = facts.methods.get(subject)
   if method and (protection := method.budget.protection):
     label, text = protection.headline()
-    if hype_privacy.is_nominal(method, facts.privacy):
+    if method.is_nominal:
       label = hype_tables.NOMINAL
     headlines.append((label, text))
   return headlines

@@ -15,7 +15,7 @@ import numpy as np
 
 from experiments import options
 from experiments.hype_methods import Method
-from fedjax_gen import validate
+from fedjax_gen import fields, validate
 from fedjax_gen.errors import InputError
 from fedjax_gen.federated import blocks
 from fedjax_gen.federated.blocks import Block
@@ -37,24 +37,19 @@ class SynthesisConfig:
     InputError: a value is out of range.
   """
 
-  codes: tuple[str, ...] = dataclasses.field(
-    default=('meta', 'clients'),
-    metadata={
-      'help': 'Whose decoders make FedHypeVAE’s synthetic data, a row of the '
-      'results each: meta, that of one neutral code, fitted to noised class '
-      'moments (published); meta_by_class, those of such a code for each '
-      'class; clients, those of the clients, each in proportion to its noised '
-      'number of the class, for which codes are published'
-    },
+  codes: tuple[str, ...] = fields.option(
+    ('meta', 'clients'),
+    'Whose decoders make FedHypeVAE’s synthetic data, a row of the '
+    'results each: meta, that of one neutral code, fitted to noised class '
+    'moments (published); meta_by_class, those of such a code for each '
+    'class; clients, those of the clients, each in proportion to its noised '
+    'number of the class, for which codes are published',
   )
-  synthetic_per_class: int = dataclasses.field(
-    default=500, metadata={'help': 'synthetic examples of each class'}
+  synthetic_per_class: int = fields.option(
+    500, 'synthetic examples of each class'
   )
-  draw: bool = dataclasses.field(
-    default=False,
-    metadata={
-      'help': 'synthetic examples are draws of p(x | z, y), in place of means'
-    },
+  draw: bool = fields.option(
+    False, 'synthetic examples are draws of p(x | z, y), in place of means'
   )
 
   def __post_init__(self):

@@ -5,7 +5,7 @@ import dataclasses
 
 import numpy as np
 
-from fedjax_gen import validate
+from fedjax_gen import fields, validate
 from fedjax_gen.data import sources
 from fedjax_gen.errors import InputError
 
@@ -14,40 +14,30 @@ from fedjax_gen.errors import InputError
 class DataConfig:
   """The data."""
 
-  data: str = dataclasses.field(
-    default='digits',
-    metadata={
-      'help': 'A name ('
-      + ', '.join(sources.NAMES)
-      + ', tfds:NAME) or a path: npz file, folder of idx files, of CIFAR or '
-      'of images, clients:PATH, groups:PATH.',
-      'placeholder': 'NAME_OR_PATH',
-    },
+  data: str = fields.option(
+    'digits',
+    'A name ('
+    + ', '.join(sources.NAMES)
+    + ', tfds:NAME) or a path: npz file, folder of idx files, of CIFAR or '
+    'of images, clients:PATH, groups:PATH.',
+    placeholder='NAME_OR_PATH',
   )
-  data_dir: str = dataclasses.field(
-    default='',
-    metadata={
-      'help': 'Where named data sets lie.',
-      'placeholder': 'DIR',
-      'recorded': False,
-    },
+  data_dir: str = fields.option(
+    '', 'Where named data sets lie.', placeholder='DIR', recorded=False
   )
-  image_size: int = dataclasses.field(
-    default=0, metadata={'help': 'Resize images to this; 0 keeps their size.'}
+  image_size: int = fields.option(
+    0, 'Resize images to this; 0 keeps their size.'
   )
-  test_fraction: float = dataclasses.field(
-    default=0.2,
-    metadata={'help': 'Held out if the data have no test split.'},
+  test_fraction: float = fields.option(
+    0.2, 'Held out if the data have no test split.'
   )
-  num_examples: int = dataclasses.field(
-    default=0,
-    metadata={
-      'help': 'Keep this many training examples, drawn so that every class '
-      'keeps its share; 0 keeps all.'
-    },
+  num_examples: int = fields.option(
+    0,
+    'Keep this many training examples, drawn so that every class '
+    'keeps its share; 0 keeps all.',
   )
-  num_test_examples: int = dataclasses.field(
-    default=0, metadata={'help': 'Keep this many test examples likewise.'}
+  num_test_examples: int = fields.option(
+    0, 'Keep this many test examples likewise.'
   )
 
 
@@ -55,13 +45,11 @@ class DataConfig:
 class PopulationConfig:
   """Where the clients lie."""
 
-  population_on_host: bool = dataclasses.field(
-    default=False,
-    metadata={
-      'help': 'Keep examples and what clients keep on the host, in files as '
-      'far as they go, and bring to the device the clients of a round only; '
-      'for large populations and data. The results are the same.'
-    },
+  population_on_host: bool = fields.option(
+    False,
+    'Keep examples and what clients keep on the host, in files as '
+    'far as they go, and bring to the device the clients of a round only; '
+    'for large populations and data. The results are the same.',
   )
 
   def check(self, num_processes: int) -> None:
@@ -85,13 +73,11 @@ class MeasuredConfig:
     InputError: a value is out of range.
   """
 
-  measured_clients: int = dataclasses.field(
-    default=0,
-    metadata={
-      'help': 'Measure so many of the clients, spread over all, in place of '
-      'each: what clients have for themselves is tested on data of all, which '
-      'of a large population takes longer than training; 0 for all.'
-    },
+  measured_clients: int = fields.option(
+    0,
+    'Measure so many of the clients, spread over all, in place of '
+    'each: what clients have for themselves is tested on data of all, which '
+    'of a large population takes longer than training; 0 for all.',
   )
 
   def __post_init__(self):

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments import wording
 from fedjax_gen.data.federated import FederatedDataset
 from fedjax_gen.errors import InputError
 from fedjax_gen.federation import FederationConfig
@@ -20,7 +21,7 @@ from fedjax_gen.privacy import accounting, plan as plan_lib
 from fedjax_gen.privacy.ledger import Ledger
 from fedjax_gen.privacy.plan import Plan, PrivacyConfig
 from fedjax_gen.privacy.report import rows
-from fedjax_gen.running import files, report, report_tables
+from fedjax_gen.running import files, report
 
 _UNITS = {
   'record': 'one record of one client',
@@ -90,7 +91,7 @@ class Protection(NamedTuple):
 
   def headline(self) -> tuple[str, str]:
     """A label and a number for the top of a report."""
-    return f'ε of {_UNITS[self.plan.unit]}', _number(self.epsilon)
+    return f'ε of {_UNITS[self.plan.unit]}', wording.number(self.epsilon)
 
   def section(
     self,
@@ -125,11 +126,11 @@ class Protection(NamedTuple):
     plan, config = self.plan, self.config
     facts: list[tuple[Any, ...]] = [
       ('Protected', _UNITS[plan.unit], 'Added or removed.'),
-      ('ε', _number(self.epsilon), 'Of what one method released.'),
+      ('ε', wording.number(self.epsilon), 'Of what one method released.'),
       ('δ', f'{config.delta:g}'),
-      ('Budget', f'ε = {_number(config.epsilon)}'),
+      ('Budget', f'ε = {wording.number(config.epsilon)}'),
       ('Accountant', config.accountant),
-      ('Noise multiplier', _number(plan.noise_multiplier)),
+      ('Noise multiplier', wording.number(plan.noise_multiplier)),
       ('Clipping norm C', f'{plan.max_norm:g}'),
       ('Rounds', f'{plan.rounds} of {self.asked}'),
     ]
@@ -151,7 +152,7 @@ class Protection(NamedTuple):
 
   def _claim(self, protected: Sequence[str]) -> str:
     """Who is protected from whom, by which methods."""
-    names = _listed(protected)
+    names = wording.listed(protected)
     if not math.isfinite(self.epsilon):
       return (
         f'{names} trained with clipping and without noise (epsilon=inf): '
@@ -161,7 +162,7 @@ class Protection(NamedTuple):
       f'What {names} released in training is differentially private: whether '
       f'{_UNITS[self.plan.unit]} was there or not changes the probability of '
       'anything that can be concluded from it by a factor of '
-      f'e^{_number(self.epsilon)} at most, but for δ. '
+      f'e^{wording.number(self.epsilon)} at most, but for δ. '
     )
     if self.plan.unit == 'record':
       claim += (
@@ -188,7 +189,8 @@ class Protection(NamedTuple):
       )
       claim += (
         f' That is each method by itself. All {len(protected)} of them '
-        f'together, as this folder holds them, cost ε = {_number(together)}.'
+        'together, as this folder holds them, cost ε = '
+        f'{wording.number(together)}.'
       )
     return claim
 
@@ -205,7 +207,7 @@ class Protection(NamedTuple):
     if others:
       is_one = len(others) == 1
       limits += (
-        f' {_listed(others)} trained without privacy, for comparison: '
+        f' {wording.listed(others)} trained without privacy, for comparison: '
         f'{"its model is" if is_one else "their models are"} not to be '
         'published.'
       )
@@ -324,13 +326,3 @@ def expected_share(federation: FederationConfig, num_clients: int) -> float:
     'by_size': federation.cohort_size / num_clients,
   }[federation.sampling]
   return share * (1 - federation.dropout_rate)
-
-
-def _listed(names: Sequence[str]) -> str:
-  """'a, b and c'."""
-  *most, last = names
-  return f'{", ".join(most)} and {last}' if most else last
-
-
-def _number(value: float) -> str:
-  return '∞' if math.isinf(value) else report_tables.number(value)

@@ -3,7 +3,7 @@
 Programs are lists of stages: build, begin, train, measure, draw, save.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 import pathlib
 from typing import Any
 
@@ -16,35 +16,37 @@ from fedjax_gen.running.engine import Engine
 from fedjax_gen.running.workdir import Workdir
 
 
-def pin(workdir: Workdir, source: DataSource, partition: Partition) -> None:
-  """Records what data a run is of, and who holds what; refuses others.
-
-  Raises:
-    InputError: the run began with others.
-  """
-  workdir.pin(
-    data=leaves.params_digest((source.train, source.test)),
-    partition=leaves.params_digest((partition.order, partition.sizes)),
-  )
-
-
 def begin(
   session: common.Session,
   workdir: Workdir,
   source: DataSource,
   partition: Partition,
-  protection: Protection | None,
+  said: Iterable[str],
 ) -> None:
-  """Pins the data, and says what is about to happen.
+  """Records what data a run is of and who holds what, and says what is known.
+
+  Args:
+    session: to say it.
+    workdir: where to record.
+    source: the data.
+    partition: who holds what.
+    said: what is to be known before training, a line each.
 
   Raises:
     InputError: the run began with other data.
   """
-  pin(workdir, source, partition)
-  for note in source.notes:
-    session.say(f'Data: {note}')
-  if protection is not None:
-    session.say(protection.sentence())
+  workdir.pin(
+    data=leaves.params_digest((source.train, source.test)),
+    partition=leaves.params_digest((partition.order, partition.sizes)),
+  )
+  for text in said:
+    session.say(text)
+
+
+def known(source: DataSource, protection: Protection | None) -> list[str]:
+  """What `begin` says of the data, and of whom a shared budget protects."""
+  notes = [f'Data: {note}' for note in source.notes]
+  return notes if protection is None else [*notes, protection.sentence()]
 
 
 def train(
@@ -55,7 +57,10 @@ def train(
   run: common.RunConfig,
   session: common.Session,
   workdir: Workdir,
-  **watched: Any,
+  trained: Callable[[Any], Any],
+  evaluate: Callable[[Any], Mapping[str, float]] | None = None,
+  evaluated: Callable[[Any], Any] = lambda state: state,
+  best_metric: str | None = None,
 ) -> training.TrainResult:
   """Trains one method.
 
@@ -66,8 +71,10 @@ def train(
     run: says when to evaluate and save.
     session: shows the advance, and tells of signals.
     workdir: where to log and save.
-    **watched: what `training.train` is told of what is evaluated, and of what
-      must stay finite.
+    trained: the part of the state whose floats must stay finite.
+    evaluate: returns more metrics of what is `evaluated`; None for none.
+    evaluated: what `evaluate` is given, of the state.
+    best_metric: whose best checkpoint is kept too; None for none.
 
   Raises:
     see `training.train`.
@@ -81,7 +88,10 @@ def train(
     workdir=workdir,
     progress=session.progress,
     stop=session.stop,
-    **watched,
+    trained=trained,
+    evaluate=evaluate,
+    evaluated=evaluated,
+    best_metric=best_metric,
   )
 
 

@@ -2,13 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from experiments import common, options, private_run, vtc_methods
 from experiments.private_run import Protection
 from experiments.vtc_judge import Clients, build_clients
-from experiments.vtc_methods import SUBJECT, Setting, Subject
-from fedjax_gen import validate
+from experiments.vtc_methods import (
+  SUBJECT,
+  BaselineConfigs,
+  Setting,
+  Subject,
+)
+from fedjax_gen import fields, validate
 from fedjax_gen.algorithms import fedvtc as fedvtc_lib
 from fedjax_gen.errors import InputError
 from fedjax_gen.federated import metering, personal
@@ -36,36 +41,27 @@ class ComparisonConfig:
     InputError: a value is out of range.
   """
 
-  baselines: tuple[str, ...] = dataclasses.field(
-    default=('local', 'FedProto'),
-    metadata={
-      'help': f'all, none, or any of {", ".join(vtc_methods.BASELINES)}.'
-    },
+  baselines: tuple[str, ...] = fields.option(
+    ('local', 'FedProto'),
+    f'all, none, or any of {", ".join(vtc_methods.BASELINES)}.',
   )
-  ablations: tuple[str, ...] = dataclasses.field(
-    default=(),
-    metadata={
-      'help': 'FedVTC with one thing left out: all, none, or any of '
-      f'{", ".join(vtc_methods.ABLATIONS)}.'
-    },
+  ablations: tuple[str, ...] = fields.option(
+    (),
+    'FedVTC with one thing left out: all, none, or any of '
+    f'{", ".join(vtc_methods.ABLATIONS)}.',
   )
-  local_test_fraction: float = dataclasses.field(
-    default=0.2,
-    metadata={'help': 'Of each client’s examples, held out to test it on.'},
+  local_test_fraction: float = fields.option(
+    0.2, 'Of each client’s examples, held out to test it on.'
   )
-  attack: bool = dataclasses.field(
-    default=False,
-    metadata={
-      'help': 'Try to draw clients’ images from the statistics that they sent, '
-      'and measure how far that succeeds.'
-    },
+  attack: bool = fields.option(
+    False,
+    'Try to draw clients’ images from the statistics that they sent, '
+    'and measure how far that succeeds.',
   )
-  target_accuracy: float = dataclasses.field(
-    default=0.0,
-    metadata={
-      'help': 'Count the bytes until this accuracy; 0 for that of the local '
-      'models at the end.'
-    },
+  target_accuracy: float = fields.option(
+    0.0,
+    'Count the bytes until this accuracy; 0 for that of the local '
+    'models at the end.',
   )
 
   def __post_init__(self):
@@ -80,7 +76,7 @@ class ComparisonConfig:
 
 
 class Configs(NamedTuple):
-  """The command line but for the baselines, and what it is by default."""
+  """Everything of the command line, and what it is by default."""
 
   run: common.RunConfig = common.RunConfig(
     rounds=20, rounds_per_step=5, eval_every=5, checkpoint_every=5
@@ -103,6 +99,7 @@ class Configs(NamedTuple):
   losses: GeneratorLosses = GeneratorLosses()
   privacy: PrivacyConfig = PrivacyConfig()
   comparison: ComparisonConfig = ComparisonConfig()
+  baselines: BaselineConfigs = BaselineConfigs()
 
 
 class Comparison(NamedTuple):
@@ -130,14 +127,11 @@ class Comparison(NamedTuple):
     return [name for name in self.methods if name.startswith(SUBJECT)]
 
 
-def build(
-  asked: Configs, baselines: Mapping[str, Any], num_processes: int
-) -> Comparison:
+def build(asked: Configs, num_processes: int) -> Comparison:
   """Reads the data and builds what is compared.
 
   Args:
     asked: the command line.
-    baselines: by name their configurations.
     num_processes: of the run.
 
   Raises:
@@ -163,7 +157,7 @@ def build(
     asked.classifier,
     spec,
     asked.run.rounds,
-    baselines,
+    asked.baselines,
   )
   protection = _protect(
     asked.privacy, asked.federation, clients, asked.run.rounds

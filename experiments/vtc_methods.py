@@ -21,6 +21,15 @@ from fedjax_gen.algorithms import (
   fml,
   lg_fedavg,
 )
+from fedjax_gen.algorithms.ccvr import Config as CcvrConfig
+from fedjax_gen.algorithms.feddistill import Config as FedDistillConfig
+from fedjax_gen.algorithms.fedgen import Config as FedGenConfig
+from fedjax_gen.algorithms.fedgh import Config as FedGhConfig
+from fedjax_gen.algorithms.fedkd import Config as FedKdConfig
+from fedjax_gen.algorithms.fedproto import Config as FedProtoConfig
+from fedjax_gen.algorithms.fedtgp import Config as FedTgpConfig
+from fedjax_gen.algorithms.fml import Config as FmlConfig
+from fedjax_gen.algorithms.lg_fedavg import Config as LgFedAvgConfig
 from fedjax_gen.federated import personal
 from fedjax_gen.federated.class_gaussians import Rules
 from fedjax_gen.federated.personal import Method
@@ -60,6 +69,20 @@ ABLATIONS: dict[str, tuple[dict[str, Any], str]] = {
 """By name, what differs from the configuration, and in words."""
 
 
+class BaselineConfigs(NamedTuple):
+  """Configurations of the baselines, whose fields are flags."""
+
+  fml: FmlConfig = FmlConfig()
+  fedkd: FedKdConfig = FedKdConfig()
+  fedgen: FedGenConfig = FedGenConfig()
+  feddistill: FedDistillConfig = FedDistillConfig()
+  fedproto: FedProtoConfig = FedProtoConfig()
+  fedtgp: FedTgpConfig = FedTgpConfig()
+  fedgh: FedGhConfig = FedGhConfig()
+  lg_fedavg: LgFedAvgConfig = LgFedAvgConfig()
+  ccvr: CcvrConfig = CcvrConfig()
+
+
 class Setting(NamedTuple):
   """What all methods are built from.
 
@@ -70,7 +93,7 @@ class Setting(NamedTuple):
     classifier: of which the models were built.
     spec: of the data.
     rounds: of training.
-    configs: by baseline its configuration.
+    baselines: their configurations.
   """
 
   training: personal.Config
@@ -79,7 +102,7 @@ class Setting(NamedTuple):
   classifier: ClassifierConfig
   spec: DataSpec
   rounds: int
-  configs: Mapping[str, Any]
+  baselines: BaselineConfigs
 
   def shared_model(self, architecture: str, width: float) -> Classifier:
     """A model that all clients train beside their own.
@@ -97,20 +120,6 @@ class Setting(NamedTuple):
     return model
 
 
-CONFIGS = {
-  'fml': fml.Config(),
-  'fedkd': fedkd.Config(),
-  'fedgen': fedgen.Config(),
-  'feddistill': feddistill.Config(),
-  'fedproto': fedproto.Config(),
-  'fedtgp': fedtgp.Config(),
-  'fedgh': fedgh.Config(),
-  'lg_fedavg': lg_fedavg.Config(),
-  'ccvr': ccvr.Config(),
-}
-"""Configurations of the baselines, whose fields are flags."""
-
-
 def _local(setting: Setting) -> Method:
   return personal.local_only(setting.training, setting.models)
 
@@ -121,12 +130,14 @@ def _fedavg(setting: Setting) -> Method:
   )
 
 
-def _plain(name: str, build: Callable[..., Method]):
+def _plain(
+  build: Callable[..., Method], config_of: Callable[[BaselineConfigs], Any]
+) -> Callable[[Setting], Method]:
   """A method that needs nothing beside its configuration."""
 
   def built(setting: Setting) -> Method:
     return build(
-      setting.configs[name],
+      config_of(setting.baselines),
       setting.training,
       setting.models,
       setting.num_clients,
@@ -136,7 +147,7 @@ def _plain(name: str, build: Callable[..., Method]):
 
 
 def _fml(setting: Setting) -> Method:
-  config = setting.configs['fml']
+  config = setting.baselines.fml
   meme = setting.shared_model(config.fml_architecture, config.fml_width)
   return fml.fml(
     config, setting.training, setting.models, setting.num_clients, meme
@@ -144,7 +155,7 @@ def _fml(setting: Setting) -> Method:
 
 
 def _fedkd(setting: Setting) -> Method:
-  config = setting.configs['fedkd']
+  config = setting.baselines.fedkd
   mentee = setting.shared_model(config.fedkd_architecture, config.fedkd_width)
   return fedkd.fedkd(
     config, setting.training, setting.models, setting.num_clients, mentee,
@@ -156,27 +167,33 @@ BASELINES: dict[str, tuple[Callable[[Setting], Method], str]] = {
   'local': (_local, 'every client alone'),
   'FedAvg': (_fedavg, 'classifiers of one architecture averaged'),
   'LG-FedAvg': (
-    _plain('lg_fedavg', lg_fedavg.lg_fedavg), 'one head, own extractors'
+    _plain(lg_fedavg.lg_fedavg, lambda c: c.lg_fedavg),
+    'one head, own extractors',
   ),
   'FD': (
-    _plain('feddistill', feddistill.feddistill), 'mean logits of each class'
+    _plain(feddistill.feddistill, lambda c: c.feddistill),
+    'mean logits of each class',
   ),
   'FML': (_fml, 'a small model that all train beside their own'),
   'FedKD': (_fedkd, 'the same, distilled adaptively and compressed'),
   'FedGen': (
-    _plain('fedgen', fedgen.fedgen), 'one head, and a generator of features'
+    _plain(fedgen.fedgen, lambda c: c.fedgen),
+    'one head, and a generator of features',
   ),
   'FedProto': (
-    _plain('fedproto', fedproto.fedproto), 'mean features of each class'
+    _plain(fedproto.fedproto, lambda c: c.fedproto),
+    'mean features of each class',
   ),
   'FedTGP': (
-    _plain('fedtgp', fedtgp.fedtgp), 'the same, made to lie apart'
+    _plain(fedtgp.fedtgp, lambda c: c.fedtgp), 'the same, made to lie apart'
   ),
   'FedGH': (
-    _plain('fedgh', fedgh.fedgh), 'a head that the server trains on them'
+    _plain(fedgh.fedgh, lambda c: c.fedgh),
+    'a head that the server trains on them',
   ),
   'CCVR': (
-    _plain('ccvr', ccvr.ccvr), 'heads trained on features of Gaussians'
+    _plain(ccvr.ccvr, lambda c: c.ccvr),
+    'heads trained on features of Gaussians',
   ),
 }  # fmt: skip
 """By name, how each is built, and in words."""

@@ -14,6 +14,7 @@ def option(
   help_text: str,
   *,
   choices: Collection[Any] | None = None,
+  placeholder: str = '',
   recorded: bool = True,
 ) -> Value:
   """A field of a frozen dataclass, and what `--help` says of its flag.
@@ -24,6 +25,8 @@ def option(
     choices: the values allowed, None for any. The command line is held to
       them; values from Python are if the dataclass says so (`check_choices`) or
       what takes it.
+    placeholder: what `--help` writes in place of a value, as in --workdir=DIR;
+      '' for the word for its type.
     recorded: False for what cannot change a run's numbers.
 
   Returns:
@@ -41,6 +44,8 @@ def option(
   metadata: dict[str, Any] = {'help': help_text}
   if choices is not None:
     metadata['choices'] = choices
+  if placeholder:
+    metadata['placeholder'] = placeholder
   if not recorded:
     metadata['recorded'] = False
   return dataclasses.field(default=default, metadata=metadata)

@@ -4,6 +4,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +40,15 @@ class ModelConfig:
     validate.positive(alpha=self.alpha)
 
 
+class Configs(NamedTuple):
+  run: common.RunConfig = common.RunConfig(rounds=15)
+  model: ModelConfig = ModelConfig()
+
+
+class ToolConfigs(NamedTuple):
+  model: ModelConfig = ModelConfig()
+
+
 EXPERIMENT = common.Experiment(
   name='toy',
   sentence='Trains nothing.',
@@ -47,7 +57,7 @@ EXPERIMENT = common.Experiment(
     ('--rounds=3', 'three rounds'),
     ('--preset=paper', 'as published'),
   ],
-  configs={'run': common.RunConfig(rounds=15), 'model': ModelConfig()},
+  configs=Configs(),
 )
 
 
@@ -60,8 +70,8 @@ def execute(tmp_path, monkeypatch, capsys):
   def execute(*args, main=None):
     seen = {}
 
-    def remember(session, **configs):
-      seen.update(configs, session=session)
+    def remember(session, asked):
+      seen.update(asked._asdict(), session=session)
       if main:
         main(session)
 
@@ -212,11 +222,11 @@ def test_a_signal_outside_of_training_ends_at_once(execute, signum, status):
 
 
 def test_a_tool_that_is_stopped_has_nothing_to_resume(capsys):
-  def main(model):
+  def main(asked):
     os.kill(os.getpid(), signal.SIGTERM)
     raise AssertionError('went on')
 
-  tool = dataclasses.replace(EXPERIMENT, configs={'model': ModelConfig()})
+  tool = dataclasses.replace(EXPERIMENT, configs=ToolConfigs())
   assert common.execute(tool, main, ['toy']) == 143
   assert capsys.readouterr().err == 'toy: Stopped by SIGTERM.\n'
 

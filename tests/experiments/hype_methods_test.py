@@ -142,10 +142,12 @@ def test_what_is_compared_is_protected_as_it_should_be(monkeypatch):
 
   monkeypatch.setattr(hype_methods.fedhypevae, 'fedhypevae', spy)
   names = ('FedHypeVAE', 'DP-CVAE')
-  _methods(names, privacy='paper', accept_no_guarantee=True)
+  methods = _methods(names, privacy='paper', accept_no_guarantee=True)
+  assert [methods[name].is_nominal for name in names] == [True, False]
   assert made == [('row_scaled', 'paper'), ('constant', 'record_joint')]
   made.clear()
   methods = _methods(names, privacy='record_server_code')
+  assert not any(method.is_nominal for method in methods.values())
   assert made == [('constant', 'record_joint')]
   [ours], [theirs] = (
     rounds.traffic(methods[name].algorithm, [_DATA]) for name in names

@@ -83,7 +83,7 @@ def _methods(names=_TRAINED, **privacy):
   return methods, asked
 
 
-def _metrics(methods, privacy):
+def _metrics(methods):
   """Known numbers; the first two are equally accurate as far as is shown."""
   scores = {
     'FedHypeVAE': (0.81304, 0.7, 0.6),
@@ -105,7 +105,7 @@ def _metrics(methods, privacy):
       values |= {'class_mmd': 1 - alone, 'interpolation_lambda': 0.5}
     method = methods.get('FedAvg' if name == 'FedLambda' else name)
     if method is not None:
-      values |= hype_privacy.spent(method, privacy)
+      values |= hype_privacy.spent(method)
     metrics[name] = values
   return metrics
 
@@ -120,7 +120,7 @@ def _facts(methods, privacy, codes=('meta',), **changes):
       experiment='fedhypevae',
       source=_source(),
       partition=_partition(),
-      metrics=_metrics(methods, privacy),
+      metrics=_metrics(methods),
       results={n: TrainResult(None, 2.0, 3.0, history) for n in methods},
       config={
         'run': {'seed': 7, 'rounds': 9},
@@ -206,14 +206,14 @@ def test_the_same_is_said_once_for_several_methods():
 def test_without_privacy_nothing_is_said_or_spent(page):
   methods, privacy = _methods(privacy='none')
   assert hype_privacy.sentences(methods) == []
-  assert hype_privacy.spent(methods['FedHypeVAE'], privacy) == {}
+  assert hype_privacy.spent(methods['FedHypeVAE']) == {}
   assert 'Privacy' not in page(methods, privacy).headings
 
 
 def test_epsilon_is_within_the_budget(private):
-  methods, privacy = private
+  methods, _ = private
   for name in _TRAINED:
-    found = hype_privacy.spent(methods[name], privacy)
+    found = hype_privacy.spent(methods[name])
     assert set(found) == {'epsilon', 'delta'}
     assert 3.9 < found['epsilon'] <= 4.0, name
     assert found['delta'] == 1e-3
@@ -221,18 +221,18 @@ def test_epsilon_is_within_the_budget(private):
 
 def test_an_epsilon_without_noise_is_no_number(page):
   methods, privacy = _methods(epsilon=math.inf)
-  assert set(hype_privacy.spent(methods['FedHypeVAE'], privacy)) == {'delta'}
+  assert set(hype_privacy.spent(methods['FedHypeVAE'])) == {'delta'}
   written = page(methods, privacy)
   assert 'nothing is protected' in written.text
   assert 'ε' not in written.table('Method')[0]
 
 
 def test_the_epsilon_of_the_published_formulas_is_never_called_one(nominal):
-  methods, privacy = nominal
-  found = hype_privacy.spent(methods['FedHypeVAE'], privacy)
+  methods, _ = nominal
+  found = hype_privacy.spent(methods['FedHypeVAE'])
   assert set(found) == {'nominal_epsilon', 'delta'}
   for name in _TRAINED[1:]:
-    found = hype_privacy.spent(methods[name], privacy)
+    found = hype_privacy.spent(methods[name])
     assert set(found) == {'epsilon', 'delta'}, name
   ours, *others = hype_privacy.sentences(methods)
   assert ours.startswith('FedHypeVAE: NOT private')
@@ -345,7 +345,7 @@ def test_an_audit_stands_beside_what_the_accountant_says(private, page):
   methods, privacy = private
   without = page(methods, privacy)
   assert not [t for t in without.tables if t[0][0] == 'Audit']
-  metrics = _metrics(methods, privacy)
+  metrics = _metrics(methods)
   bounds = {'FedHypeVAE': 0.25, 'FedAvg': 4.75}
   for name, bound in bounds.items():
     metrics[name] |= {'audit_epsilon_lower': bound, 'audit_canaries': 40.0}
@@ -391,7 +391,8 @@ def test_each_method_counts_its_own_rounds(private, page):
 
 
 def test_methods_are_rows_on_the_terminal(private, capsys):
-  hype_tables.show(_metrics(*private))
+  methods, _ = private
+  hype_tables.show(_metrics(methods))
   lines = capsys.readouterr().out.splitlines()
   assert max(map(len, lines)) <= 80
   found = [line.split() for line in lines]

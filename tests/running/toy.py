@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from typing import NamedTuple
 
 from experiments import common
 from fedjax_gen import validate
@@ -28,19 +29,26 @@ class ToyConfig:
     validate.positive(learning_rate=self.learning_rate)
 
 
+class Configs(NamedTuple):
+  run: common.RunConfig = common.RunConfig(rounds=12)
+  toy: ToyConfig = ToyConfig()
+
+
 EXPERIMENT = common.Experiment(
   name='toy',
   sentence='Trains a linear model on numbers that it makes up.',
   examples=(('', 'everything by default'), ('--rounds=3', 'sooner')),
-  configs={'run': common.RunConfig(rounds=12), 'toy': ToyConfig()},
+  configs=Configs(),
 )
 
 
-def main(session, *, run, toy):
+def main(session, asked):
   import jax
   import jax.numpy as jnp
 
   from fedjax_gen.running import leaves, training
+
+  run, toy = asked
 
   xs = jnp.linspace(0, 1, 40).reshape(10, 4)
 
