@@ -24,7 +24,6 @@ from fedjax_gen import fields, trees, validate
 from fedjax_gen.data.federated import Batch, ClientData
 from fedjax_gen.errors import InputError
 from fedjax_gen.federated import (
-  aggregates,
   averaging,
   class_sums,
   local,
@@ -34,7 +33,6 @@ from fedjax_gen.federated.algorithm import (
   Algorithm,
   ClientInfo,
   ClientProgram,
-  ServerProgram,
 )
 from fedjax_gen.federated.averaging import Trainer
 from fedjax_gen.federated.class_sums import ClassSums
@@ -348,15 +346,6 @@ def part_rule(part: str, model: Model) -> Callable[[Tree, Array], Array]:
   return logits
 
 
-def nothing_server() -> ServerProgram:
-  """A server that receives nothing and sends nothing."""
-  return ServerProgram(
-    init=lambda key: (),
-    aggregate=aggregates.total(),
-    update=lambda server, aggregated, key: (server, {}),
-  )
-
-
 def local_only(config: Config, models: Sequence[Model]) -> Method:
   """Every client alone, by cross-entropy; one fleet for each model.
 
@@ -376,6 +365,6 @@ def local_only(config: Config, models: Sequence[Model]) -> Method:
     for model in models
   )
   return Method(
-    Algorithm(nothing_server(), fleets),
+    Algorithm(averaging.nothing_server(), fleets),
     tuple(head_deployment(model) for model in models),
   )
