@@ -61,7 +61,7 @@ class Config:
   rematerialise: bool = fields.option(False, local.REMATERIALISE)
 
   def __post_init__(self):
-    validate.one_of(('sgd', 'adam'), optimizer=self.optimizer)
+    fields.check_choices(self)
     validate.positive(
       local_epochs=self.local_epochs, learning_rate=self.learning_rate
     )
