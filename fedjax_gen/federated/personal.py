@@ -39,6 +39,30 @@ from fedjax_gen.federated.class_sums import ClassSums
 from fedjax_gen.federated.deployment import Deployment, Method
 from fedjax_gen.types import Array, Key, LossFn, Tree, Variables
 
+__all__ = [
+  'Config',
+  'Deployment',
+  'Method',
+  'Model',
+  'Personal',
+  'classification',
+  'client_program',
+  'cross_entropy',
+  'distillation',
+  'equal_classes',
+  'equal_heads',
+  'extra_key',
+  'feature_sums',
+  'first_numbers',
+  'head_deployment',
+  'head_loss',
+  'init_classifier',
+  'local_only',
+  'part_rule',
+  'plain_loss',
+  'with_head',
+]
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:

@@ -28,6 +28,18 @@ from fedjax_gen.models.vae_config import (
 )
 from fedjax_gen.types import Array, Key, Variables
 
+__all__ = [
+  'DataSpec',
+  'Inference',
+  'Vae',
+  'VaeConfig',
+  'build_vae',
+  'fixed_prior',
+  'learnable_prior',
+  'to_pixels',
+  'to_unit',
+]
+
 
 class Inference(NamedTuple):
   """What the encoder makes of a batch; each by level, `'z'` or `'z1'`, `'z2'`.
