@@ -57,8 +57,10 @@ def scatter(
   axes.set_axis_off()  # of a t-SNE map, neither axis has a meaning
   present = np.unique(classes)
   for label in present:
+    x, y = points[classes == label].T
     axes.scatter(
-      *points[classes == label].T,
+      x,
+      y,
       s=float(np.clip(30000 / len(points), 16, 40)),
       color=theme.colour(label),
       marker=theme.MARKERS[label % len(theme.MARKERS)],
