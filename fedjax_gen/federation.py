@@ -90,8 +90,7 @@ class FederationConfig:
   )
 
   def __post_init__(self):
-    validate.one_of(PARTITIONS, partition=self.partition)
-    validate.one_of(SAMPLINGS, sampling=self.sampling)
+    fields.check_choices(self)
     if self.partition == 'natural':
       validate.non_negative_int(num_clients=self.num_clients)
     else:

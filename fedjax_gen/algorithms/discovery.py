@@ -82,10 +82,10 @@ class DiscoveryConfig:
   )
 
   def __post_init__(self):
-    validate.non_negative_int(num_newcomers=self.num_newcomers)
-    validate.one_of(GROUPS, groups=self.groups)
-    validate.one_of(STATISTICS, discovery_statistic=self.discovery_statistic)
-    validate.non_negative_int(num_groups=self.num_groups)
+    fields.check_choices(self)
+    validate.non_negative_int(
+      num_newcomers=self.num_newcomers, num_groups=self.num_groups
+    )
     validate.positive_int(warmup_rounds=self.warmup_rounds)
     for name in ('num_groups', 'num_newcomers'):
       if getattr(self, name) and self.groups == 'given':

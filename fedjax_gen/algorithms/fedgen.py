@@ -101,15 +101,13 @@ class Config:
   )
 
   def __post_init__(self):
+    fields.check_choices(self)
     validate.non_negative(
       fedgen_gamma1=self.fedgen_gamma1,
       fedgen_gamma2=self.fedgen_gamma2,
       fedgen_diversity=self.fedgen_diversity,
     )
     validate.fraction(fedgen_decay=self.fedgen_decay)
-    validate.one_of(HEADS, fedgen_heads=self.fedgen_heads)
-    validate.one_of(('uniform', 'count'), fedgen_labels=self.fedgen_labels)
-    validate.one_of(NOISES, fedgen_noise=self.fedgen_noise)
     validate.positive_int(
       fedgen_noise_size=self.fedgen_noise_size,
       fedgen_hidden_size=self.fedgen_hidden_size,

@@ -108,9 +108,7 @@ class Config:
   )
 
   def __post_init__(self):
-    validate.one_of(('fedsgd', 'epochs'), local_mode=self.local_mode)
-    validate.one_of(('adam', 'sgd'), optimizer=self.optimizer)
-    validate.one_of(('mean', 'sum'), paper_noise=self.paper_noise)
+    fields.check_choices(self)
     validate.positive(
       local_epochs=self.local_epochs,
       learning_rate=self.learning_rate,

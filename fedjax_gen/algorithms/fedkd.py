@@ -84,6 +84,7 @@ class Config:
   )
 
   def __post_init__(self):
+    fields.check_choices(self)
     validate.fraction(
       fedkd_energy_start=self.fedkd_energy_start,
       fedkd_energy_end=self.fedkd_energy_end,
@@ -97,7 +98,6 @@ class Config:
       fedkd_learning_rate=self.fedkd_learning_rate,
       fedkd_width=self.fedkd_width,
     )
-    validate.one_of(EXTRACTORS, fedkd_architecture=self.fedkd_architecture)
 
   def mentee_config(self, clients: ClassifierConfig) -> ClassifierConfig:
     """What `classifiers.build_classifiers` makes the mentee of."""

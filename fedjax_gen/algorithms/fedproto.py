@@ -48,10 +48,8 @@ class Config:
   )
 
   def __post_init__(self):
+    fields.check_choices(self)
     validate.non_negative(fedproto_lambda=self.fedproto_lambda)
-    validate.one_of(
-      ('count', 'uniform'), fedproto_average=self.fedproto_average
-    )
 
 
 def fedproto(

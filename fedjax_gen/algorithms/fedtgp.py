@@ -72,11 +72,11 @@ class Config:
   )
 
   def __post_init__(self):
+    fields.check_choices(self)
     validate.non_negative(
       fedtgp_lambda=self.fedtgp_lambda,
       fedtgp_margin_limit=self.fedtgp_margin_limit,
     )
-    validate.one_of(_MARGINS, fedtgp_margin=self.fedtgp_margin)
     validate.positive_int(
       fedtgp_server_epochs=self.fedtgp_server_epochs,
       fedtgp_server_batch_size=self.fedtgp_server_batch_size,

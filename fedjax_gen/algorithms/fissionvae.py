@@ -268,7 +268,7 @@ def prior_means(
     InputError: see `priors.group_means`; or levels that have a conditional
       prior are to have priors of groups.
   """
-  validate.one_of(('top', 'both'), prior_levels=config.prior_levels)
+  fields.check_choices(config)
   levels = [vae.top] if config.prior_levels == 'top' else list(vae.latent_sizes)
   if vae.has_transition and len(levels) > 1:
     raise InputError(

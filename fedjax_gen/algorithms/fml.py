@@ -60,8 +60,8 @@ class Config:
   )
 
   def __post_init__(self):
+    fields.check_choices(self)
     validate.fraction(fml_alpha=self.fml_alpha, fml_beta=self.fml_beta)
-    validate.one_of(EXTRACTORS, fml_architecture=self.fml_architecture)
     validate.non_negative(fml_width=self.fml_width)
 
   def meme_config(self, clients: ClassifierConfig) -> ClassifierConfig:

@@ -22,7 +22,7 @@ import functools
 
 import optax
 
-from fedjax_gen import fields, trees, validate
+from fedjax_gen import fields, trees
 from fedjax_gen.federated import aggregates, personal, servers
 from fedjax_gen.federated.algorithm import Algorithm
 from fedjax_gen.federated.personal import Method, Model
@@ -49,7 +49,7 @@ class Config:
   )
 
   def __post_init__(self):
-    validate.one_of(_AVERAGES, lg_average=self.lg_average)
+    fields.check_choices(self)
 
 
 def lg_fedavg(

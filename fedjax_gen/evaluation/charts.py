@@ -1,15 +1,15 @@
-"""PNG charts: scatter, curves over rounds, bars and histograms.
+"""PNG charts: a scatter, and what other charts name and save with.
 
-Every series differs in more than colour: by marker, line style or hatch, and
-is named where it is drawn. Figures are made without pyplot: no global state,
-no window, nothing to close.
+Every series differs in more than colour: by marker or line style, and is named
+where it is drawn. Figures are made without pyplot: no global state, no window,
+nothing to close.
 """
 
 from collections.abc import Mapping, Sequence
 import os
 
 import matplotlib
-from matplotlib import figure, lines, patheffects, ticker
+from matplotlib import figure, lines, patheffects
 import numpy as np
 from sklearn import isotonic
 
@@ -51,12 +51,16 @@ def scatter(
   if points.shape[1] != 2:
     raise InputError(f'Expected points [n, 2], got {list(points.shape)}.')
   names = class_names or [str(label) for label in range(num_classes)]
-  chart, axes = _chart(title, width=5.6, height=5.2)
+  chart = figure.Figure(figsize=(5.6, 5.2))
+  axes = chart.add_subplot()
+  axes.set_title(title)
   axes.set_axis_off()  # of a t-SNE map, neither axis has a meaning
   present = np.unique(classes)
   for label in present:
+    x, y = points[classes == label].T
     axes.scatter(
-      *points[classes == label].T,
+      x,
+      y,
       s=float(np.clip(30000 / len(points), 16, 40)),
       color=theme.colour(label),
       marker=theme.MARKERS[label % len(theme.MARKERS)],
@@ -66,160 +70,15 @@ def scatter(
       label=names[label],
     )
   if max(len(names[label]) for label in present) > 3:
-    _legend_beside(axes)
+    axes.legend(
+      loc='center left',
+      bbox_to_anchor=(1.01, 0.5),
+      handlelength=2.8,
+      labelspacing=0.7,
+    )
   else:
     for label in present:
       write_among(axes, points[classes == label], names[label])
-  save(chart, path)
-
-
-@matplotlib.rc_context(theme.CHART_STYLE)
-def line_curves(
-  curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
-  path: str | os.PathLike,
-  *,
-  y_label: str,
-  x_label: str = 'round',
-  title: str = '',
-) -> None:
-  """Writes one line for each method, named in the order of their ends.
-
-  Args:
-    curves: `(x, y)` by name, equally long; values that are not finite are
-      left out.
-    path: PNG file to write, atomically.
-    y_label: what the values are, with their unit.
-    x_label: what they are plotted over.
-    title: line above the chart.
-
-  Raises:
-    InputError: no curve, or x and y of different lengths.
-  """
-  _check_not_empty(curves=curves)
-  chart, axes = _chart(title)
-  axes.grid(axis='y')
-  axes.set_xlabel(x_label)
-  axes.set_ylabel(y_label)
-  axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, nbins=8))
-  ends = []
-  for position, (name, curve) in enumerate(curves.items()):
-    x, y = (np.asarray(values, float) for values in curve)
-    if x.shape != y.shape or x.ndim != 1:
-      raise InputError(
-        f'Expected x and y of curve {name!r} to be equally long, got shapes '
-        f'{list(x.shape)} and {list(y.shape)}.'
-      )
-    finite = np.isfinite(x) & np.isfinite(y)
-    if not finite.any():
-      continue
-    ends.append(y[finite][-1])
-    axes.plot(
-      x[finite],
-      y[finite],
-      color=theme.colour(position),
-      linestyle=theme.LINES[position % len(theme.LINES)],
-      marker=theme.MARKERS[position % len(theme.MARKERS)],
-      markevery=max(1, int(finite.sum()) // 10),
-      markersize=5,
-      linewidth=1.8,
-      markeredgecolor=theme.PAPER,
-      markeredgewidth=0.5,
-      label=name,
-    )
-  _legend_beside(axes, ends)
-  save(chart, path)
-
-
-@matplotlib.rc_context(theme.CHART_STYLE)
-def bar_chart(
-  values: Mapping[str, float],
-  path: str | os.PathLike,
-  *,
-  x_label: str,
-  errors: Mapping[str, float] | None = None,
-  title: str = '',
-) -> None:
-  """Writes one horizontal bar for each name, with its value.
-
-  Args:
-    values: length of the bars; first at the top.
-    path: PNG file to write, atomically.
-    x_label: what the values are, with their unit.
-    errors: half length of the error bars, for some or all names.
-    title: line above the chart.
-
-  Raises:
-    InputError: no bar.
-  """
-  _check_not_empty(values=values)
-  chart, axes = _chart(title, height=0.9 + 0.42 * len(values))
-  names = list(values)
-  spread = [(errors or {}).get(name, 0.0) for name in names]
-  bars = axes.barh(
-    names,
-    list(values.values()),
-    xerr=spread if errors else None,
-    height=0.62,
-    color=theme.COLOURS[0],
-    error_kw={'ecolor': theme.INK, 'elinewidth': 1.2, 'capsize': 3},
-  )
-  texts = [
-    f'{value:.4g}' + (f' ± {error:#.2g}' if error else '')
-    for value, error in zip(values.values(), spread, strict=True)
-  ]
-  axes.bar_label(bars, texts, padding=5)
-  axes.invert_yaxis()
-  axes.grid(axis='x')
-  axes.margins(x=0.18)
-  axes.tick_params(axis='y', length=0)
-  axes.set_xlabel(x_label)
-  save(chart, path)
-
-
-@matplotlib.rc_context(theme.CHART_STYLE)
-def histogram(
-  samples: Mapping[str, np.ndarray],
-  path: str | os.PathLike,
-  *,
-  x_label: str,
-  num_bins: int = 40,
-  title: str = '',
-) -> None:
-  """Writes the distributions of some samples over one another.
-
-  Args:
-    samples: `[n]` finite values by name; n may differ, areas are equal.
-    path: PNG file to write, atomically.
-    x_label: what the values are, with their unit.
-    num_bins: bins over the range of all values.
-    title: line above the chart.
-
-  Raises:
-    InputError: no sample, or one that is empty or not finite.
-  """
-  _check_not_empty(samples=samples)
-  for name, values in samples.items():
-    checks.features(1, **{name: np.reshape(values, [-1, 1])})
-  chart, axes = _chart(title)
-  edges = np.histogram_bin_edges(
-    np.concatenate([np.ravel(values) for values in samples.values()]), num_bins
-  )
-  for position, (name, values) in enumerate(samples.items()):
-    axes.hist(
-      np.ravel(values),
-      edges,
-      density=True,
-      histtype='stepfilled',
-      facecolor=(theme.colour(position), 0.25),
-      edgecolor=theme.colour(position),
-      hatch=theme.HATCHES[position % len(theme.HATCHES)],
-      linestyle=theme.LINES[position % len(theme.LINES)],
-      linewidth=1.6,
-      label=name,
-    )
-  axes.set_xlabel(x_label)
-  axes.set_ylabel('density')
-  axes.legend()
   save(chart, path)
 
 
@@ -310,31 +169,3 @@ def save(chart: figure.Figure, path: str | os.PathLike) -> None:
       pad_inches=0.12,
       metadata={'Software': None},
     )
-
-
-def _chart(title: str, width: float = 6.4, height: float = 3.6):
-  """Returns a figure of a size in inches, and its axes."""
-  chart = figure.Figure(figsize=(width, height))
-  axes = chart.add_subplot()
-  axes.set_title(title)
-  return chart, axes
-
-
-def _legend_beside(axes, ends: Sequence[float] = ()) -> None:
-  """Names the series to the right, from the highest to the lowest end."""
-  handles, names = axes.get_legend_handles_labels()
-  order = np.argsort(ends)[::-1] if ends else range(len(names))
-  axes.legend(
-    [handles[position] for position in order],
-    [names[position] for position in order],
-    loc='center left',
-    bbox_to_anchor=(1.01, 0.5),
-    handlelength=2.8,
-    labelspacing=0.7,
-  )
-
-
-def _check_not_empty(**values: Mapping) -> None:
-  for name, value in values.items():
-    if not value:
-      raise InputError(f'Expected {name} to hold something, got none.')

@@ -13,9 +13,7 @@ import re
 from typing import NamedTuple
 
 import numpy as np
-from sklearn import decomposition
 
-from fedjax_gen import validate
 from fedjax_gen.errors import InputError
 from fedjax_gen.evaluation import (
   checks,
@@ -154,56 +152,6 @@ torchscript:PATH, got 'inception.pt'.
     network.probabilities,
     f'{name}: {kind} network given by the user, SHA-256 {digest[:12]}.',
   )
-
-
-def pca_extractor(
-  train_inputs: np.ndarray, *, num_features: int = 32
-) -> FeatureExtractor:
-  """Makes an extractor of the first principal components of the pixels.
-
-  For smoke tests: it needs no training and no weights, but it sees pixels, not
-  what is drawn with them.
-
-  Args:
-    train_inputs: uint8 `[n, H, W, C]` real images.
-    num_features: components, at most n and at most H W C.
-
-  Returns:
-    the extractor, named `pca<num_features>`; it has no probabilities.
-
-  Raises:
-    InputError: not images, or more components than the data can have.
-  """
-  checks.images(train_inputs=train_inputs)
-  validate.positive_int(num_features=num_features)
-  pixels = _pixels(train_inputs)
-  if num_features > min(pixels.shape):
-    raise InputError(
-      f'Expected num_features <= {min(pixels.shape)} (images and pixels '
-      f'each), got num_features={num_features}.'
-    )
-  # 'full' is deterministic; 'covariance_eigh' too, and light for many images.
-  solver = 'covariance_eigh' if len(pixels) > pixels.shape[1] else 'full'
-  model = decomposition.PCA(num_features, svd_solver=solver).fit(pixels)
-  share = model.explained_variance_ratio_.sum()
-
-  def project(inputs: np.ndarray) -> np.ndarray:
-    checks.images_alike(train_inputs=train_inputs[:1], inputs=inputs)
-    return model.transform(_pixels(inputs)).astype(np.float32)
-
-  return FeatureExtractor(
-    f'pca{num_features}',
-    project,
-    None,
-    f'pca{num_features}: {num_features} principal components of the pixels '
-    f'of {len(pixels)} real images ({share:.0%} of their variance); no '
-    'network, so only good for a smoke test.',
-  )
-
-
-def _pixels(inputs: np.ndarray) -> np.ndarray:
-  """Returns `[n, H W C]` pixels in [0, 1]."""
-  return np.asarray(inputs).reshape(len(inputs), -1).astype(np.float32) / 255
 
 
 def _metric_name(name: str) -> str:

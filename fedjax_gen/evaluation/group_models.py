@@ -169,7 +169,8 @@ def separation(generator: GroupGenerator, source: DataSource) -> float:
     source: with groups in both splits.
 
   Returns:
-    The probe's accuracy on held-out examples; see `groups.linear_probe`.
+    The probe's accuracy on held-out examples, as
+    `group_separation.linear_probe` has it.
   """
   parts = []
   for name, split in (('train', source.train), ('test', source.test)):

@@ -1,8 +1,4 @@
-"""PNG pictures of samples that were asked for by group.
-
-Curves of leakage and bars of it are `charts.line_curves` and
-`charts.bar_chart`.
-"""
+"""PNG pictures of samples that were asked for by group."""
 
 from collections.abc import Mapping, Sequence
 import os
@@ -140,33 +136,6 @@ def group_rows(
     top += heights[method] + _MARGIN
   with files.replacing(path) as temporary:
     canvas.save(temporary, format='PNG')
-
-
-def group_samples(
-  images: np.ndarray,
-  requested: np.ndarray,
-  names: Sequence[str],
-  path: str | os.PathLike,
-  *,
-  columns: int = 10,
-  title: str = '',
-) -> None:
-  """Writes one row of samples for each group.
-
-  Args:
-    images: uint8 `[n, H, W, C]`.
-    requested: `[n]` the group each was asked for.
-    names: of the groups.
-    path: PNG file to write, atomically.
-    columns: images of a row at most, the first ones.
-    title: line above the rows.
-
-  Raises:
-    InputError: as `by_group`.
-  """
-  validate.positive_int(columns=columns)
-  rows = by_group(images, requested, names, num=columns)
-  pictures.image_rows(rows, path, title=title)
 
 
 def interpolations(

@@ -299,19 +299,6 @@ def evaluate_head(clients: ClientRows, local: Head, shared: Head) -> Evaluation:
   return Evaluation(metrics, measured, values)
 
 
-def evaluate_clients(
-  clients: ClientRows,
-  synthetic_inputs: np.ndarray,
-  synthetic_labels: np.ndarray,
-  config: HeadConfig = DEFAULT_CONFIG,
-) -> dict[str, float]:
-  """The metrics of `evaluate`, with local heads trained for the purpose."""
-  local = fit_local(clients, config)
-  return evaluate(
-    clients, local, synthetic_inputs, synthetic_labels, config
-  ).metrics
-
-
 def _check(clients: ClientRows) -> None:
   """Raises `InputError` unless rows, labels and partitions fit."""
   validate.positive_int(num_classes=clients.num_classes)

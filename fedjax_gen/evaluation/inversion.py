@@ -1,18 +1,17 @@
 """Attacks that draw images from means and deviations of their features.
 
 An attacker who holds a client's mean features of a class tries to draw the
-images that they are means of: by decoding the mean; by searching for a latent
-whose image has that mean as its features; or by searching among all images.
-The searches need the client's extractor, which FedVTC does not send: they are
-the worst case. `inversion_audit` measures what was found.
+images that they are means of: by decoding the mean; or by searching for a
+latent whose image has that mean as its features. The search needs the client's
+extractor, which FedVTC does not send: it is the worst case. `inversion_audit`
+measures what was found.
 
 That features can be inverted is of Mahendran and Vedaldi, 2015
-(https://arxiv.org/abs/1412.0035), from which the search among images with total
-variation as its prior is taken; searching the latents of a generator is of
+(https://arxiv.org/abs/1412.0035); searching the latents of a generator is of
 Creswell and Bharath, 2016 (https://arxiv.org/abs/1611.05644).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -21,7 +20,6 @@ import optax
 
 from fedjax_gen import validate
 from fedjax_gen.models.classifiers import to_pixels
-from fedjax_gen.models.vtc import total_variation
 from fedjax_gen.types import Array, Key, Tree
 
 
@@ -109,54 +107,8 @@ def latent_search(
 
     starts = _offsets(key, means, num_starts)
     offsets = _descend(mismatch, starts, num_steps, learning_rate)
-    fits = mismatch(offsets)
-    return _chosen(_by_mean(images_of(offsets), num_starts), fits, fits)
-
-  return run
-
-
-def pixel_search(
-  features: Callable[[Tree, Array], Array],
-  image_shape: Sequence[int],
-  *,
-  num_steps: int = 300,
-  num_starts: int = 4,
-  learning_rate: float = 0.1,
-  smoothness: float = 0.01,
-) -> Callable[[Tree, Array, Key], Inverted]:
-  """Compiles a search for the image that has a mean as its features.
-
-  Args:
-    features: as for `latent_search`.
-    image_shape: (H, W, C).
-    num_steps: of Adam, each followed by a projection to [-1, 1].
-    num_starts: of each mean, all grey but for a little noise.
-    learning_rate: at first; it falls to 0.
-    smoothness: weight of the total variation, the mean absolute difference of
-      neighbouring pixels, beside the mismatch as `Inverted` has it.
-
-  Returns:
-    `run(classifier, means [M, F], key)`.
-
-  Raises:
-    InputError: a number is out of range.
-  """
-  _check_search(num_steps, num_starts, learning_rate)
-  validate.non_negative(smoothness=smoothness)
-
-  @jax.jit
-  def run(classifier, means, key):
-    def mismatch(images):
-      flat = images.reshape(-1, *image_shape)
-      return _mismatch(features(classifier, flat), means)
-
-    def loss(images):
-      return mismatch(images) + smoothness * _total_variation(images)
-
-    shape = (len(means), num_starts, *image_shape)
-    starts = 0.1 * jax.random.normal(key, shape)
-    images = _descend(loss, starts, num_steps, learning_rate, _into_range)
-    return _chosen(images, loss(images), mismatch(images))
+    images = _by_mean(images_of(offsets), num_starts)
+    return _chosen(images, mismatch(offsets))
 
   return run
 
@@ -190,17 +142,7 @@ def _mismatch(features: Array, means: Array) -> Array:
   return distances / squares[:, None]
 
 
-def _total_variation(images: Array) -> Array:
-  """`[M, S]` of `[M, S, H, W, C]`."""
-  flat = images.reshape(-1, *images.shape[2:])
-  return total_variation(flat).reshape(images.shape[:2])
-
-
-def _into_range(images: Array) -> Array:
-  return optax.projections.projection_box(images, -1.0, 1.0)
-
-
-def _descend(loss, start, num_steps, learning_rate, project=lambda x: x):
+def _descend(loss, start, num_steps, learning_rate):
   """Adam on each of `[M, S, ...]` by itself: Adam's steps are elementwise."""
   optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps))
 
@@ -208,14 +150,14 @@ def _descend(loss, start, num_steps, learning_rate, project=lambda x: x):
     values, state = carry
     gradient = jax.grad(lambda v: jnp.sum(loss(v)))(values)
     updates, state = optimizer.update(gradient, state)
-    return (project(optax.apply_updates(values, updates)), state), None
+    return (optax.apply_updates(values, updates), state), None
 
   carry = start, optimizer.init(start)
   (values, _), _ = jax.lax.scan(step, carry, length=num_steps)
   return values
 
 
-def _chosen(images: Array, losses: Array, mismatches: Array) -> Inverted:
-  """Of `[M, S, ...]` the start of least loss for each mean."""
-  best = (jnp.arange(len(losses)), losses.argmin(axis=1))
+def _chosen(images: Array, mismatches: Array) -> Inverted:
+  """Of `[M, S, ...]` the start of least mismatch for each mean."""
+  best = (jnp.arange(len(mismatches)), mismatches.argmin(axis=1))
   return Inverted(to_pixels(images[best]), mismatches[best])

@@ -29,7 +29,6 @@ Color Sequences for Data Visualization", 2021 (https://arxiv.org/abs/2107.02270)
 strong ones first, and ink for its lightest."""
 MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X', '<', '>', 'p')
 LINES = ('-', '--', '-.', ':', (0, (5, 1)), (0, (3, 1, 1, 1)))
-HATCHES = ('', '///', '...', 'xx', '\\\\\\', '++')
 
 
 def colour(index: int) -> str:

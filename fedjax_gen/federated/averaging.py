@@ -207,12 +207,17 @@ def alone(
     variables, kept, metrics = training.run(loss_fn, variables, kept, data, key)
     return (), (variables, kept), metrics
 
-  server = ServerProgram(
+  client = ClientProgram(init_client, view, update)
+  return Algorithm(nothing_server(), (client,))
+
+
+def nothing_server() -> ServerProgram:
+  """A server that receives nothing and sends nothing."""
+  return ServerProgram(
     init=lambda key: (),
     aggregate=aggregates.total(),
     update=lambda server, aggregated, key: (server, {}),
   )
-  return Algorithm(server, (ClientProgram(init_client, view, update),))
 
 
 def pooled(

@@ -208,43 +208,6 @@ def agreement(found: np.ndarray, true: np.ndarray) -> Agreement:
   )
 
 
-def majority(found: np.ndarray, true: np.ndarray, num_found: int) -> np.ndarray:
-  """The true group most common in each group found; to evaluate with only.
-
-  Two groups found may have the same; of true groups equally common it is the
-  lowest.
-
-  Args:
-    found: `[N]` groups in [0, num_found).
-    true: `[N]` whole numbers at or above 0.
-    num_found: G, groups found.
-
-  Returns:
-    `[num_found]` int32.
-
-  Raises:
-    InputError: they are not as many, out of range, or a group found has no
-      client.
-  """
-  validate.positive_int(num_found=num_found)
-  _check_alike(found, true)
-  missing = sorted(set(range(num_found)) ^ set(np.unique(found).tolist()))
-  if missing:
-    raise InputError(
-      f'Expected found to name each group in [0, {num_found}) and no other, '
-      f'got none of, or beyond them, {missing}.'
-    )
-  if np.min(true) < 0:
-    raise InputError(f'Expected true >= 0, got {np.min(true)} in it.')
-  return np.array(
-    [
-      np.bincount(np.asarray(true)[found == g]).argmax()
-      for g in range(num_found)
-    ],
-    np.int32,
-  )
-
-
 def _choose_number(points: np.ndarray, max_groups: int, seed: int) -> int:
   """1, or the number of groups whose silhouette no single group explains."""
   rng = np.random.default_rng(seed)

@@ -132,9 +132,9 @@ def _descended(
 
 def _by_row(num_clients: int) -> Aggregate:
   """Each client's message in its row, and its weight."""
-  by_client = aggregates.by_group(num_clients, keep_weight=True)
+  by_row = aggregates.by_group(num_clients, keep_weight=True)
 
   def partial(messages, infos):
-    return by_client.partial(messages, infos._replace(group=infos.row))
+    return by_row.partial(messages, infos._replace(group=infos.row))
 
-  return by_client._replace(partial=partial)
+  return by_row._replace(partial=partial)

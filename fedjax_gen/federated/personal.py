@@ -24,7 +24,6 @@ from fedjax_gen import fields, trees, validate
 from fedjax_gen.data.federated import Batch, ClientData
 from fedjax_gen.errors import InputError
 from fedjax_gen.federated import (
-  aggregates,
   averaging,
   class_sums,
   local,
@@ -34,12 +33,35 @@ from fedjax_gen.federated.algorithm import (
   Algorithm,
   ClientInfo,
   ClientProgram,
-  ServerProgram,
 )
 from fedjax_gen.federated.averaging import Trainer
 from fedjax_gen.federated.class_sums import ClassSums
 from fedjax_gen.federated.deployment import Deployment, Method
 from fedjax_gen.types import Array, Key, LossFn, Tree, Variables
+
+__all__ = [
+  'Config',
+  'Deployment',
+  'Method',
+  'Model',
+  'Personal',
+  'classification',
+  'client_program',
+  'cross_entropy',
+  'distillation',
+  'equal_classes',
+  'equal_heads',
+  'extra_key',
+  'feature_sums',
+  'first_numbers',
+  'head_deployment',
+  'head_loss',
+  'init_classifier',
+  'local_only',
+  'part_rule',
+  'plain_loss',
+  'with_head',
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +85,7 @@ class Config:
   rematerialise: bool = fields.option(False, local.REMATERIALISE)
 
   def __post_init__(self):
-    validate.one_of(('sgd', 'adam'), optimizer=self.optimizer)
+    fields.check_choices(self)
     validate.positive(
       local_epochs=self.local_epochs, learning_rate=self.learning_rate
     )
@@ -348,15 +370,6 @@ def part_rule(part: str, model: Model) -> Callable[[Tree, Array], Array]:
   return logits
 
 
-def nothing_server() -> ServerProgram:
-  """A server that receives nothing and sends nothing."""
-  return ServerProgram(
-    init=lambda key: (),
-    aggregate=aggregates.total(),
-    update=lambda server, aggregated, key: (server, {}),
-  )
-
-
 def local_only(config: Config, models: Sequence[Model]) -> Method:
   """Every client alone, by cross-entropy; one fleet for each model.
 
@@ -376,6 +389,6 @@ def local_only(config: Config, models: Sequence[Model]) -> Method:
     for model in models
   )
   return Method(
-    Algorithm(nothing_server(), fleets),
+    Algorithm(averaging.nothing_server(), fleets),
     tuple(head_deployment(model) for model in models),
   )

@@ -59,7 +59,8 @@ class Runner:
     self.algorithm = algorithm
     self.samplers = samplers
     self.mapping = mapping
-    self._compiled: Any = None
+    self._is_fitted = False
+    self._made: tuple[Mapping, Any] | None = None
 
   def __call__(
     self,
@@ -70,10 +71,11 @@ class Runner:
   ) -> tuple[FederatedState, RoundMetrics]:
     """Runs rounds; the state given is donated."""
     arguments = self._placed(state, datasets, key, num_rounds)
-    if self._compiled is None:
+    if not self._is_fitted:
       self.mapping = self._fitted(arguments, num_rounds)
-      self._compiled = self._program(self.mapping, arguments[0])
-    return self._compiled(*arguments, num_rounds)
+      self._is_fitted = True
+    program = self._program(self.mapping, arguments[0])
+    return program(*arguments, num_rounds)
 
   def temporary_bytes(
     self,
@@ -84,8 +86,8 @@ class Runner:
   ) -> int:
     """Memory that the program needs beside its arguments and results.
 
-    By the compiler's own analysis, of one device. It compiles, or finds the
-    program in the compilation cache, and runs nothing.
+    By the compiler's own analysis, of one device. It runs nothing, and
+    compiles nothing that such a call has run or will run.
     """
     arguments = self._placed(state, datasets, key, num_rounds)
     return self._needed(self.mapping, arguments, num_rounds)
@@ -128,6 +130,12 @@ class Runner:
     ]
 
   def _program(self, mapping: Mapping, state: FederatedState):
+    """The last one made, if of this mapping: JAX keeps what it compiled."""
+    if self._made is None or self._made[0] != mapping:
+      self._made = mapping, self._jitted(mapping, state)
+    return self._made[1]
+
+  def _jitted(self, mapping: Mapping, state: FederatedState):
     """`(state, datasets, key, num_rounds) -> (state, metrics)`, jitted."""
 
     @functools.partial(

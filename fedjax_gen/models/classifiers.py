@@ -52,13 +52,13 @@ class ClassifierConfig:
   )
 
   def __post_init__(self):
+    fields.check_choices(self)
     if not self.architectures:
       raise InputError('Expected architectures, one at least, got none.')
     for name in self.architectures:
       validate.one_of(EXTRACTORS, architectures=name)
     validate.positive_int(feature_size=self.feature_size)
     validate.positive(width=self.width)
-    validate.one_of(PROJECTIONS, projection=self.projection)
 
 
 class Classifier(NamedTuple):

@@ -87,10 +87,7 @@ def check(config: HyperVaeConfig, spec: DataSpec) -> None:
   )
   for size in config.hidden_sizes:
     validate.positive_int(hidden_sizes=size)
-  validate.one_of(HEADS, head=config.head)
-  validate.one_of(PRIORS, prior=config.prior)
-  validate.one_of(LIPSCHITZ, lipschitz=config.lipschitz)
-  validate.one_of(NORMALISATIONS, normalise=config.normalise)
+  fields.check_choices(config)
   validate.positive(
     code_radius=config.code_radius,
     likelihood_stddev=config.likelihood_stddev,

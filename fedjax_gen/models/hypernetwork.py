@@ -40,6 +40,18 @@ from fedjax_gen.models.hyper_config import NORMALISATIONS, HyperVaeConfig
 from fedjax_gen.models.vae import DataSpec
 from fedjax_gen.types import Array, Key, Tree
 
+__all__ = [
+  'HyperVae',
+  'HyperVaeConfig',
+  'Personal',
+  'build_hyper_vae',
+  'generate',
+  'generate_one',
+  'in_ball',
+  'normalised',
+  'sample_latents',
+]
+
 _MODULES = ('base', 'decoder_head', 'prior_head')
 
 

@@ -3,7 +3,8 @@
 All take `(inputs, condition, mask)`: the condition is a `[B, C]` one-hot label
 or `None`; the mask is `[B]`, the examples that count in batch statistics while
 training, or `None` when running statistics are to be used. An encoder is a
-trunk, `TRUNKS`, with the heads of one or of two levels of latents on top.
+trunk, which `vae_config` chooses, with the heads of one or of two levels of
+latents on top.
 """
 
 from collections.abc import Callable, Sequence

@@ -9,7 +9,6 @@ the data; either may be on top, that is, be drawn first when generating.
 
 from collections.abc import Callable
 import functools
-import math
 from typing import NamedTuple
 
 from flax import core, linen as nn
@@ -28,6 +27,18 @@ from fedjax_gen.models.vae_config import (
   latent_sizes,
 )
 from fedjax_gen.types import Array, Key, Variables
+
+__all__ = [
+  'DataSpec',
+  'Inference',
+  'Vae',
+  'VaeConfig',
+  'build_vae',
+  'fixed_prior',
+  'learnable_prior',
+  'to_pixels',
+  'to_unit',
+]
 
 
 class Inference(NamedTuple):
@@ -252,15 +263,6 @@ def to_unit(inputs: Array) -> Array:
 def to_pixels(data: Array) -> Array:
   """The inverse of `to_unit` for images: [0, 1] becomes uint8."""
   return jnp.round(jnp.clip(data, 0, 1) * 255.0).astype(jnp.uint8)
-
-
-def num_parameters(variables: Variables) -> int:
-  """Number of trainable values: the collections `params`, not statistics."""
-  return sum(
-    math.prod(leaf.shape)
-    for module in variables.values()
-    for leaf in jax.tree.leaves(module.get('params', {}))
-  )
 
 
 def _draw(key: Key | None = None) -> networks.Draw:

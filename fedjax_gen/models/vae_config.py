@@ -96,8 +96,7 @@ def latent_sizes(config: VaeConfig) -> dict[str, int]:
   Raises:
     InputError: a field is out of range or two exclude each other.
   """
-  validate.one_of(HIERARCHIES, hierarchy=config.hierarchy)
-  validate.one_of(('conditional', 'standard'), lower_prior=config.lower_prior)
+  fields.check_choices(config)
   validate.positive_int(latent_size=config.latent_size)
   validate.non_negative_int(z2_size=config.z2_size)
   if config.decode_both and config.hierarchy != 'z1_top':
@@ -117,8 +116,7 @@ def build_modules(
   config: VaeConfig, spec: DataSpec
 ) -> tuple[dict[str, nn.Module], Likelihood]:
   """Networks by module, and likelihood, after checking the configuration."""
-  validate.one_of(MODELS, model=config.model)
-  validate.one_of(networks.NORMS, norm=config.norm)
+  sizes = latent_sizes(config)
   validate.positive_int(
     hidden_size=config.hidden_size, num_classes=spec.num_classes
   )
@@ -141,25 +139,25 @@ def build_modules(
   # Checks that channels and shape fit; the encoders ask for no less.
   decoders.build(config.model, shape, widths)
   modules = {
-    'encoder': _encoder(config),
+    'encoder': _encoder(config, sizes),
     'decoder': decoders.build(family, shape, widths),
   }
   if config.hierarchy != 'none' and config.lower_prior == 'conditional':
     lower = 'z2' if config.hierarchy == 'z1_top' else 'z1'
     modules['transition'] = networks.Transition(
-      latent_sizes(config)[lower], config.hidden_size
+      sizes[lower], config.hidden_size
     )
   return modules, likelihood
 
 
-def _encoder(config: VaeConfig) -> nn.Module:
+def _encoder(config: VaeConfig, sizes: dict[str, int]) -> nn.Module:
   width, norm = config.hidden_size, config.norm
   trunk = {
     'conv': networks.ConvTrunk(tuple(config.channels), width, norm),
     'mlp': networks.MlpTrunk((width, width), norm),
     'dugdale2023': networks.DugdaleTrunk(norm),
   }[config.model]
-  first, *others = latent_sizes(config).values()
+  first, *others = sizes.values()
   if others:
     return networks.TwoLevelEncoder(
       trunk=trunk,

@@ -191,32 +191,6 @@ def gradient_scores(released: Tree, directions: Tree) -> Array:
   return functools.reduce(jnp.add, jax.tree.leaves(products))
 
 
-def loss_scores(
-  loss_fn: clipping.RecordLossFn, variables: Tree, batch: Batch, key: Key
-) -> Array:
-  """Black box: minus the loss of each canary under the final model.
-
-  Weaker than `gradient_scores`: it sees the last variables alone, which forget
-  where training goes on after a canary was drawn.
-
-  Guarantees:
-    Released: nothing; post-processing of the variables, which are released.
-
-  Args:
-    loss_fn: the loss of one record.
-    variables: of the trained model.
-    batch: `[M]` canaries; the mask is not read.
-    key: consumed; each record's slot gives it a key.
-
-  Returns:
-    `[M]` scores; higher says in.
-  """
-  slots = jnp.arange(batch.mask.shape[0])
-  keys = jax.vmap(jax.random.fold_in, (None, 0))(key, slots)
-  losses, _ = jax.vmap(loss_fn, (None, 0, 0))(variables, batch, keys)
-  return -losses
-
-
 def epsilon_lower_bound(
   scores_in: ArrayLike,
   scores_out: ArrayLike,

@@ -88,7 +88,11 @@ class StreamedRunner:
     self.flaws = self._no_flaws
     self._algorithm, self._init_keys = algorithm, init_keys
     self._fleets = tuple(fleets)
-    self._compiled: Any = None
+    self._is_fitted = False
+    # The last one made: JAX keeps what it compiled of it.
+    self._program = functools.lru_cache(1)(
+      functools.partial(_jitted_round, algorithm)
+    )
     self._fetcher, self._prefetch = fetcher, prefetch
     self._thread = futures.ThreadPoolExecutor(1, 'next_cohort')
     self._ahead: _Ahead | None = None
@@ -206,10 +210,10 @@ class StreamedRunner:
         [f.present for f in fetched],
       )
     arguments = self._arguments(state, key, members)
-    if self._compiled is None:
+    if not self._is_fitted:
       self.mapping = self._fitted(arguments)
-      self._compiled = _compiled_round(self._algorithm, self.mapping)
-    after, metrics = self._compiled(*arguments)
+      self._is_fitted = True
+    after, metrics = self._program(self.mapping)(*arguments)
     tables = self._written(tables, fetched, after.fleets)
     if self._prefetch:
       self._ahead = _Ahead(tables, key, coming)
@@ -223,8 +227,7 @@ class StreamedRunner:
     return server, number, members, key, self._init_keys
 
   def _needed(self, mapping, arguments) -> int:
-    program = _compiled_round(self._algorithm, mapping)
-    return fitting.needed_bytes(program.lower(*arguments))
+    return fitting.needed_bytes(self._program(mapping).lower(*arguments))
 
   def _fitted(self, arguments) -> Mapping:
     _, _, members, *_ = arguments
@@ -329,7 +332,7 @@ def streamed_runner(
   )
 
 
-def _compiled_round(algorithm: Algorithm, mapping: Mapping):
+def _jitted_round(algorithm: Algorithm, mapping: Mapping):
   """`(server, round, members, key, init keys) -> (state, metrics)`."""
 
   @functools.partial(

@@ -14,8 +14,9 @@ from fedjax_gen.algorithms import fedvae
 from fedjax_gen.data.federated import Batch
 from fedjax_gen.errors import InputError
 from fedjax_gen.federated import rounds
-from fedjax_gen.models import elbo, vae as vaes
+from fedjax_gen.models import elbo
 from tests.algorithms import digits
+from tests.models.counting import num_parameters
 
 _CONFIG = fedvae.Config(local_epochs=2, batch_size=4, learning_rate=1e-2)
 _KEY = jax.random.key(1)
@@ -91,7 +92,7 @@ class FedVaeTest(parameterized.TestCase):
   def test_traffic_is_the_model_both_ways(self):
     data = [digits.clients(3)]
     variables = digits.small_vae().init(jax.random.key(0))
-    size = 4 * vaes.num_parameters(variables)
+    size = 4 * num_parameters(variables)
     federated = fedvae.fedvae(_CONFIG, digits.small_vae())
     self.assertEqual(
       rounds.traffic(federated, data), (rounds.Traffic(size, size),)

@@ -19,6 +19,7 @@ from fedjax_gen.federated.algorithm import ClientInfo
 from fedjax_gen.models import priors, vae as vaes
 from fedjax_gen.models.vae import DataSpec, VaeConfig
 from tests.algorithms import digits
+from tests.models.counting import num_parameters
 
 _CONFIG = fissionvae.Config(
   local_epochs=2, batch_size=4, learning_rate=1e-2, prior_distance=6.0
@@ -332,7 +333,7 @@ class FleetsTest(parameterized.TestCase):
     fission = self._fission()
     data = fissionvae.fleet_datasets(fission, _data((0, 1, 2, 0)))
     sizes = [
-      4 * vaes.num_parameters(vae.init(jax.random.key(0)))
+      4 * num_parameters(vae.init(jax.random.key(0)))
       for vae in (fission.models[0], fission.models[1])
     ]
     self.assertNotEqual(*sizes)
@@ -368,7 +369,7 @@ class TrafficTest(parameterized.TestCase):
     self, sharing, config, down, up
   ):
     fission = fissionvae.fissionvae(config, [_vae()] * 2, sharing)
-    model = 4 * vaes.num_parameters(_vae().init(jax.random.key(0)))
+    model = 4 * num_parameters(_vae().init(jax.random.key(0)))
     self.assertEqual(
       rounds.traffic(fission.algorithm, [_data()]),
       (rounds.Traffic(model + down, model + up),),

@@ -12,6 +12,7 @@ from benchmarks.tasks import Task
 from fedjax_gen.algorithms import fissionvae
 from fedjax_gen.data.federated import Batch
 from fedjax_gen.models import elbo, vae as vaes
+from tests.models.counting import num_parameters
 
 torch = pytest.importorskip('torch')
 torch_systems = pytest.importorskip('benchmarks.contestants.torch_systems')
@@ -86,7 +87,7 @@ def test_the_loss_is_the_librarys_to_rounding(name):
 @pytest.mark.parametrize('name', CASES)
 def test_parameters_are_as_many(name):
   variables = jax.eval_shape(CASES[name][0]().init, jax.random.key(0))
-  expected = vaes.num_parameters(variables)
+  expected = num_parameters(variables)
   assert name != 'fedvae_paper' or expected == 11_087_731
   for model in torch_systems.MODELS[name][0]():
     assert sum(one.numel() for one in model.parameters()) == expected

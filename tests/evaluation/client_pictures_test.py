@@ -11,16 +11,8 @@ def _clients(path):
   return client_pictures.draw_clients(values, path, client_names='xyz')
 
 
-def _privacy(path):
-  curves = {'ours': [(8, 0.7), (np.inf, 0.8), (1, 0.5)], 'theirs': [(3, 0.6)]}
-  return client_pictures.draw_privacy(curves, path, references={'none': 0.4})
-
-
-@pytest.mark.parametrize('draw', [_clients, _privacy])
-def test_picture_is_a_light_reproducible_png_without_global_traces(
-  draw, tmp_path
-):
-  drawing.check_light_and_reproducible(draw, tmp_path)
+def test_picture_is_a_light_reproducible_png_without_global_traces(tmp_path):
+  drawing.check_light_and_reproducible(_clients, tmp_path)
 
 
 class DrawnTest(drawing.DrawnTestCase):
@@ -44,20 +36,6 @@ class DrawnTest(drawing.DrawnTestCase):
     self.assertLen(shown, 40)
     self.assertEqual((shown[0], shown[-1]), (0.0, 0.99))
 
-  def test_no_privacy_is_drawn_apart_at_the_right(self):
-    _privacy('x')
-    axes = self.charts[-1].axes[0]
-    np.testing.assert_array_equal(self.lines()['ours'], [[1, 8], [0.5, 0.7]])
-    names = [text.get_text() for text in axes.get_xticklabels()]
-    self.assertEqual(names, ['1', '3', '8', '∞'])
-    apart = axes.lines[1].get_data()
-    np.testing.assert_array_equal(apart[1], [0.8])
-    self.assertGreater(apart[0][0], 8)
-    client_pictures.draw_privacy({'a': [(np.inf, 0.5)]}, 'x')
-    axes = self.charts[-1].axes[0]
-    names = [text.get_text() for text in axes.get_xticklabels()]
-    self.assertEqual(names, ['∞'])
-
 
 @pytest.mark.parametrize(
   'call, message',
@@ -71,11 +49,6 @@ class DrawnTest(drawing.DrawnTestCase):
         {'local': np.ones(2)}, p, client_names='abc'
       ),
       'Expected 3 of local, got 2',
-    ),
-    (lambda p: client_pictures.draw_privacy({}, p), 'curves of one'),
-    (
-      lambda p: client_pictures.draw_privacy({'a': [(0.0, 1.0)]}, p),
-      "epsilon > 0 and value in curve 'a'",
     ),
   ],
 )

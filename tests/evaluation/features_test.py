@@ -126,18 +126,6 @@ def test_colour_images_of_other_sizes_can_be_classified():
   assert classifier.features(inputs).shape == (40, 128)
 
 
-def test_pca_features_are_centred_uncorrelated_and_named_as_such(digits):
-  made = features.pca_extractor(digits.train_inputs, num_features=5)
-  outputs = made.features(digits.train_inputs)
-  assert made.name == 'pca5' and made.probabilities is None
-  covariance = np.cov(outputs.T)
-  np.testing.assert_allclose(outputs.mean(axis=0), 0, atol=1e-4)
-  off_diagonal = covariance - np.diag(np.diag(covariance))
-  np.testing.assert_allclose(off_diagonal, 0, atol=1e-4)
-  few = features.pca_extractor(digits.train_inputs[:10], num_features=10)
-  assert few.features(digits.test_inputs).shape == (360, 10)
-
-
 def test_unusable_input_is_refused_by_name(digits):
   def made(**changes):
     return features.classifier_extractor(
@@ -152,8 +140,6 @@ def test_unusable_input_is_refused_by_name(digits):
     made(train_labels=digits.train_labels + 5)
   with pytest.raises(InputError, match='test_labels to be 360'):
     made(test_labels=digits.test_labels[:3])
-  with pytest.raises(InputError, match='num_features <= 64'):
-    features.pca_extractor(digits.train_inputs, num_features=65)
   with pytest.raises(InputError, match='num_steps'):
     classifiers.train(
       digits.train_inputs,

@@ -156,22 +156,6 @@ def test_images_are_sorted_by_the_group_that_was_asked_for():
     group_pictures.by_group(images, requested, ('a', 'b', 'a'))
 
 
-def test_samples_of_a_group_stand_in_its_row(tmp_path):
-  images = np.concatenate(_GREY[0])
-  requested = np.repeat([1, 0], _NUM)
-  path = tmp_path / 'samples.png'
-  group_pictures.group_samples(
-    images, requested, ('first', 'second'), path, columns=4
-  )
-  picture = _read(path)
-  left = 12 + int(theme.font(14).getlength('second')) + 12
-  assert picture.shape[:2] == (12 + 72 + 6 + 72 + 12, left + 4 * 60 - 6 + 12)
-  for group, inputs in ((0, _GREY[0, 1]), (1, _GREY[0, 0])):
-    y = 12 + 78 * group
-    image = picture[y : y + 72, left : left + 54, 0]
-    np.testing.assert_array_equal(image[4::9, 4::9], inputs[0, ..., 0])
-
-
 def test_interpolations_stand_step_under_step(tmp_path):
   path = tmp_path / 'ways.png'
   rows = {
@@ -190,7 +174,7 @@ def test_interpolations_stand_step_under_step(tmp_path):
 
 def test_unusable_arguments_are_refused_and_write_nothing(tmp_path):
   path = tmp_path / 'picture.png'
-  images, requested = _GREY[0, 0], np.zeros(_NUM, int)
+  images = _GREY[0, 0]
   with pytest.raises(InputError, match='at least one group'):
     group_pictures.group_rows({}, path)
   with pytest.raises(InputError, match='at least one group'):
@@ -201,8 +185,6 @@ def test_unusable_arguments_are_refused_and_write_nothing(tmp_path):
     group_pictures.group_rows({'m': {'a': images, 'b': images[:, :5]}}, path)
   with pytest.raises(InputError, match='columns'):
     group_pictures.group_rows(_rows(_GREY), path, columns=0)
-  with pytest.raises(InputError, match='columns'):
-    group_pictures.group_samples(images, requested, ['a'], path, columns=0)
   with pytest.raises(InputError, match='at least one row'):
     group_pictures.interpolations({}, path)
   for other in (images[:1], images[:3]):

@@ -12,23 +12,12 @@ from fedjax_gen.evaluation import inversion, inversion_audit
 from fedjax_gen.models.classifiers import to_pixels, to_signed
 
 _SHAPE = (8, 8, 1)
-_MATRIX = jax.random.orthogonal(jax.random.key(0), 64)
 
 
 def _decode(generator, latents):
   """A perfect decoder of features that are the pixels themselves."""
   del generator  # it has no variables
   return latents.reshape(-1, *_SHAPE)
-
-
-def _features(classifier, images):
-  """All that a linear extractor of as many features keeps: everything."""
-  return images.reshape(-1, 64) @ classifier
-
-
-@functools.cache
-def _pixel_search():
-  return inversion.pixel_search(_features, _SHAPE, num_starts=2)
 
 
 @functools.cache
@@ -163,20 +152,6 @@ def test_the_first_image_is_that_of_the_mean_and_the_others_spread():
   np.testing.assert_allclose(spread.mean(), 0.1, atol=0.01)
 
 
-def test_a_linear_extractor_is_inverted_pixel_by_pixel(digits):
-  records = digits.train_inputs[:3]
-  means = _features(_MATRIX, to_signed(jnp.asarray(records)))
-  found = _pixel_search()(_MATRIX, means, jax.random.key(0))
-  assert found.images.dtype == jnp.uint8
-  assert np.all(found.mismatches < 1e-2)
-  for number, image in enumerate(np.asarray(found.images)):
-    own, other = (
-      inversion_audit.best_match(image[None], records[[n % 3]])[0]
-      for n in (number, number + 1)
-    )
-    assert own > 20 > other
-
-
 def test_a_latent_is_found_that_the_mean_itself_is_not(digits):
   records = digits.train_inputs[:3]
   # Grey enough for tanh, and features of another scale than latents.
@@ -216,13 +191,9 @@ def test_unusable_arguments_are_refused_by_name(digits):
       ),
       'num_images',
     ),
-    (lambda: inversion.latent_search(_features, _decode, num_steps=0), 'steps'),
+    (lambda: inversion.latent_search(None, _decode, num_steps=0), 'steps'),
     (
-      lambda: inversion.pixel_search(_features, _SHAPE, smoothness=-1.0),
-      'smoothness',
-    ),
-    (
-      lambda: inversion.pixel_search(_features, _SHAPE, learning_rate=0.0),
+      lambda: inversion.latent_search(None, _decode, learning_rate=0.0),
       'learning_rate',
     ),
   ):

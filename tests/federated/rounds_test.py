@@ -28,6 +28,22 @@ def _start(algorithm, *datasets):
   return rounds.init_state(algorithm, datasets, jax.random.key(0))
 
 
+def _num_compiled(call):
+  """Programs that XLA compiles in a call."""
+  events = []
+
+  def listen(event, seconds, **details):
+    del seconds, details
+    events.append(event)
+
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  try:
+    call()
+  finally:
+    jax.monitoring.unregister_event_duration_listener(listen)
+  return events.count('/jax/core/compile/backend_compile_duration')
+
+
 class RoundsTest(parameterized.TestCase):
   def test_four_rounds_are_two_and_two(self):
     data = toys.dataset([3, 5, 4])
@@ -53,6 +69,22 @@ class RoundsTest(parameterized.TestCase):
     for _ in range(5):
       state, _ = run(state, [data], _KEY, 2)
     self.assertEqual(int(state.round), 10)
+
+  @parameterized.parameters(True, False)
+  def test_to_ask_for_memory_compiles_nothing_more(self, asks_first):
+    data = [toys.dataset([4, 4])]
+    run = rounds.round_runner(toys.mean_estimation())
+    states = [jax.block_until_ready(_start(run.algorithm, *data)) for _ in '12']
+
+    def ask():
+      self.assertGreater(run.temporary_bytes(states.pop(), data, _KEY, 2), 0)
+
+    def go():
+      jax.block_until_ready(run(states.pop(), data, _KEY, 2))
+
+    first, second = (ask, go) if asks_first else (go, ask)
+    self.assertGreater(_num_compiled(first), 0)
+    self.assertEqual(_num_compiled(second), 0)
 
   def test_state_keeps_its_structure_and_is_donated(self):
     data = toys.dataset([4, 4])

@@ -32,6 +32,17 @@ def _shapes(name, shape, widths):
   return module, jax.eval_shape(init, jax.random.key(0))
 
 
+def _output_shape(name, shape, widths):
+  """Of two latents decoded while training: nothing is computed."""
+  module, variables = _shapes(name, shape, widths)
+  latents = jax.ShapeDtypeStruct((2, _NUM_LATENTS), jnp.float32)
+  condition = jax.ShapeDtypeStruct((2, _NUM_CLASSES), jnp.float32)
+  mask = jax.ShapeDtypeStruct((2,), bool)
+  apply = functools.partial(module.apply, mutable=['batch_stats'])
+  outputs, _ = jax.eval_shape(apply, variables, latents, condition, mask)
+  return outputs.shape
+
+
 def _tiny(name, shape=_TINY_SHAPE, **fields):
   """A module that computes in no time, and its variables."""
   module = decoders.build(name, shape, _TINY._replace(**fields))
@@ -50,13 +61,8 @@ class ShapesTest(parameterized.TestCase):
     shape=[(7, 7, 1), (28, 28, 1), (32, 32, 3), (30, 21, 3)],
   )
   def test_every_family_gives_the_shape_back(self, name, shape):
-    module, variables = _shapes(name, shape, Widths((8, 6, 4), 16, 'batch'))
-    latents = jax.ShapeDtypeStruct((2, _NUM_LATENTS), jnp.float32)
-    condition = jax.ShapeDtypeStruct((2, _NUM_CLASSES), jnp.float32)
-    mask = jax.ShapeDtypeStruct((2,), bool)
-    apply = functools.partial(module.apply, mutable=['batch_stats'])
-    outputs, _ = jax.eval_shape(apply, variables, latents, condition, mask)
-    self.assertEqual(outputs.shape, (2, *shape))
+    widths = Widths((8, 6, 4), 16, 'batch')
+    self.assertEqual(_output_shape(name, shape, widths), (2, *shape))
 
   def test_mlp_takes_features(self):
     module, variables = _shapes('mlp', (6,), _TINY)
@@ -208,7 +214,8 @@ class BuildTest(parameterized.TestCase):
 
   @parameterized.parameters('mlp', 'dugdale2023')
   def test_families_without_doublings_need_none(self, name):
-    decoders.build(name, (8, 8, 1), _TINY._replace(channels=()))
+    widths = _TINY._replace(channels=())
+    self.assertEqual(_output_shape(name, (8, 8, 1), widths), (2, 8, 8, 1))
 
   def test_the_published_family_refuses_what_does_not_fit(self):
     with self.assertRaisesRegex(InputError, "'batch'.*got norm='group'"):

@@ -16,6 +16,7 @@ from fedjax_gen.errors import InputError
 from fedjax_gen.losses import gaussian
 from fedjax_gen.models import elbo, networks, vae as vaes
 from fedjax_gen.models.vae import DataSpec, VaeConfig
+from tests.models.counting import num_parameters
 
 _SPEC = DataSpec((3,), 2)
 _BASE = VaeConfig(
@@ -432,8 +433,8 @@ class PriorTest(parameterized.TestCase):
   def test_only_what_is_learned_counts_as_a_parameter(self):
     means = {'z': jnp.ones(5)}
     fixed, learned = vaes.fixed_prior(means), vaes.learnable_prior(means)
-    self.assertEqual(vaes.num_parameters({'prior': fixed}), 0)
-    self.assertEqual(vaes.num_parameters({'prior': learned}), 10)
+    self.assertEqual(num_parameters({'prior': fixed}), 0)
+    self.assertEqual(num_parameters({'prior': learned}), 10)
 
   def test_a_learned_log_variance_stays_in_range(self):
     far = {'mean': jnp.zeros(2), 'logvar': jnp.array([-99.0, 99.0])}
@@ -481,9 +482,7 @@ class SizesTest(parameterized.TestCase):
   def test_numbers_of_parameters_by_hand(self, config, expected):
     _, variables = _model(config)
     self.assertEqual(
-      {
-        name: vaes.num_parameters({name: variables[name]}) for name in variables
-      },
+      {name: num_parameters({name: variables[name]}) for name in variables},
       expected,
     )
 

@@ -12,7 +12,8 @@ import numpy as np
 from fedjax_gen.errors import InputError
 from fedjax_gen.models import hyper_config, hyper_layers, hypernetwork
 from fedjax_gen.models.hypernetwork import HyperVaeConfig
-from fedjax_gen.models.vae import DataSpec, num_parameters
+from fedjax_gen.models.vae import DataSpec
+from tests.models.counting import num_parameters
 
 _SPEC = DataSpec((5,), 3)
 _TINY = HyperVaeConfig(

@@ -12,6 +12,7 @@ import numpy as np
 from fedjax_gen.errors import InputError
 from fedjax_gen.models import networks, vae, vae_config
 from fedjax_gen.models.vae import DataSpec, VaeConfig
+from tests.models.counting import num_parameters
 
 _MNIST = DataSpec((28, 28, 1), 10)
 _PUBLISHED = VaeConfig(
@@ -49,22 +50,22 @@ class SizesTest(parameterized.TestCase):
     transposed = (9 * 32 * 16 + 16) + (9 * 16 * 1 + 1)
     expected['decoder'] = dense + transposed + 2 * 16 + 2 * 1
     for name, number in expected.items():
-      self.assertEqual(vae.num_parameters({name: variables[name]}), number)
-    self.assertEqual(vae.num_parameters(variables), 11_087_731)
+      self.assertEqual(num_parameters({name: variables[name]}), number)
+    self.assertEqual(num_parameters(variables), 11_087_731)
 
   @parameterized.parameters(
     {'latent_size': 199}, {'conditional': True}, {'norm': 'none'}
   )
   def test_dugdale2023_has_another_number_with_another_setting(self, **field):
     _, variables = _shapes(dataclasses.replace(_PUBLISHED, **field), _MNIST)
-    self.assertNotEqual(vae.num_parameters(variables), 11_087_731)
+    self.assertNotEqual(num_parameters(variables), 11_087_731)
 
   def test_running_statistics_are_not_counted_as_parameters(self):
     _, variables = _shapes(VaeConfig(norm='batch'), _MNIST)
     leaves = jax.tree.leaves(variables['encoder'])
     # A mean and a variance for each of 32 + 64 channels.
     self.assertEqual(
-      vae.num_parameters({'encoder': variables['encoder']}),
+      num_parameters({'encoder': variables['encoder']}),
       sum(leaf.size for leaf in leaves) - 2 * (32 + 64),
     )
 
