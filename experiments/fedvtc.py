@@ -157,8 +157,6 @@ def _train(
     best_metric='accuracy',
     trained=engine.trained,
   )
-  # To be asked, the program is compiled once more: found where it was kept when
-  # it was compiled for training, but with --compilation_cache=off anew.
   num_rounds = min(run.rounds_per_step, run.rounds)
   return Trained(result, engine.round_bytes(result.state, num_rounds))
 
