@@ -14,7 +14,7 @@ Fields are int, float, bool, str, tuples of one of them ('1,2,3' on the command
 line), or one of these or None.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 import dataclasses
 import difflib
 import inspect
@@ -167,7 +167,7 @@ class _Switch(flags.BooleanParser):
 class _Parser(flags.ArgumentParser):
   """Parses one value, or a tuple of them, and says what it expected."""
 
-  def __init__(self, kind: Any, choices: Sequence[Any] | None):
+  def __init__(self, kind: Any, choices: Collection[Any] | None):
     self._item = _item(kind)
     self._is_tuple = typing.get_origin(kind) is tuple
     self._choices = choices

@@ -22,9 +22,10 @@ def option(
   Args:
     default: of the field and the flag.
     help_text: one sentence.
-    choices: the values allowed, None for any. The command line is held to
-      them; values from Python are if the dataclass says so (`check_choices`) or
-      what takes it.
+    choices: the values allowed, None for any; a registry itself, and not a copy
+      of its names, where rows may be added. The command line is held to them;
+      values from Python are if the dataclass says so (`check_choices`) or what
+      takes it.
     placeholder: what `--help` writes in place of a value, as in --workdir=DIR;
       '' for the word for its type.
     recorded: False for what cannot change a run's numbers.

@@ -77,7 +77,7 @@ class Config:
     0.0, 'of the mentee; 0 for that of the clients'
   )
   fedkd_architecture: str = fields.option(
-    'cnn', 'of the mentee', choices=tuple(EXTRACTORS)
+    'cnn', 'of the mentee', choices=EXTRACTORS
   )
   fedkd_width: float = fields.option(
     0.0, 'width of the mentee; 0 for that of the clients'

@@ -74,7 +74,7 @@ class Config(averaging.Config):
   prior_strategy: str = fields.option(
     'one_hot',
     'where the means of the groups’ priors lie',
-    choices=tuple(priors.STRATEGIES),
+    choices=priors.STRATEGIES,
   )
   prior_distance: float = fields.option(
     4.0,

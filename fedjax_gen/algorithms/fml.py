@@ -53,7 +53,7 @@ class Config:
     0.5, 'beta, the same of the meme model’s loss'
   )
   fml_architecture: str = fields.option(
-    'cnn', 'of the meme model', choices=tuple(EXTRACTORS)
+    'cnn', 'of the meme model', choices=EXTRACTORS
   )
   fml_width: float = fields.option(
     0.0, 'width of the meme model; 0 for that of the clients'

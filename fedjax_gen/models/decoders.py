@@ -5,7 +5,7 @@ family is a module here and a row of `DECODERS`; flags, checks and every
 algorithm follow.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 import functools
 import math
 from typing import NamedTuple
@@ -265,7 +265,7 @@ def _dugdale2023(shape: tuple[int, ...], widths: Widths) -> nn.Module:
   return DugdaleDecoder(tuple(shape), widths.norm)
 
 
-DECODERS: Mapping[str, Callable[[tuple[int, ...], Widths], nn.Module]] = {
+DECODERS: dict[str, Callable[[tuple[int, ...], Widths], nn.Module]] = {
   'conv': _doubling('conv', ConvDecoder),
   'resize': _doubling('resize', ResizeDecoder),
   'residual': _doubling('residual', ResidualDecoder),

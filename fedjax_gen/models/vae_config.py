@@ -1,7 +1,8 @@
 """What a VAE is asked to be, and the networks that make it so."""
 
+import collections
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from flax import linen as nn
 
@@ -45,7 +46,8 @@ class VaeConfig:
   decoder: str = fields.option(
     'same',
     'Decoder, if another than that of the model',
-    choices=('same', *decoders.DECODERS),
+    # As they are when it is asked: families may be added.
+    choices=collections.ChainMap[str, Any](decoders.DECODERS, {'same': None}),
   )
   latent_size: int = fields.option(
     16, 'Z, dimensions of the latent space; of z1 if two'
