@@ -10,7 +10,12 @@ import numpy as np
 from fedjax_gen import trees
 from fedjax_gen.data.federated import FederatedDataset
 from fedjax_gen.federated import rounds
-from fedjax_gen.federated.algorithm import Algorithm, ClientInfo, ClientProgram
+from fedjax_gen.federated.algorithm import (
+  Algorithm,
+  ClientInfo,
+  ClientKeys,
+  ClientProgram,
+)
 from fedjax_gen.types import Key
 
 
@@ -111,8 +116,9 @@ def _work(program: ClientProgram, aggregate):
       present=jnp.ones((), bool),
     )
     view = program.view(server, info)
+    own = jax.random.fold_in(key, row)
     message, client, metrics = program.update(
-      view, client, data.client(row), jax.random.fold_in(key, row)
+      view, client, data.client(row), ClientKeys(own, own)
     )
     one = jax.tree.map(lambda leaf: leaf[None], (message, info))
     return aggregate.partial(*one), client, metrics

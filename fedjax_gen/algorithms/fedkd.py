@@ -271,8 +271,8 @@ def _client(config, training, model, mentee, first, num_rounds):
     receive=lambda view, own: {**own, 'mentee': view['mentee']},
   )
 
-  def update(view, client, data, key):
-    message, client, metrics = whole.update(view, client, data, key)
+  def update(view, client, data, keys):
+    message, client, metrics = whole.update(view, client, data, keys)
     cut = low_rank(message, config.energy(view['round'], num_rounds))
     return cut.tree, client, {**metrics, 'sent_floats': cut.num_floats}
 

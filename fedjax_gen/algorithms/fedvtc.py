@@ -44,6 +44,7 @@ from fedjax_gen.federated import (
 from fedjax_gen.federated.algorithm import (
   Algorithm,
   ClientInfo,
+  ClientKeys,
   ClientProgram,
   ServerProgram,
 )
@@ -270,11 +271,11 @@ class Client(NamedTuple):
     return VtcClient(own, generator if is_local else (), state)
 
   def update(
-    self, view: Tree, client: VtcClient, data: ClientData, key: Key
+    self, view: Tree, client: VtcClient, data: ClientData, keys: ClientKeys
   ) -> tuple[Tree, VtcClient, Metrics]:
     """A round: fine-tuning, the classifier, the generator, the message."""
     # As every method of `personal`: the same order of examples.
-    train_key, own_key = jax.random.split(key)
+    train_key, own_key = jax.random.split(keys.own)
     finetune_key, generator_key = jax.random.split(own_key)
     variables = client.own.variables
     if self.config.finetune == 'every_round':

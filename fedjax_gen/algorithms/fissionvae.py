@@ -230,13 +230,13 @@ class _Clients(NamedTuple):
       received['beta'] = self.config.beta * jnp.minimum(share, 1.0)
     return received
 
-  def update(self, view, client, data, key):
+  def update(self, view, client, data, keys):
     variables, kept, metrics = self.training.run(
       elbo_loss(self.vae, view.get('beta', self.config.beta)),
       self._assembled(view['modules'], view.get('group')),
       client,
       data,
-      key,
+      keys.own,
     )
     trained = {name: variables[_role(name)] for name in self.parts}
     return trees.subtract(view['modules'], trained), kept, metrics

@@ -35,6 +35,21 @@ class ClientInfo(NamedTuple):
   present: Array
 
 
+class ClientKeys(NamedTuple):
+  """What a client draws from in one round, two keys that are both consumed.
+
+  Attributes:
+    own: the client's alone. In a private run it is secret
+      (`privacy.secret_keys`); on a real site it comes from the site's own
+      entropy. Batches, dropout and noise are drawn from it.
+    shared: the same for all clients of the round, and known to the server: for
+      draws on which clients have to agree. Nothing secret may depend on it.
+  """
+
+  own: Key
+  shared: Key
+
+
 class ClientProgram(NamedTuple):
   """The work of one client, written for one client; the engine maps it.
 
@@ -42,14 +57,17 @@ class ClientProgram(NamedTuple):
     init: `(key, info) -> client`, the private state it keeps between rounds;
       `()` for a client that keeps nothing.
     view: `(server, info) -> view`, all that the server sends down.
-    update: `(view, client, data, key) -> (message, client, metrics)`; the
+    update: `(view, client, data, keys) -> (message, client, metrics)`; the
       message is all that goes up, the metrics are scalars for the log of the
-      simulation (they never reach the server program).
+      simulation (they never reach the server program). `keys` are
+      `ClientKeys`.
   """
 
   init: Callable[[Key, ClientInfo], Tree]
   view: Callable[[Tree, ClientInfo], Tree]
-  update: Callable[[Tree, Tree, ClientData, Key], tuple[Tree, Tree, Metrics]]
+  update: Callable[
+    [Tree, Tree, ClientData, ClientKeys], tuple[Tree, Tree, Metrics]
+  ]
 
 
 class ServerProgram(NamedTuple):
@@ -58,7 +76,8 @@ class ServerProgram(NamedTuple):
   Attributes:
     init: `key -> server`.
     aggregate: how messages become sums and sums become one tree.
-    update: `(server, aggregated, key) -> (server, metrics)`.
+    update: `(server, aggregated, key) -> (server, metrics)`; the key is the
+      server's alone, and secret in a private run.
   """
 
   init: Callable[[Key], Tree]

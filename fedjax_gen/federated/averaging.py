@@ -156,8 +156,10 @@ def averaged(
     del info  # everyone receives the same model
     return server.variables
 
-  def update(view, client, data, key):
-    variables, kept, metrics = training.run(loss_fn, view, client, data, key)
+  def update(view, client, data, keys):
+    variables, kept, metrics = training.run(
+      loss_fn, view, client, data, keys.own
+    )
     return trees.subtract(view, variables), kept, metrics
 
   server = servers.learned_server(
@@ -201,10 +203,12 @@ def alone(
     del server, info
     return ()
 
-  def update(view, client, data, key):
+  def update(view, client, data, keys):
     del view
     variables, kept = client
-    variables, kept, metrics = training.run(loss_fn, variables, kept, data, key)
+    variables, kept, metrics = training.run(
+      loss_fn, variables, kept, data, keys.own
+    )
     return (), (variables, kept), metrics
 
   client = ClientProgram(init_client, view, update)

@@ -9,8 +9,15 @@ import jax.numpy as jnp
 from fedjax_gen.data.federated import FederatedDataset
 from fedjax_gen.errors import InputError
 from fedjax_gen.federated import sampling
-from fedjax_gen.federated.algorithm import Algorithm, ClientInfo
+from fedjax_gen.federated.algorithm import (
+  Algorithm,
+  ClientInfo,
+  ClientKeys,
+)
 from fedjax_gen.types import Array, Key
+
+# Folded into a run's key where one key is given for everything.
+_SHARED = 2**31 - 1
 
 
 class Member(NamedTuple):
@@ -18,13 +25,52 @@ class Member(NamedTuple):
 
   info: ClientInfo
   slot: Array  # where the data set holds it; its row, if that is everyone's
-  key: Key
+  keys: ClientKeys
+
+
+class RunKeys(NamedTuple):
+  """The keys of a run; rounds fold in their number, and consume neither.
+
+  Attributes:
+    own: of what is each participant's alone: who is sampled, what clients and
+      the server draw. Secret in a private run.
+    shared: of what all may know.
+  """
+
+  own: Key
+  shared: Key
+
+
+def run_keys(key: Key | RunKeys) -> RunKeys:
+  """The keys of a run that was given one for everything."""
+  if isinstance(key, RunKeys):
+    return key
+  return RunKeys(key, jax.random.fold_in(key, _SHARED))
+
+
+def client_keys(
+  own: Key, shared: Key, round_number: Array | int, rows: Array
+) -> ClientKeys:
+  """The keys of a cohort's clients in one round, `[K]`.
+
+  Args:
+    own: of the fleet's clients in this round; see `round_keys`.
+    shared: of the run.
+    round_number: rounds done before this one.
+    rows: `[K]` rows of the clients in their population. A client's key follows
+      its row, and not its slot: who else was sampled changes nothing.
+  """
+  shared = jax.random.fold_in(shared, round_number)
+  return ClientKeys(
+    jax.vmap(jax.random.fold_in, (None, 0))(own, rows),
+    jnp.broadcast_to(shared, rows.shape),
+  )
 
 
 def draw_cohorts(
   samplers: Sequence[sampling.Sampler],
   datasets: Sequence[FederatedDataset],
-  key: Key,
+  key: Key | RunKeys,
   round_number: Array | int,
 ) -> tuple[sampling.Cohort, ...]:
   """Who takes part in a round, which does not depend on any before.
@@ -32,10 +78,11 @@ def draw_cohorts(
   Args:
     samplers: one for each fleet.
     datasets: the clients of each fleet; samplers read their sizes.
-    key: the run's key, not consumed.
+    key: the run's, not consumed.
     round_number: rounds done before this one.
   """
-  _, sample_keys, _ = round_keys(key, round_number, len(datasets))
+  own = run_keys(key).own
+  _, sample_keys, _ = round_keys(own, round_number, len(datasets))
   return tuple(
     sampler(sample_key, data)
     for sampler, data, sample_key in zip(

@@ -197,8 +197,8 @@ def client_program(
     number = (first_number + info.row).astype(jnp.int32)
     return Personal(variables, training.init(variables), number)
 
-  def update(view, client, data, key):
-    train_key, send_key = jax.random.split(key)
+  def update(view, client, data, keys):
+    train_key, send_key = jax.random.split(keys.own)
     variables, kept, metrics = training.run(
       loss(view),
       receive(view, client.variables),

@@ -14,7 +14,7 @@ from fedjax_gen.federated.algorithm import (
   ClientProgram,
   FederatedState,
 )
-from fedjax_gen.federated.cohorts import Member
+from fedjax_gen.federated.cohorts import Member, RunKeys
 from fedjax_gen.federated.lanes import Work, map_population
 from fedjax_gen.federated.mapping import Mapping
 from fedjax_gen.types import Array, Key, Metrics
@@ -38,7 +38,7 @@ def federated_round(
   algorithm: Algorithm,
   state: FederatedState,
   datasets: Sequence[FederatedDataset],
-  key: Key,
+  key: Key | RunKeys,
   *,
   samplers: Sequence[sampling.Sampler],
   mapping: Mapping = Mapping(),
@@ -49,8 +49,9 @@ def federated_round(
     algorithm: the algorithm.
     state: what the last round left.
     datasets: the clients of each fleet.
-    key: the run's key. It is not consumed: each round folds in its number,
-      so a resumed run draws what the uninterrupted one would have drawn.
+    key: the run's, one for everything or `RunKeys`. It is not consumed: each
+      round folds in its number, so a resumed run draws what the uninterrupted
+      one would have drawn.
     samplers: who takes part, one for each fleet.
     mapping: how clients are laid over time and devices.
 
@@ -73,7 +74,7 @@ def cohort_round(
   algorithm: Algorithm,
   state: FederatedState,
   datasets: Sequence[FederatedDataset],
-  key: Key,
+  key: Key | RunKeys,
   *,
   cohorts: Sequence[sampling.Cohort],
   slots: Sequence[Array],
@@ -89,7 +90,7 @@ def cohort_round(
     algorithm: the algorithm.
     state: what the last round left; leaves of `fleets` as the data sets' axis.
     datasets: of each fleet the clients that slots name.
-    key: the run's key, not consumed.
+    key: the run's, not consumed.
     cohorts: one for each fleet, `[K]` rows of the population.
     slots: for each fleet `[K]` distinct places of the cohort's clients in data
       set and state.
@@ -99,17 +100,19 @@ def cohort_round(
     The state after the round, and its metrics.
   """
   aggregate = algorithm.server.aggregate
-  server_key, _, client_keys = cohorts_lib.round_keys(
-    key, state.round, len(algorithm.fleets)
+  keys = cohorts_lib.run_keys(key)
+  server_key, _, own_keys = cohorts_lib.round_keys(
+    keys.own, state.round, len(algorithm.fleets)
   )
   sums, fleets, client_metrics = zip(
     *(
       _fleet_round(
         aggregate, program, state.server, clients, data, cohort, places,
-        mapping, client_key,
+        mapping,
+        cohorts_lib.client_keys(own_key, keys.shared, state.round, cohort.row),
       )
-      for program, clients, data, cohort, places, client_key in zip(
-        algorithm.fleets, state.fleets, datasets, cohorts, slots, client_keys,
+      for program, clients, data, cohort, places, own_key in zip(
+        algorithm.fleets, state.fleets, datasets, cohorts, slots, own_keys,
         strict=True,
       )
     ),
@@ -124,15 +127,10 @@ def cohort_round(
 
 
 def _fleet_round(
-  aggregate, program, server, clients, data, cohort, slots, mapping, key
+  aggregate, program, server, clients, data, cohort, slots, mapping, keys
 ):
   """Runs the cohort of one fleet; axis 0 is the client axis."""
-  members = Member(
-    info=cohorts_lib.infos(data, cohort, slots),
-    slot=slots,
-    # By row and not by slot: who else was sampled changes nothing.
-    key=jax.vmap(jax.random.fold_in, (None, 0))(key, cohort.row),
-  )
+  members = Member(cohorts_lib.infos(data, cohort, slots), slots, keys)
   sums, clients, metrics = map_population(
     mapping,
     aggregate,
@@ -149,10 +147,10 @@ def _work(program: ClientProgram) -> Work:
   """The work of ONE client: what it receives, does, sends and keeps."""
 
   def run(shared, member: Member, client):
-    (server, data), (info, slot, key) = shared, member
+    (server, data), (info, slot, keys) = shared, member
     local_data = data.client(slot)._replace(size=info.num_examples)
     view = program.view(server, info)
-    message, trained, metrics = program.update(view, client, local_data, key)
+    message, trained, metrics = program.update(view, client, local_data, keys)
     client = trees.where(info.present, trained, client)
     metrics = trees.where(info.present, metrics, trees.zeros_like(metrics))
     return message, info, client, metrics

@@ -21,6 +21,7 @@ from fedjax_gen.federated import (
 )
 from fedjax_gen.federated.algorithm import Algorithm, FederatedState
 from fedjax_gen.federated.beginning import init_state
+from fedjax_gen.federated.cohorts import RunKeys
 from fedjax_gen.federated.mapping import Mapping
 from fedjax_gen.federated.placement import place
 from fedjax_gen.federated.round import RoundMetrics, federated_round
@@ -29,6 +30,7 @@ from fedjax_gen.types import Key
 
 __all__ = [
   'RoundMetrics',
+  'RunKeys',
   'Runner',
   'Traffic',
   'federated_round',
@@ -66,7 +68,7 @@ class Runner:
     self,
     state: FederatedState,
     datasets: Sequence[FederatedDataset],
-    key: Key,
+    key: Key | RunKeys,
     num_rounds: int,
   ) -> tuple[FederatedState, RoundMetrics]:
     """Runs rounds; the state given is donated."""
@@ -81,7 +83,7 @@ class Runner:
     self,
     state: FederatedState,
     datasets: Sequence[FederatedDataset],
-    key: Key,
+    key: Key | RunKeys,
     num_rounds: int,
   ) -> int:
     """Memory that the program needs beside its arguments and results.
@@ -96,7 +98,7 @@ class Runner:
     self,
     state: FederatedState,
     datasets: Sequence[FederatedDataset],
-    key: Key,
+    key: Key | RunKeys,
     num_rounds: int,
   ) -> jax.stages.Lowered:
     """The program before it is compiled, to look at."""
@@ -124,8 +126,9 @@ class Runner:
     )
 
   def _cohort_sizes(self, datasets, key) -> list[int]:
+    own = cohorts.run_keys(key).own
     return [
-      jax.eval_shape(sampler, key, data).row.shape[0]
+      jax.eval_shape(sampler, own, data).row.shape[0]
       for sampler, data in zip(self.samplers, datasets, strict=True)
     ]
 
@@ -192,7 +195,9 @@ def round_runner(
 
   Returns:
     `run(state, datasets, key, num_rounds) -> (state, metrics)`, metrics with
-    a leading `[R]` axis. The state given is donated: use the one returned.
+    a leading `[R]` axis. The key is one for everything, or `RunKeys`: a run
+    under differential privacy has its own keys from
+    `privacy.secret_keys`. The state given is donated: use the one returned.
     It compiles once for each `num_rounds`.
   """
   if samplers is None:

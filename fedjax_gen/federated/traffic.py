@@ -9,7 +9,10 @@ import jax
 from fedjax_gen import trees
 from fedjax_gen.data.federated import FederatedDataset
 from fedjax_gen.federated import beginning, cohorts
-from fedjax_gen.federated.algorithm import Algorithm
+from fedjax_gen.federated.algorithm import (
+  Algorithm,
+  ClientKeys,
+)
 from fedjax_gen.types import Tree
 
 
@@ -48,7 +51,9 @@ def exchanged(
     info = jax.tree.map(lambda a: a[0], cohorts.everyones_infos(data))
     view = program.view(server, info)
     client = jax.tree.map(lambda leaf: leaf[0], clients)
-    message, _, _ = program.update(view, client, data.client(info.row), key)
+    message, _, _ = program.update(
+      view, client, data.client(info.row), ClientKeys(key, key)
+    )
     return view, message
 
   return tuple(

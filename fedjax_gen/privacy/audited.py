@@ -69,8 +69,8 @@ def audited(algorithm: Algorithm, hidden: Hidden) -> Algorithm:
     scores = jnp.zeros(hidden.canaries.num_slots)
     return Watched(program.init(key, info), scores)
 
-  def update(view, client, data: ClientData, key):
-    message, kept, metrics = program.update(view, client.kept, data, key)
+  def update(view, client, data: ClientData, keys):
+    message, kept, metrics = program.update(view, client.kept, data, keys)
     values, _ = ravel_pytree(descent.trainable(message))
     seen = values[jnp.asarray(hidden.canaries.coordinates(values.size))]
     return message, Watched(kept, client.scores + data.size * seen), metrics

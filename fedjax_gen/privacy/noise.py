@@ -5,10 +5,8 @@ to C changes by at most C, so noise of standard deviation `noise_multiplier * C`
 on it is the Gaussian mechanism, and dividing by a fixed number afterwards
 costs nothing.
 
-The generator is JAX's, float32 and not cryptographic. It is a simulation's:
-who knows the key subtracts the noise, and the spacing of floats is open to
-attacks (Mironov, "On significance of the least significant bits for
-differential privacy", 2012), which no accountant here charges.
+Who knows the key subtracts the noise. A guarantee needs a key of
+`secret_keys.Secrets.key`; with one of `jax.random.key(seed)` it is nominal.
 """
 
 import math
@@ -21,7 +19,7 @@ import numpy as np
 from fedjax_gen import trees, validate
 from fedjax_gen.errors import InputError
 from fedjax_gen.federated.algorithm import Algorithm, ServerProgram
-from fedjax_gen.privacy import clipping
+from fedjax_gen.privacy import clipping, secret_keys
 from fedjax_gen.privacy.plan import Plan
 from fedjax_gen.types import Array, Key, Tree
 
@@ -35,10 +33,11 @@ def gaussian(key: Key, tree: Tree, stddev: float | Array) -> Tree:
   be compiled for each.
 
   Guarantees:
-    Released: nothing; independent of the tree's values.
+    Released: nothing; independent of the tree's values. Support and key
+      material are those of `secret_keys.normal`.
 
   Args:
-    key: consumed.
+    key: consumed; secret where a guarantee is to hold.
     tree: arrays or their structs; only shapes are read.
     stddev: zero or above.
 
@@ -49,7 +48,7 @@ def gaussian(key: Key, tree: Tree, stddev: float | Array) -> Tree:
     validate.non_negative(stddev=stddev)
   leaves, structure = jax.tree.flatten(tree)
   sizes = [math.prod(leaf.shape) for leaf in leaves]
-  drawn = stddev * jax.random.normal(key, (sum(sizes),), jnp.float32)
+  drawn = stddev * secret_keys.normal(key, sum(sizes))
   parts = jnp.split(drawn, np.cumsum(sizes)[:-1]) if leaves else []
   shaped = [
     part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)

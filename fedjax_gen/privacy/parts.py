@@ -125,7 +125,8 @@ def client_program(
     del info  # everyone receives the same
     return server.variables
 
-  def update(view, client, data, key):
+  def update(view, client, data, keys):
+    key = keys.own
     own, own_state, shared_state = client
     if shared_optimizer is None:
       done = step_fn(view, own, own_state, data, key)

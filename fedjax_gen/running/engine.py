@@ -103,6 +103,7 @@ def engine(
   samplers: Sequence[sampling.Sampler],
   mapping: mappings.Mapping,
   folder: str | os.PathLike,
+  own_key: Key | None = None,
 ) -> Engine:
   """In memory, or streamed if the data sets lie on the host.
 
@@ -116,11 +117,16 @@ def engine(
     samplers: who takes part, one for each fleet.
     mapping: how clients are laid over time and devices.
     folder: where streamed clients' states lie; not used otherwise.
+    own_key: of what rounds draw, where it must not follow from `key`: secret
+      in a private run.
 
   Raises:
     InputError: see `streamed.streamed_runner`.
   """
-  init_key, run_key = jax.random.split(key)
+  init_key, public_key = jax.random.split(key)
+  run_key: Key | rounds.RunKeys = public_key
+  if own_key is not None:
+    run_key = rounds.RunKeys(own_key, public_key)
   if any(data.is_on_host for data in datasets):
     return _streamed(
       algorithm, datasets, init_key, run_key, traffic,
@@ -157,7 +163,7 @@ def _streamed(
   algorithm: Algorithm,
   datasets: Sequence[FederatedDataset],
   init_key: Key,
-  run_key: Key,
+  run_key: Key | rounds.RunKeys,
   traffic: Sequence[rounds.Traffic],
   **layout: Any,
 ) -> Engine:

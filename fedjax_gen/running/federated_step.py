@@ -20,7 +20,7 @@ def federated_step(
   run: Callable[..., tuple[FederatedState, rounds.RoundMetrics]],
   traffic: Sequence[rounds.Traffic],
   datasets: Sequence[FederatedDataset],
-  key: Key,
+  key: Key | rounds.RunKeys,
 ) -> Callable[[Any, int], tuple[Any, Mapping[str, np.ndarray]]]:
   """Returns the `step` that `training.train` asks for.
 

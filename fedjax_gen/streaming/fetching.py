@@ -9,7 +9,7 @@ import numpy as np
 
 from fedjax_gen.data.federated import FederatedDataset
 from fedjax_gen.federated import rounds, sampling
-from fedjax_gen.federated.cohorts import draw_cohorts
+from fedjax_gen.federated.cohorts import RunKeys, draw_cohorts
 from fedjax_gen.federated.mapping import Mapping
 from fedjax_gen.streaming import gathering
 from fedjax_gen.streaming.row_files import RowFiles
@@ -81,7 +81,9 @@ class Fetcher:
       for data, cohort in zip(datasets, cohorts, strict=True)
     ]
 
-  def draw(self, number: int, key: Key) -> tuple[sampling.Cohort, ...]:
+  def draw(
+    self, number: int, key: Key | RunKeys
+  ) -> tuple[sampling.Cohort, ...]:
     """Cohorts of the round after `number` rounds; does not wait for them."""
     return self._draw(self._clients, key, np.int32(number))
 

@@ -52,7 +52,7 @@ class _Ahead(NamedTuple):
   """A cohort that is being fetched, and what it is fetched for."""
 
   tables: tuple[np.ndarray, ...]
-  key: Key
+  key: Key | rounds.RunKeys
   fetched: futures.Future
 
 
@@ -109,7 +109,7 @@ class StreamedRunner:
     self,
     state: FederatedState,
     datasets: Sequence[FederatedDataset],
-    key: Key,
+    key: Key | rounds.RunKeys,
     num_rounds: int,
   ) -> tuple[FederatedState, rounds.RoundMetrics]:
     """Runs rounds, as `rounds.Runner` does; the state given is used up.
@@ -167,7 +167,7 @@ class StreamedRunner:
     self,
     state: FederatedState,
     datasets: Sequence[FederatedDataset],
-    key: Key,
+    key: Key | rounds.RunKeys,
     num_rounds: int,
   ) -> int:
     """Memory that a round needs beside its arguments and results.
@@ -374,7 +374,10 @@ def _flaw(before: np.float32, rows: np.ndarray) -> np.float32:
   return before
 
 
-def _is_same(key: Key, other: Key) -> bool:
-  return key is other or np.array_equal(
-    jax.random.key_data(key), jax.random.key_data(other)
+def _is_same(key: Key | rounds.RunKeys, other: Key | rounds.RunKeys) -> bool:
+  return key is other or all(
+    np.array_equal(jax.random.key_data(one), jax.random.key_data(another))
+    for one, another in zip(
+      cohorts.run_keys(key), cohorts.run_keys(other), strict=True
+    )
   )

@@ -14,6 +14,7 @@ from fedjax_gen import trees
 from fedjax_gen.algorithms import dp_cgan
 from fedjax_gen.algorithms.dp_cgan import CganConfig
 from fedjax_gen.errors import InputError
+from fedjax_gen.federated.algorithm import ClientKeys
 from fedjax_gen.models.vae import DataSpec
 from fedjax_gen.privacy import clipping, plan as plans
 from tests.federated import toys
@@ -54,7 +55,9 @@ def _programs(is_private=True, rate=1e-2):
   def update(view, kept, data, key, noise):
     # An argument, so that one program serves with and without.
     [client] = algorithm(noise).fleets
-    return client.update(view, kept, data.client(jnp.int32(0)), key)
+    return client.update(
+      view, kept, data.client(jnp.int32(0)), ClientKeys(key, key)
+    )
 
   def run(view, kept, data, key, noise=0.0):
     return update(view, kept, data, key, jnp.float32(noise))

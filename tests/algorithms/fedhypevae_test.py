@@ -17,7 +17,10 @@ from fedjax_gen.data.federated import federated_dataset
 from fedjax_gen.data.partition import Partition
 from fedjax_gen.errors import InputError
 from fedjax_gen.federated import rounds
-from fedjax_gen.federated.algorithm import ClientInfo
+from fedjax_gen.federated.algorithm import (
+  ClientInfo,
+  ClientKeys,
+)
 from fedjax_gen.models import hypernetwork
 from fedjax_gen.models.hypernetwork import HyperVaeConfig, Personal
 from fedjax_gen.models.vae import DataSpec
@@ -118,7 +121,7 @@ def _compiled(config, model, mode, steps):
     )
     [client] = fedhypevae.fedhypevae(config, model, mode, plan).fleets
     mine = data.client(jnp.int32(0))._replace(size=size)
-    return client.update(view, kept, mine, key)
+    return client.update(view, kept, mine, ClientKeys(key, key))
 
   return jax.jit(run)
 
@@ -421,7 +424,10 @@ class ServerCodesTest(parameterized.TestCase):
         own={'encoder': kept.own['encoder']}
       )
       sent, own, _ = client.update(
-        client.view(server, _info()), own, data.client(jnp.int32(0)), _KEY
+        client.view(server, _info()),
+        own,
+        data.client(jnp.int32(0)),
+        ClientKeys(_KEY, _KEY),
       )
       received = _received(
         algorithm.server.aggregate, sent, [_info(0), _info(1, present=False)]

@@ -13,6 +13,7 @@ from fedjax_gen import trees
 from fedjax_gen.algorithms import fedvtc
 from fedjax_gen.errors import InputError
 from fedjax_gen.federated import cohorts, metering
+from fedjax_gen.federated.algorithm import ClientKeys
 from fedjax_gen.federated.class_gaussians import Rules
 from fedjax_gen.models.vtc import VtcConfig, build_vtc
 from fedjax_gen.models.vtc_losses import GeneratorLosses
@@ -156,7 +157,7 @@ class RematerialisationTest(absltest.TestCase):
     def first_round(key):
       view = program.view(method.algorithm.server.init(key), info)
       client, mine = program.init(key, info), data.client(jnp.asarray(0))
-      return program.update(view, client, mine, key)
+      return program.update(view, client, mine, ClientKeys(key, key))
 
     # The operation's own name is another in each JAX.
     text = str(jax.make_jaxpr(first_round)(zoo.KEY))
@@ -282,8 +283,9 @@ class PrivacyTest(absltest.TestCase):
 
       def one(info, client, program=program, data=data):
         view = program.view(state.server, info)
+        key = jax.random.key(3)
         return program.update(
-          view, client, data.client(info.row), jax.random.key(3)
+          view, client, data.client(info.row), ClientKeys(key, key)
         )[0]
 
       messages.append(jax.jit(jax.vmap(one))(infos, fleet))

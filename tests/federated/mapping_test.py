@@ -72,8 +72,8 @@ def keeping(num_features):
     del info
     return {'kept': jnp.zeros(num_features), 'key': key}
 
-  def update(view, client, data, key):
-    del key
+  def update(view, client, data, keys):
+    del keys
     batch = data.everything()
     total = jnp.sum(batch.inputs * batch.mask[:, None])
     kept = 0.5 * client['kept'] + total

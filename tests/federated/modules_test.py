@@ -302,8 +302,8 @@ class SomeGroupsTest(absltest.TestCase):
 def _means(parts):
   """Clients send how far what they received lies from their own mean."""
 
-  def update(view, client, data, key):
-    del key
+  def update(view, client, data, keys):
+    del keys
     batch = data.everything()
     total = jnp.where(batch.mask[:, None], batch.inputs, 0.0).sum(axis=0)
     mean = total / jnp.maximum(batch.mask.sum(), 1)

@@ -174,9 +174,9 @@ class RoundsTest(parameterized.TestCase):
 
     callbacks = []
 
-    def counted(view, client, data, key):
+    def counted(view, client, data, keys):
       jax.debug.callback(lambda: callbacks.append(1))
-      return algorithm.fleets[0].update(view, client, data, key)
+      return algorithm.fleets[0].update(view, client, data, keys)
 
     program = algorithm.fleets[0]._replace(update=counted)
     run = rounds.round_runner(
@@ -228,8 +228,8 @@ class RoundsTest(parameterized.TestCase):
     )
 
     def fleet(name):
-      def update(view, client, data, key):
-        del key
+      def update(view, client, data, keys):
+        del keys
         target = data.everything()
         mean = (
           jnp.sum(target.inputs * target.mask[:, None], axis=0)

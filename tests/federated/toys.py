@@ -52,9 +52,9 @@ def mean_estimation(
     del info
     return server.variables
 
-  def update(view, client, data, key):
+  def update(view, client, data, keys):
     trained = local.train(
-      quadratic, optimizer, work, view, optimizer.init(view), data, key
+      quadratic, optimizer, work, view, optimizer.init(view), data, keys.own
     )
     message = trees.subtract(view, trained.variables)
     return message, client + 1, trained.metrics

@@ -122,8 +122,8 @@ class ServerTest(absltest.TestCase):
     data = toys.dataset([3, 1, 8, 2])
     direction = jnp.array([3.0, 0.0, 4.0])
 
-    def update(view, client, data, key):
-      del view, key
+    def update(view, client, data, keys):
+      del view, keys
       # Larger clients send larger messages: all beyond the bound.
       return {'w': direction * data.size}, client, {}
 

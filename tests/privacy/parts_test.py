@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from fedjax_gen.federated.algorithm import ClientKeys
 from fedjax_gen.privacy import parts
 from fedjax_gen.privacy.descent import Parts
 from fedjax_gen.privacy.parts import StepResult
@@ -42,7 +43,7 @@ def _update(program, kept=None):
   if kept is None:
     kept = program.init(_KEY, None)._replace(own=jnp.array([0.5, 0.5]))
   data = _DATA.client(jnp.int32(0))
-  return program.update(_VIEW, kept, data, _KEY)
+  return program.update(_VIEW, kept, data, ClientKeys(_KEY, _KEY))
 
 
 class ClientProgramTest(parameterized.TestCase):

@@ -146,8 +146,8 @@ def test_what_is_written_and_not_finite_is_told(tmp_path):
   _, host = toys.datasets()
   program = toys.keeping().fleets[0]
 
-  def update(view, client, data, key):
-    message, (bias, *others), metrics = program.update(view, client, data, key)
+  def update(view, client, data, keys):
+    message, (bias, *others), metrics = program.update(view, client, data, keys)
     bias = jax.tree.map(lambda leaf: leaf / (others[1][0] != 2), bias)
     return message, (bias, *others), metrics
 

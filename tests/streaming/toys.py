@@ -50,10 +50,10 @@ def keeping() -> Algorithm:
     # Known by its row: a slot would show.
     return server.variables, jnp.sin(1.0 + info.row)
 
-  def update(view, client, data, key):
+  def update(view, client, data, keys):
     (received, shift), (bias, moments, told, weight, half) = view, client
     start = jax.tree.map(lambda w, b: w + 0.1 * b * shift, received, bias)
-    noise_key, key = jax.random.split(key)
+    noise_key, key = jax.random.split(keys.own)
     trained = local.train(
       toys.quadratic, _OPTIMIZER, local.local_work(2, 2), start, moments, data,
       key,
