@@ -166,18 +166,25 @@ class Session:
     """
     self.processes.release()
 
-  def open_workdir(self) -> workdir_lib.Workdir:
+  def open_workdir(self, *, is_private: bool = False) -> workdir_lib.Workdir:
     """Opens the work directory, a context manager.
 
     Call it when everything that may be refused has been read and built: a
     mistake mended would otherwise find a run of another configuration there.
+
+    Args:
+      is_private: whether the run is under differential privacy.
 
     Raises:
       InputError: the directory cannot be used.
       FinishedError: another process, which was waited for, finished the run.
     """
     return workdir_lib.Workdir(
-      self.path, self.config, on_wait=self.say, processes=self.processes
+      self.path,
+      self.config,
+      on_wait=self.say,
+      processes=self.processes,
+      is_private=is_private,
     )
 
 

@@ -332,7 +332,8 @@ def _variables_of(
   if not description.get(_ROWS):
     state = saved_files.state_of(workdir, name, saved_files.CLIENTS)
     return _restored(empty, state)
-  files = zip(_row_files(workdir, empty), empty.clients, strict=True)
+  root = saved_files.root_of(workdir, name, saved_files.CLIENTS)
+  files = zip(_row_files(root, empty), empty.clients, strict=True)
   return tuple(file.mapped(len(numbers)) for file, numbers in files), None
 
 

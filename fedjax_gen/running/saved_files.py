@@ -14,10 +14,13 @@ from flax import serialization
 
 from fedjax_gen import files
 from fedjax_gen.errors import InputError
+from fedjax_gen.running import workdir as workdir_lib
 from fedjax_gen.types import Tree
 
 FOLDER = 'models'
 """Where a work directory keeps its trained models."""
+
+_ROOTS = ('', workdir_lib.RELEASE, workdir_lib.PRIVATE)
 
 CLIENTS = '.clients'
 """Ends the names of files with the classifiers of all clients."""
@@ -68,6 +71,21 @@ def write(
   return write_description(workdir, name, description, ending)
 
 
+def root_of(
+  workdir: str | os.PathLike, name: str, ending: str = ''
+) -> pathlib.Path:
+  """The folder that holds `models` with a model.
+
+  It is the work directory itself, or, of a private run, `release` or, for what
+  was trained without protection, `private` in it. `release` alone serves too.
+  """
+  path = pathlib.Path(workdir)
+  for root in _ROOTS:
+    if (path / root / FOLDER / f'{name}{ending}.json').exists():
+      return path / root
+  return path
+
+
 def write_description(
   workdir: str | os.PathLike,
   name: str,
@@ -83,9 +101,13 @@ def write_description(
 
 def names(workdir: str | os.PathLike, ending: str = '') -> list[str]:
   """Names of what is there, sorted, without their ending."""
-  folder = pathlib.Path(workdir) / FOLDER
-  # A name that begins with a dot is that of a file never finished.
-  stems = [p.stem for p in folder.glob('*.json') if p.stem[0] != '.']
+  stems = {
+    path.stem
+    for root in _ROOTS
+    for path in (pathlib.Path(workdir) / root / FOLDER).glob('*.json')
+    # Else it is a file that was never finished.
+    if path.stem[0] != '.'
+  }
   if not ending:
     return sorted(stem for stem in stems if not stem.endswith(CLIENTS))
   return sorted(s.removesuffix(ending) for s in stems if s.endswith(ending))
@@ -100,7 +122,8 @@ def description_of(
     OSError: it cannot be read.
     ValueError: it is no JSON.
   """
-  path = pathlib.Path(workdir) / FOLDER / f'{name}{ending}.json'
+  root = root_of(workdir, name, ending)
+  path = root / FOLDER / f'{name}{ending}.json'
   return json.loads(path.read_text())
 
 
@@ -111,5 +134,6 @@ def state_of(workdir: str | os.PathLike, name: str, ending: str = '') -> Tree:
     OSError: it cannot be read.
     ValueError: it is damaged.
   """
-  path = pathlib.Path(workdir) / FOLDER / f'{name}{ending}.msgpack'
+  root = root_of(workdir, name, ending)
+  path = root / FOLDER / f'{name}{ending}.msgpack'
   return serialization.msgpack_restore(path.read_bytes())

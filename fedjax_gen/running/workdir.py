@@ -10,6 +10,17 @@ In the directory are:
     DIR/population/METHOD/   what clients keep, if not in the state
     DIR/methods/METHOD.json  final metrics of each method that is done
     DIR/summary.json         written last: the run is finished
+
+A run under differential privacy has two folders more, and only its owner can
+read them:
+
+    DIR/release/             what may be given away, and nothing else may
+    DIR/private/             what must stay: the keys of the noise, checkpoints,
+                             what clients keep, the log of the simulation
+
+There `metrics.jsonl`, `inputs.json`, `tensorboard`, `checkpoints`, `population`
+and `methods` lie in `private`, and links stand where the log, the report and
+the pictures lie otherwise.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,7 +36,16 @@ from fedjax_gen.errors import InputError
 from fedjax_gen.running import files
 from fedjax_gen.running.processes import ALONE, Processes
 
+RELEASE, PRIVATE = 'release', 'private'
+"""Folders of a private run; see above."""
+
 _POLL_SECONDS = 0.5
+# Of a private run: where users look for what lies in one of its two folders.
+_LINKS = {
+  'metrics.jsonl': PRIVATE,
+  'report.html': RELEASE,
+  'samples': RELEASE,
+}
 _MAX_DIFFERENCES = 8  # an error message is to fit on a screen
 
 
@@ -47,6 +67,15 @@ class Workdir:
       after telling so; None to refuse.
     processes: of the run. Process 0 opens the directory, the others do as it
       does and touch no file; they need not see the directory.
+    is_private: whether the run is under differential privacy. While it is
+      open, files that this process makes can be read by their owner alone.
+
+  Attributes:
+    path: the directory.
+    released: where what may be given away lies: `release` of a private run,
+      else the directory itself.
+    kept: where what must stay lies: `private` of a private run, else the
+      directory itself.
 
   Raises:
     EndedError: process 0 could not open it, and this is another.
@@ -63,19 +92,30 @@ class Workdir:
     *,
     on_wait: Callable[[str], None] | None = None,
     processes: Processes = ALONE,
+    is_private: bool = False,
   ):
     self.path = pathlib.Path(path).absolute()
+    self.is_private = is_private
+    self.released = self.path / RELEASE if is_private else self.path
+    self.kept = self.path / PRIVATE if is_private else self.path
+    self._umask: int | None = None
     self.processes = processes
     self._waited = False
     self._lock: TextIO | None = None
     self._writers: dict[str, Any] = {}
     self._purge_steps: dict[str, int] = {}
-    processes.from_writer(lambda: self._open(config, on_wait))
+    try:
+      processes.from_writer(lambda: self._open(config, on_wait))
+    except BaseException:
+      self.close()
+      raise
 
   def _open(
     self, config: Mapping[str, Any], on_wait: Callable[[str], None] | None
   ) -> None:
     text = files.to_json(config, indent=2) + '\n'
+    if self.is_private:
+      self._umask = os.umask(0o077)
     finished_summary(self.path, config)  # refuses before anything is written
     try:
       with files.full_disk_named(self.path):
@@ -91,9 +131,19 @@ class Workdir:
       if finished_summary(self.path, config) is not None and self._waited:
         raise FinishedError(self.path)
       files.write_atomically(self.path / 'config.json', text)
+      if self.is_private:
+        self._make_folders()
     except BaseException:
       lock.close()
       raise
+
+  def _make_folders(self) -> None:
+    for folder in (self.released, self.kept):
+      folder.mkdir(mode=0o700, exist_ok=True)
+    (self.released / 'samples').mkdir(exist_ok=True)
+    for name, folder in _LINKS.items():
+      if not (link := self.path / name).is_symlink():
+        link.symlink_to(pathlib.Path(folder) / name)
 
   def __enter__(self) -> 'Workdir':
     return self
@@ -107,6 +157,9 @@ class Workdir:
       writer.close()
     if self._lock is not None:
       self._lock.close()
+    if self._umask is not None:
+      os.umask(self._umask)
+      self._umask = None
 
   @property
   def is_writer(self) -> bool:
@@ -136,7 +189,7 @@ class Workdir:
     self.processes.from_writer(lambda: self._pin(facts))
 
   def _pin(self, facts: Mapping[str, str]) -> None:
-    path = self.path / 'inputs.json'
+    path = self.kept / 'inputs.json'
     found = files.read_json(path)
     if found is None:
       files.write_atomically(path, files.to_json(facts, indent=2) + '\n')
@@ -172,7 +225,7 @@ class Workdir:
       DivergedError: a number in the result is NaN or infinite.
       DiskFullError: the disk is full.
     """
-    path = self.path / 'methods' / f'{method}.json'
+    path = self.kept / 'methods' / f'{method}.json'
     if (saved := files.read_json(path)) is not None:
       return saved[method]
     text = files.to_json({method: compute()}, indent=2)
@@ -182,11 +235,11 @@ class Workdir:
 
   def checkpoints_path(self, method: str) -> pathlib.Path:
     """Returns the directory of the checkpoints of `method`."""
-    return self.path / 'checkpoints' / method
+    return self.kept / 'checkpoints' / method
 
   def population_path(self, method: str) -> pathlib.Path:
     """Returns the directory of what clients of `method` keep in files."""
-    return self.path / 'population' / method
+    return self.kept / 'population' / method
 
   def rewind(self, method: str, num_rounds: int) -> None:
     """Forgets what was logged of `method` after its first `num_rounds` rounds.
@@ -201,7 +254,7 @@ class Workdir:
       if record['method'] != method or record['round'] <= num_rounds
     ]
     lines = [files.to_json(record) + '\n' for record in kept]
-    files.write_atomically(self.path / 'metrics.jsonl', ''.join(lines))
+    files.write_atomically(self.kept / 'metrics.jsonl', ''.join(lines))
     self._purge_steps[method] = num_rounds + 1
 
   def log(self, method: str, rounds: Sequence[Mapping[str, float]]) -> None:
@@ -215,7 +268,7 @@ class Workdir:
     Raises:
       DiskFullError: the disk is full.
     """
-    path = self.path / 'metrics.jsonl'
+    path = self.kept / 'metrics.jsonl'
     writer = self._writer(method)
     with files.full_disk_named(path), path.open('a', encoding='utf-8') as file:
       for metrics in rounds:
@@ -234,7 +287,7 @@ class Workdir:
     return [r for r in self._records() if r['method'] == method]
 
   def _records(self) -> Iterator[dict[str, Any]]:
-    path = self.path / 'metrics.jsonl'
+    path = self.kept / 'metrics.jsonl'
     if not path.exists():
       return
     with path.open(encoding='utf-8', errors='replace') as file:
@@ -250,7 +303,7 @@ class Workdir:
       from tensorboardX import SummaryWriter
 
       self._writers[method] = SummaryWriter(
-        str(self.path / 'tensorboard' / method),
+        str(self.kept / 'tensorboard' / method),
         purge_step=self._purge_steps.get(method),
         # Two writers opened in one second would share the default name.
         filename_suffix=f'.{time.time_ns()}',
