@@ -22,6 +22,7 @@ from fedjax_gen.federated.algorithm import Algorithm
 from fedjax_gen.federation import FederationConfig, build_mapping, build_sampler
 from fedjax_gen.privacy import audited, auditing, canaries
 from fedjax_gen.privacy.plan import Plan
+from fedjax_gen.privacy.secret_keys import Secrets
 from fedjax_gen.running import federated_step, report, report_tables, training
 from fedjax_gen.running.report_tables import Metric
 from fedjax_gen.running.workdir import Workdir
@@ -117,6 +118,7 @@ def audit(
   federation: FederationConfig,
   session: common.Session,
   workdir: Workdir,
+  secrets: Secrets | None,
 ) -> dict[str, dict[str, float]]:
   """Trains methods with canaries; what that says of their epsilon.
 
@@ -129,22 +131,24 @@ def audit(
     federation: how clients are sampled and laid out.
     session: to say what comes out.
     workdir: where checkpoints lie, under the name and '-audit'.
+    secrets: of the private run; an audit draws noise of its own from them.
 
   Returns:
     By method `audit_epsilon_lower` and `audit_canaries`; nothing if no audit is
     asked for.
   """
   found: dict[str, dict[str, float]] = {}
-  if not config.audit_canaries:
+  if not config.audit_canaries or secrets is None:
     return found
   data = data.on_device()
-  hide_key, init_key, run_key = jax.random.split(
+  hide_key, init_key, public_key = jax.random.split(
     jax.random.fold_in(jax.random.key(run.seed), 2), 3
   )
   hidden = canaries.hide(hide_key, data, config.audit_canaries, num_classes)
   for name, target in targets.items():
+    run_keys = rounds.RunKeys(secrets.key(name, 'audit'), public_key)
     state = _trained(
-      name, target, hidden, (init_key, run_key), run, federation, session,
+      name, target, hidden, (init_key, run_keys), run, federation, session,
       workdir,
     )  # fmt: skip
     lower = audited.lower_bound(
@@ -165,7 +169,7 @@ def _trained(
   name: str,
   target: Target,
   hidden: canaries.Hidden,
-  keys: tuple[Key, Key],
+  keys: tuple[Key, rounds.RunKeys],
   run: common.RunConfig,
   federation: FederationConfig,
   session: common.Session,

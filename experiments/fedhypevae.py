@@ -43,6 +43,7 @@ from fedjax_gen.federation import FederationConfig, build_mapping, build_sampler
 from fedjax_gen.models.hypernetwork import HyperVaeConfig
 from fedjax_gen.models.meta_code import MetaConfig
 from fedjax_gen.models.vae import DataSpec
+from fedjax_gen.privacy.secret_keys import Secrets
 from fedjax_gen.running import (
   engine as engine_lib,
   federated_step,
@@ -137,11 +138,14 @@ def main(session: common.Session, asked: Configs) -> None:
   # Before anything is written: mistakes show here.
   compared = _build(asked, session.processes.count)
   clients, methods = compared.clients, compared.methods
-  with session.open_workdir() as workdir:
+  is_private = asked.privacy.unit != 'none'
+  with session.open_workdir(is_private=is_private) as workdir:
+    secrets = stages.secrets_of(workdir, asked.privacy.noise_seed)
     stages.begin(
-      session, workdir, clients.source, clients.partition, _known(compared)
-    )
-    engine_of = functools.partial(_engine, compared, asked, workdir)
+      session, workdir, clients.source, clients.partition, _known(compared),
+      secrets=secrets,
+    )  # fmt: skip
+    engine_of = functools.partial(_engine, compared, asked, workdir, secrets)
     results = {
       name: _train(name, method, engine_of(name), asked.run, session, workdir)
       for name, method in methods.items()
@@ -151,13 +155,13 @@ def main(session: common.Session, asked: Configs) -> None:
     audited = audits.audit(
       asked.audit, compared.audited, clients.data, clients.source.num_classes,
       run=asked.run, federation=asked.federation, session=session,
-      workdir=workdir,
+      workdir=workdir, secrets=secrets,
     )  # fmt: skip
     session.part()
     session.say('Measuring against held-out embeddings.')
     synthetic, codes = hype_synthesis.synthesise(
       methods, engine_of, states, asked.meta, compared.synthesis,
-      asked.run.seed,
+      asked.run.seed, secrets,
     )  # fmt: skip
     reached = hype_judge.evaluate(
       compared.names, shared, synthetic, clients, asked.head
@@ -231,7 +235,11 @@ def _known(compared: Comparison) -> list[str]:
 
 
 def _engine(
-  compared: Comparison, asked: Configs, workdir: Workdir, name: str
+  compared: Comparison,
+  asked: Configs,
+  workdir: Workdir,
+  secrets: Secrets | None,
+  name: str,
 ) -> Engine:
   """The rounds of one method; cheap, for nothing is compiled yet."""
   data = compared.clients.data
@@ -243,6 +251,7 @@ def _engine(
     samplers=[build_sampler(asked.federation, data.num_clients)],
     mapping=build_mapping(asked.federation),
     folder=workdir.population_path(name),
+    own_key=stages.training_key(secrets, name),
   )
 
 

@@ -30,6 +30,7 @@ from fedjax_gen.evaluation.vaes import EvaluationConfig
 from fedjax_gen.federation import FederationConfig, build_federation
 from fedjax_gen.models.vae import DataSpec, VaeConfig, build_vae
 from fedjax_gen.privacy.plan import PrivacyConfig
+from fedjax_gen.privacy.secret_keys import Secrets
 from fedjax_gen.running import engine as engine_lib, leaves, saving, training
 from fedjax_gen.running.workdir import Workdir
 from fedjax_gen.types import Variables
@@ -102,11 +103,13 @@ def main(session: common.Session, asked: Configs) -> None:
   # Before anything is written: mistakes show here.
   compared = _build(asked, session.processes.count)
   source, partition = compared.source, compared.federation.partition
-  with session.open_workdir() as workdir:
+  is_private = compared.protection is not None
+  with session.open_workdir(is_private=is_private) as workdir:
+    secrets = stages.secrets_of(workdir, asked.privacy.noise_seed)
     known = stages.known(source, compared.protection)
-    stages.begin(session, workdir, source, partition, known)
+    stages.begin(session, workdir, source, partition, known, secrets=secrets)
     results = {
-      name: _train(name, compared, asked.run, session, workdir)
+      name: _train(name, compared, asked.run, session, workdir, secrets)
       for name in compared.methods
     }
     models = {
@@ -117,7 +120,7 @@ def main(session: common.Session, asked: Configs) -> None:
     audited = audits.audit(
       asked.audit, compared.audited, compared.federation.data,
       source.num_classes, run=asked.run, federation=asked.federation,
-      session=session, workdir=workdir,
+      session=session, workdir=workdir, secrets=secrets,
     )  # fmt: skip
     session.part()
     session.say('Measuring against held-out data.')
@@ -211,6 +214,7 @@ def _train(
   run: common.RunConfig,
   session: common.Session,
   workdir: Workdir,
+  secrets: Secrets | None,
 ) -> training.TrainResult:
   """Trains one method, evaluating and drawing as it goes."""
   method = compared.methods[name]
@@ -222,6 +226,11 @@ def _train(
     samplers=[method.sampler],
     mapping=method.mapping,
     folder=workdir.population_path(name),
+    own_key=(
+      stages.training_key(secrets, name)
+      if name in vae_methods.PROTECTED
+      else None
+    ),
   )
   folder = workdir.path / 'samples'
   return stages.train(

@@ -33,6 +33,7 @@ from fedjax_gen.evaluation.gallery import Drawn
 from fedjax_gen.federated.personal import Method
 from fedjax_gen.federation import build_mapping, build_samplers
 from fedjax_gen.models.classifiers import ClassifierConfig
+from fedjax_gen.privacy.secret_keys import Secrets
 from fedjax_gen.running import engine as engine_lib, leaves
 from fedjax_gen.running.engine import Engine
 from fedjax_gen.running.training import TrainResult
@@ -75,11 +76,16 @@ def main(session: common.Session, asked: Configs) -> None:
   # Before anything is written: mistakes show here.
   compared = build(asked, session.processes.count)
   clients = compared.clients
-  with session.open_workdir() as workdir:
+  is_private = compared.protection is not None
+  with session.open_workdir(is_private=is_private) as workdir:
+    secrets = stages.secrets_of(workdir, asked.privacy.noise_seed)
     known = stages.known(clients.source, compared.protection)
-    stages.begin(session, workdir, clients.source, clients.partition, known)
+    stages.begin(
+      session, workdir, clients.source, clients.partition, known,
+      secrets=secrets,
+    )  # fmt: skip
     judge = Judge(clients, asked.run.seed)
-    engine_of = functools.partial(_engine, compared, asked, workdir)
+    engine_of = functools.partial(_engine, compared, asked, workdir, secrets)
     trained = {
       name: _train(
         name, method, engine_of(name), asked.run, session, workdir, judge
@@ -119,7 +125,11 @@ def main(session: common.Session, asked: Configs) -> None:
 
 
 def _engine(
-  compared: Comparison, asked: Configs, workdir: Workdir, name: str
+  compared: Comparison,
+  asked: Configs,
+  workdir: Workdir,
+  secrets: Secrets | None,
+  name: str,
 ) -> Engine:
   """The rounds of one method; cheap, for nothing is compiled yet."""
   datasets = compared.clients.datasets
@@ -133,6 +143,9 @@ def _engine(
     ),
     mapping=build_mapping(asked.federation),
     folder=workdir.population_path(name),
+    own_key=(
+      stages.training_key(secrets, name) if name in compared.protected else None
+    ),
   )
 
 

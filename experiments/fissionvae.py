@@ -40,6 +40,7 @@ from fedjax_gen.models import decoders
 from fedjax_gen.models.gan import GanConfig
 from fedjax_gen.models.vae import DataSpec, VaeConfig
 from fedjax_gen.privacy.plan import PrivacyConfig
+from fedjax_gen.privacy.secret_keys import Secrets
 from fedjax_gen.running import engine as engine_lib, leaves, training
 from fedjax_gen.running.workdir import Workdir
 
@@ -152,15 +153,17 @@ def main(session: common.Session, asked: Configs) -> None:
   compared = _build(asked, session.processes.count)
   source = compared.setting.source
   partition = compared.setting.federation.partition
-  with session.open_workdir() as workdir:
+  is_private = compared.protection is not None
+  with session.open_workdir(is_private=is_private) as workdir:
+    secrets = stages.secrets_of(workdir, asked.privacy.noise_seed)
     known = stages.known(source, compared.protection)
-    stages.begin(session, workdir, source, partition, known)
+    stages.begin(session, workdir, source, partition, known, secrets=secrets)
     session.say('Preparing the measures.')
     reference = fission_judge.build_reference(
       source, compared.build_extractor, seed=asked.run.seed
     )
     train = functools.partial(
-      _train, run=asked.run, session=session, workdir=workdir
+      _train, run=asked.run, session=session, workdir=workdir, secrets=secrets
     )
     compared, found = _with_groups(asked, compared, train, session, workdir)
     setting, methods = compared.setting, compared.methods
@@ -296,6 +299,7 @@ def _train(
   run: common.RunConfig,
   session: common.Session,
   workdir: Workdir,
+  secrets: Secrets | None,
 ) -> training.TrainResult:
   """Trains one method, measuring as it goes."""
   engine = engine_lib.engine(
@@ -306,6 +310,11 @@ def _train(
     samplers=method.samplers,
     mapping=method.mapping,
     folder=workdir.population_path(name),
+    own_key=(
+      None
+      if name in fission_methods.UNPROTECTED
+      else stages.training_key(secrets, name)
+    ),
   )
   return stages.train(
     name,

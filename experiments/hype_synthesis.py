@@ -23,8 +23,9 @@ from fedjax_gen.models import hypernetwork, meta_code
 from fedjax_gen.models.meta_code import ClassMoments, MetaConfig
 from fedjax_gen.privacy import class_moments
 from fedjax_gen.privacy.plan import PrivacyConfig
+from fedjax_gen.privacy.secret_keys import Secrets
 from fedjax_gen.running.engine import Engine
-from fedjax_gen.types import Array, Tree
+from fedjax_gen.types import Array, Key, Tree
 
 CODES = ('meta', 'meta_by_class', 'clients')
 
@@ -110,6 +111,7 @@ def synthesise(
   meta: MetaConfig,
   config: SynthesisConfig,
   seed: int,
+  secrets: Secrets | None = None,
 ) -> tuple[dict[str, Synthetic], np.ndarray | None]:
   """What all generators share, as many examples of each class as asked for.
 
@@ -122,7 +124,8 @@ def synthesise(
     states: after training, by name.
     meta: how neutral codes are fitted.
     config: of what synthetic data are made.
-    seed: of draws.
+    seed: of draws that hold no data.
+    secrets: of a private run, for noise on what is released here.
 
   Returns:
     By name of the row what it shares; and `[N, V]` codes of FedHypeVAE's
@@ -134,7 +137,10 @@ def synthesise(
     if method.model is None:
       continue
     engine, state = engine_of(name), states[name]
-    synthetic |= _of_method(name, method, engine, state, meta, config, seed)
+    noise_key = secrets and secrets.key(name, 'class moments')
+    synthetic |= _of_method(
+      name, method, engine, state, meta, config, seed, noise_key
+    )
     if name == 'FedHypeVAE' and method.model.config.uses_code:
       codes = np.asarray(client_codes(method, engine, state))
   return synthetic, codes
@@ -148,6 +154,7 @@ def _of_method(
   meta: MetaConfig,
   config: SynthesisConfig,
   seed: int,
+  noise_key: Key | None,
 ) -> dict[str, Synthetic]:
   """The rows of one generator."""
   num_classes = method.model.spec.num_classes
@@ -171,7 +178,9 @@ def _of_method(
     )
     return {name: Synthetic(name, np.asarray(made), labels, hyper, None, None)}
   rows: dict[str, Synthetic] = {}
-  choices = codes_of(method, engine, state, hyper, meta, config, code_key)
+  choices = codes_of(
+    method, engine, state, hyper, meta, config, code_key, noise_key
+  )
   for kind, (codes, weights) in choices.items():
     made = meta_code.generate_mixture(
       model,
@@ -204,15 +213,18 @@ def codes_of(
   hyper: Tree,
   meta: MetaConfig,
   config: SynthesisConfig,
-  key: Array,
+  key: Key,
+  noise_key: Key | None = None,
 ) -> dict[str, tuple[Array, Any]]:
   """Codes `[K, V]` that synthetic data are made of, and weights `[C, K]`.
 
-  All from one release of class moments, for which the budget has a share.
+  All from one release of class moments, for which the budget has a share. Its
+  noise is drawn from `noise_key`, which is secret in a private run.
   """
   model = method.model
   num_classes = model.spec.num_classes
-  noise_key, fit_key = jax.random.split(key)
+  public_key, fit_key = jax.random.split(key)
+  noise_key = public_key if noise_key is None else noise_key
   everyone = engine.blocks(state, 0, kept=False)
   held: Any = None
   if 'clients' in config.codes:

@@ -11,9 +11,11 @@ from experiments import common
 from experiments.private_run import Protection
 from fedjax_gen.data.partition import Partition
 from fedjax_gen.data.sources import DataSource
-from fedjax_gen.running import leaves, training
+from fedjax_gen.privacy.secret_keys import Secrets
+from fedjax_gen.running import leaves, run_secrets, training
 from fedjax_gen.running.engine import Engine
 from fedjax_gen.running.workdir import Workdir
+from fedjax_gen.types import Key
 
 
 def begin(
@@ -22,6 +24,8 @@ def begin(
   source: DataSource,
   partition: Partition,
   said: Iterable[str],
+  *,
+  secrets: Secrets | None = None,
 ) -> None:
   """Records what data a run is of and who holds what, and says what is known.
 
@@ -31,16 +35,37 @@ def begin(
     source: the data.
     partition: who holds what.
     said: what is to be known before training, a line each.
+    secrets: of a private run, under which digests of data are keyed: a plain
+      one would tell who guesses the data that the guess is right.
 
   Raises:
     InputError: the run began with other data.
   """
-  workdir.pin(
-    data=leaves.params_digest((source.train, source.test)),
-    partition=leaves.params_digest((partition.order, partition.sizes)),
-  )
+  digests = {
+    'data': leaves.params_digest((source.train, source.test)),
+    'partition': leaves.params_digest((partition.order, partition.sizes)),
+  }
+  if secrets is not None:
+    digests = {name: secrets.digest(text) for name, text in digests.items()}
+  workdir.pin(**digests)
   for text in said:
     session.say(text)
+
+
+def secrets_of(workdir: Workdir, noise_seed: int) -> Secrets | None:
+  """Those of a private run; None without privacy.
+
+  Raises:
+    InputError: see `run_secrets.secrets_of`.
+  """
+  if not workdir.is_private:
+    return None
+  return run_secrets.secrets_of(workdir, noise_seed)
+
+
+def training_key(secrets: Secrets | None, method: str) -> Key | None:
+  """What a method's rounds draw from; None to follow from the run's seed."""
+  return None if secrets is None else secrets.key(method, 'training')
 
 
 def known(source: DataSource, protection: Protection | None) -> list[str]:

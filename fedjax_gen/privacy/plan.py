@@ -67,6 +67,12 @@ class PrivacyConfig:
   accountant: str = fields.option(
     'pld', 'Who counts; pld is tight', choices=accounting.ACCOUNTANTS
   )
+  noise_seed: int = fields.option(
+    -1,
+    'Seed of noise and sampling, for simulations that must repeat: then '
+    'epsilon is nominal, since whoever knows the seed subtracts the noise. -1: '
+    'from the operating system, kept in the folder private of the run',
+  )
   clip_chunk: int = fields.option(
     16,
     'Records whose gradients are in memory at once; decides no number',
@@ -83,6 +89,10 @@ class PrivacyConfig:
     validate.one_of(PLACEMENTS, noise_placement=self.noise_placement)
     validate.one_of(accounting.ACCOUNTANTS, accountant=self.accountant)
     validate.positive_int(clip_chunk=self.clip_chunk)
+    if self.noise_seed < -1:
+      raise InputError(
+        f'Expected noise_seed >= -1, got noise_seed={self.noise_seed!r}.'
+      )
     if self.noise_multiplier and self.epsilon == math.inf:
       raise InputError(
         'Expected no noise_multiplier with epsilon=inf, which adds no noise, '
@@ -93,6 +103,11 @@ class PrivacyConfig:
   def is_private(self) -> bool:
     """Whether anything is clipped and noised."""
     return self.privacy != 'none'
+
+  @property
+  def is_nominal(self) -> bool:
+    """Whether its noise follows from a public seed, and so hides nothing."""
+    return self.noise_seed >= 0
 
 
 class Plan(NamedTuple):

@@ -141,9 +141,9 @@ class Workdir:
     for folder in (self.released, self.kept):
       folder.mkdir(mode=0o700, exist_ok=True)
     (self.released / 'samples').mkdir(exist_ok=True)
-    for name, folder in _LINKS.items():
+    for name, place in _LINKS.items():
       if not (link := self.path / name).is_symlink():
-        link.symlink_to(pathlib.Path(folder) / name)
+        link.symlink_to(pathlib.Path(place) / name)
 
   def __enter__(self) -> 'Workdir':
     return self
