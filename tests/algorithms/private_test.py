@@ -15,7 +15,11 @@ from fedjax_gen.algorithms import fedvae, fissionvae
 from fedjax_gen.algorithms.fissionvae import Sharing
 from fedjax_gen.errors import InputError
 from fedjax_gen.federated import rounds, sampling
-from fedjax_gen.federated.algorithm import ClientInfo, FederatedState
+from fedjax_gen.federated.algorithm import (
+  ClientInfo,
+  ClientKeys,
+  FederatedState,
+)
 from fedjax_gen.models.vae import DataSpec, VaeConfig, build_vae
 from fedjax_gen.privacy import clipping, plan as plans
 from tests.algorithms import digits
@@ -106,7 +110,9 @@ def _send(noise=0.0):
   start = vae.init(jax.random.key(0))
   update = algorithm.fleets[0].update
   return jax.jit(
-    lambda data, key: update(start, (), data.client(jnp.int32(1)), key)[0]
+    lambda data, key: update(
+      start, (), data.client(jnp.int32(1)), ClientKeys(key, key)
+    )[0]
   )
 
 
