@@ -1,10 +1,12 @@
 """The secrets of a private run: made once, kept in its private folder."""
 
+import pathlib
+
 from fedjax_gen.errors import InputError
 from fedjax_gen.privacy import secret_keys
 from fedjax_gen.privacy.secret_keys import Secrets
 from fedjax_gen.running import files
-from fedjax_gen.running.workdir import Workdir
+from fedjax_gen.running.workdir import INPUTS, PRIVATE, Workdir
 
 NAME = 'secrets.json'
 LEDGER = 'ledger.json'
@@ -49,3 +51,30 @@ def _text(workdir: Workdir, noise_seed: int) -> str:
     made = secret_keys.nominal(noise_seed)
   files.write_atomically(path, made.to_json() + '\n')
   return path.read_text()
+
+
+def runs_on_same_data(workdir: Workdir, data_digest: str) -> list[pathlib.Path]:
+  """Other private runs on the same data, of those that can be known.
+
+  They are looked for in the folders next to the run's own. A run's digests are
+  keyed, so that only who can read its secrets can tell what its data are.
+
+  Args:
+    workdir: of this run.
+    data_digest: plain digest of its data.
+
+  Returns:
+    Their work directories, sorted.
+  """
+  found = []
+  for folder in sorted(workdir.path.parent.iterdir()):
+    if folder == workdir.path:
+      continue
+    try:
+      secrets = secret_keys.from_json((folder / PRIVATE / NAME).read_text())
+    except (OSError, InputError):
+      continue  # no private run, or not for us to read
+    inputs = files.read_json(folder / PRIVATE / INPUTS) or {}
+    if inputs.get('data') == secrets.digest(data_digest):
+      found.append(folder)
+  return found

@@ -39,6 +39,8 @@ from fedjax_gen.running.processes import ALONE, Processes
 RELEASE, PRIVATE = 'release', 'private'
 """Folders of a private run; see above."""
 
+INPUTS = 'inputs.json'
+
 _POLL_SECONDS = 0.5
 # Of a private run: where users look for what lies in one of its two folders.
 _LINKS = {
@@ -189,7 +191,7 @@ class Workdir:
     self.processes.from_writer(lambda: self._pin(facts))
 
   def _pin(self, facts: Mapping[str, str]) -> None:
-    path = self.kept / 'inputs.json'
+    path = self.kept / INPUTS
     found = files.read_json(path)
     if found is None:
       files.write_atomically(path, files.to_json(facts, indent=2) + '\n')
