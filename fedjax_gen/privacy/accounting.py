@@ -18,7 +18,11 @@ from fedjax_gen.privacy import composition, events as events_lib
 from fedjax_gen.privacy.events import Event
 
 ACCOUNTANTS = ('pld', 'rdp')
-NEIGHBOURING = ('add_or_remove_one', 'replace_one')
+NEIGHBOURING = ('zero_out', 'add_or_remove_one', 'replace_one')
+LEAST_DELTA = 1e-12
+"""Below it the numbers of loss distributions are lost in rounding."""
+MOST_EPSILON = 500.0
+"""Above it accountants take minutes, for a promise that is none."""
 # Ratio of a calibrated noise multiplier to the smallest that would do.
 _TOLERANCE = 1 + 1e-4
 # Below this no guarantee is worth having, and loss distributions grow huge.
@@ -31,7 +35,7 @@ def epsilon(
   delta: float,
   *,
   accountant: str = 'pld',
-  neighbouring: str = 'add_or_remove_one',
+  neighbouring: str = 'zero_out',
 ) -> float:
   """The epsilon of everything that was released about one unit's data.
 
@@ -40,8 +44,10 @@ def epsilon(
     if every event is true: noise on sums of contributions clipped to C, and
     samples of the law that the event names. Infinity, an explicit value, is
     what a release without noise costs; no events cost 0.
-    Neighbouring: `add_or_remove_one`, where a sum changes by C, or
-      `replace_one`, where it changes by 2 C.
+    Neighbouring: `zero_out`, where the contribution of one is replaced by
+      zero while numbers that are public, such as how many there are, stay as
+      they are: a sum changes by C. It costs what `add_or_remove_one` does, of
+      which not even the number is known. `replace_one`: it changes by 2 C.
 
   Args:
     events: all that was released, in any order.
@@ -55,11 +61,33 @@ def epsilon(
       an event under this relation.
   """
   released = (events,) if isinstance(events, Event) else tuple(events)
-  if not 0 < delta < 1:
-    raise InputError(f'Expected 0 < delta < 1, got delta={delta!r}.')
+  if not LEAST_DELTA <= delta < 1:
+    raise InputError(
+      f'Expected {LEAST_DELTA:g} <= delta < 1, which accountants can resolve, '
+      f'got delta={delta!r}.'
+    )
   validate.one_of(ACCOUNTANTS, accountant=accountant)
   validate.one_of(NEIGHBOURING, neighbouring=neighbouring)
+  if neighbouring == 'zero_out':
+    neighbouring = 'add_or_remove_one'  # a contribution is there or is zero
   return composition.epsilon(released, delta, accountant, neighbouring)
+
+
+def check_epsilon(epsilon: float) -> None:
+  """Checks a budget.
+
+  Raises:
+    InputError: it is not above 0, or so large that it promises nothing, but
+      for infinity, which says so.
+  """
+  if epsilon == math.inf:
+    return
+  validate.positive(epsilon=epsilon)
+  if epsilon > MOST_EPSILON:
+    raise InputError(
+      f'Expected epsilon <= {MOST_EPSILON:g}, or inf for no noise, got '
+      f'epsilon={epsilon!r}: such a budget promises nothing.'
+    )
 
 
 def parallel(epsilons: Iterable[float]) -> float:
@@ -85,7 +113,7 @@ def noise_multiplier(
   steps: int = 1,
   others: Sequence[Event] = (),
   accountant: str = 'pld',
-  neighbouring: str = 'add_or_remove_one',
+  neighbouring: str = 'zero_out',
 ) -> float:
   """The least noise that keeps a Poisson-sampled Gaussian within a budget.
 
@@ -132,7 +160,7 @@ def calibrate(
   *,
   others: Sequence[Event] = (),
   accountant: str = 'pld',
-  neighbouring: str = 'add_or_remove_one',
+  neighbouring: str = 'zero_out',
 ) -> float:
   """`noise_multiplier` for any event, for instance of truncated batches.
 
@@ -150,9 +178,9 @@ def calibrate(
   Raises:
     InputError: as `noise_multiplier`.
   """
+  check_epsilon(target_epsilon)
   if target_epsilon == math.inf:
     return 0.0
-  validate.positive(epsilon=target_epsilon)
 
   def fits(value):
     cost = epsilon(

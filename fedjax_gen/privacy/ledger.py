@@ -63,6 +63,8 @@ class Ledger:
     unit: record or client.
     accountant: of `accounting.epsilon`.
     neighbouring: likewise.
+    set_aside: the part of delta that the accountant is not given, kept for
+      samples that do not fit their batch.
   """
 
   epsilon: float
@@ -70,22 +72,33 @@ class Ledger:
   histories: tuple[tuple[Entry, ...], ...]
   unit: str = 'record'
   accountant: str = 'pld'
-  neighbouring: str = 'add_or_remove_one'
+  neighbouring: str = 'zero_out'
+  set_aside: float = 0.0
 
   def __post_init__(self):
     if self.epsilon != math.inf:
       validate.positive(epsilon=self.epsilon)
     validate.positive_int(num_clients=len(self.histories))
     validate.one_of(UNITS, unit=self.unit)
+    validate.non_negative(set_aside=self.set_aside)
     accounting.epsilon(
       (),
-      self.delta,
+      self.accounted_delta,
       accountant=self.accountant,
       neighbouring=self.neighbouring,
     )  # checks the rest
 
+  @property
+  def accounted_delta(self) -> float:
+    """What of delta the accountant is given."""
+    return self.delta - self.set_aside
+
   def spent(self, delta: float | None = None) -> np.ndarray:
-    """`[N]` epsilon of each client, at the budget's delta or another."""
+    """`[N]` epsilon of each client, at the budget's delta or another.
+
+    Args:
+      delta: in place of the ledger's; what is set aside is taken from it too.
+    """
     return np.array([self._cost(h, delta) for h in self.histories])
 
   def worst(self, delta: float | None = None) -> float:
@@ -190,7 +203,7 @@ class Ledger:
   def _cost(self, history: Sequence[Entry], delta: float | None = None):
     return accounting.epsilon(
       (entry.event for entry in history),
-      self.delta if delta is None else delta,
+      (self.delta if delta is None else delta) - self.set_aside,
       accountant=self.accountant,
       neighbouring=self.neighbouring,
     )
@@ -224,19 +237,22 @@ def ledger(
   *,
   unit: str = 'record',
   accountant: str = 'pld',
-  neighbouring: str = 'add_or_remove_one',
+  neighbouring: str = 'zero_out',
+  set_aside: float = 0.0,
 ) -> Ledger:
   """A ledger in which nothing was released.
 
   Guarantees:
-    See `Ledger`.
+    See `Ledger`, for its arguments too.
 
   Raises:
     InputError: an argument is out of range.
   """
   validate.positive_int(num_clients=num_clients)
   histories: tuple[tuple[Entry, ...], ...] = ((),) * num_clients
-  return Ledger(epsilon, delta, histories, unit, accountant, neighbouring)
+  return Ledger(
+    epsilon, delta, histories, unit, accountant, neighbouring, set_aside
+  )
 
 
 def from_json(text: str) -> Ledger:

@@ -219,7 +219,12 @@ class Placement(NamedTuple):
 
 
 def placement(
-  name: str, stddev: float, *, num_clients: int, max_dropouts: int = 0
+  name: str,
+  stddev: float,
+  *,
+  num_clients: int,
+  max_dropouts: int = 0,
+  colluding: int = 0,
 ) -> Placement:
   """How noise of a wanted standard deviation is shared out.
 
@@ -227,8 +232,8 @@ def placement(
     Released: `server`: the sum with one draw, to those who do not see the
       messages. `distributed`: the sum that a secure summation reveals, of
       which each client holds a share of the noise, N(0, stddev^2 / m') with
-      m' = `num_clients - max_dropouts`. `local`: every message by itself, each
-      with noise in full, to everyone, the server included.
+      m' = `num_clients - max_dropouts - colluding`. `local`: every message by
+      itself, each with noise in full, to everyone, the server included.
     Neighbouring: one record of one client; or one client's data replaced by
       nothing, the client still taking part. Not, with `distributed`, a client
       that is away: its share of the noise is away too, and the mechanism on
@@ -237,13 +242,16 @@ def placement(
       if d clients drop the sum has `stddev * sqrt((num_clients - d) / m')`: at
       least `stddev` for d up to `max_dropouts` and less beyond, which
       `Placement.guaranteed` says and the ledger must be charged with.
-      Clients who pool their shares of noise count as dropped.
+      Clients who pool their shares of noise subtract them, as if they had
+      dropped: a single client that looks at the sum is one of them.
 
   Args:
     name: server, distributed or local.
     stddev: wanted, on the sum or, if local, on each message.
     num_clients: m, those who take part.
     max_dropouts: how many may drop with the guarantee intact.
+    colluding: how many may pool what they know; 1 for a guarantee against any
+      other client by itself, 0 against those who hold no share.
 
   Raises:
     InputError: unknown name, `stddev` negative, or dropouts that leave nobody.
@@ -251,15 +259,16 @@ def placement(
   validate.one_of(PLACEMENTS, noise_placement=name)
   validate.non_negative(stddev=stddev)
   validate.positive_int(num_clients=num_clients)
-  validate.non_negative_int(max_dropouts=max_dropouts)
-  if max_dropouts >= num_clients:
+  validate.non_negative_int(max_dropouts=max_dropouts, colluding=colluding)
+  if max_dropouts + colluding >= num_clients:
     raise InputError(
-      f'Expected max_dropouts < num_clients={num_clients}, got '
-      f'max_dropouts={max_dropouts}: nobody would be left to add noise.'
+      f'Expected max_dropouts + colluding < num_clients={num_clients}, got '
+      f'max_dropouts={max_dropouts}, colluding={colluding}: nobody would be '
+      'left to add noise.'
     )
   if name == 'server':
     return Placement(name, 0.0, stddev, 0)
   if name == 'local':
     return Placement(name, stddev, 0.0, 0)
-  shares = num_clients - max_dropouts
+  shares = num_clients - max_dropouts - colluding
   return Placement(name, stddev / math.sqrt(shares), 0.0, shares)

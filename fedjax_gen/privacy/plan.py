@@ -64,6 +64,12 @@ class PrivacyConfig:
     'on the sum that a secure summation would reveal (simulated)',
     choices=PLACEMENTS,
   )
+  colluding: int = fields.option(
+    1,
+    'With noise in shares: how many clients may pool what they know, their own '
+    'shares of the noise included, and the guarantee still holds. 1: any other '
+    'client by itself',
+  )
   accountant: str = fields.option(
     'pld', 'Who counts; pld is tight', choices=accounting.ACCOUNTANTS
   )
@@ -80,15 +86,14 @@ class PrivacyConfig:
   )
 
   def __post_init__(self):
-    if self.epsilon != math.inf:
-      validate.positive(epsilon=self.epsilon)
-    if not 0 < self.delta < 1:
-      raise InputError(f'Expected 0 < delta < 1, got delta={self.delta!r}.')
+    accounting.check_epsilon(self.epsilon)
+    accounting.epsilon((), self.delta)  # checks delta
     validate.positive(clip_norm=self.clip_norm)
     validate.non_negative(noise_multiplier=self.noise_multiplier)
     validate.one_of(PLACEMENTS, noise_placement=self.noise_placement)
     validate.one_of(accounting.ACCOUNTANTS, accountant=self.accountant)
     validate.positive_int(clip_chunk=self.clip_chunk)
+    validate.non_negative_int(colluding=self.colluding)
     if self.noise_seed < -1:
       raise InputError(
         f'Expected noise_seed >= -1, got noise_seed={self.noise_seed!r}.'
@@ -119,7 +124,8 @@ class Plan(NamedTuple):
     noise_multiplier: z, the noise on a sum over C; 0 for epsilon = infinity.
     rounds: that fit the budget, at most those asked for.
     event: what one round costs.
-    ledger: before training; what else is released is charged in it.
+    ledger: with all rounds charged, before the first of them.
+    before: without; what else is released is charged in both.
     sampling_rate: q, of a client's records in a step, or of clients.
     steps: steps of a client in a round; with clients as the unit 0, since it
       does not matter there.
@@ -139,6 +145,7 @@ class Plan(NamedTuple):
   rounds: int
   event: Event
   ledger: Ledger
+  before: Ledger
   sampling_rate: float
   steps: int
   capacity: int
@@ -154,8 +161,8 @@ class Plan(NamedTuple):
       BudgetSpentError: they cost more than the budget.
     """
     if not rounds:
-      return self.ledger
-    return self.ledger.charge(label, self.event.repeated(rounds))
+      return self.before
+    return self.before.charge(label, self.event.repeated(rounds))
 
 
 def record_sampling(
@@ -198,15 +205,17 @@ def record_plan(
       gradients of a Poisson sample of the client's records, jointly over all
       that the client trains; with `noise_placement=distributed` the part that
       is sent is released in the sum over clients only.
-    Neighbouring: one record of one client added or removed. The numbers of
-      records are public, the batch's expected size follows from them.
+    Neighbouring: the contribution of one record of one client is there, or is
+      zero. The numbers of records are public: the batch's expected size follows
+      from them.
     Sensitivity: `clip_norm`. Every client is charged for every round, whether
       it took part or not. The event is that of untruncated samples; room in
       the batch is such that truncation costs two thousandths of delta at most,
       which are taken off what the accountant is given.
 
   Args:
-    config: budget, norm, noise.
+    config: budget, norm, noise. Of the budget and that of `ledger` the smaller
+      one holds; accountant, relation and delta are the ledger's.
     sizes: `[N]` records of each client.
     batch_size: see `record_sampling`.
     epochs: likewise.
@@ -249,24 +258,48 @@ def record_plan(
   share = 1.0
   if config.noise_placement == 'distributed':
     # A client without records adds no noise either.
-    share = 1 / math.sqrt(cohort_size or max(int(np.count_nonzero(sizes)), 1))
+    share = noise_share(
+      cohort_size or int(np.count_nonzero(sizes)), config.colluding
+    )
+  charged = ledger.charge('training', event_of_round.repeated(rounds))
   return Plan(
-    'record', config.clip_norm, noise, rounds, event_of_round, ledger, rate,
-    steps, capacity, share, config.clip_chunk,
+    'record', config.clip_norm, noise, rounds, event_of_round, charged, ledger,
+    rate, steps, capacity, share, config.clip_chunk,
   )  # fmt: skip
+
+
+def noise_share(num_clients: int, colluding: int) -> float:
+  """The part of the noise's standard deviation that each client adds.
+
+  Guarantees:
+    Of `num_clients` shares, those that remain when `colluding` clients subtract
+    their own add up to the whole noise.
+
+  Raises:
+    InputError: nobody's noise would remain.
+  """
+  if colluding >= num_clients:
+    raise InputError(
+      f'Expected colluding < {num_clients}, the clients with records that add '
+      f'shares of the noise, got colluding={colluding}.'
+    )
+  return 1 / math.sqrt(num_clients - colluding)
 
 
 def record_ledger(config: PrivacyConfig, num_clients: int) -> Ledger:
   """An empty ledger with records as the unit.
 
-  Its delta is less by what truncated batches may cost; see `record_plan`.
+  What truncated batches may cost is set aside; see `record_plan`.
 
   Raises:
     InputError: an argument is out of range.
   """
-  delta = config.delta * (1 - 2 * _OVERFLOW)
   return ledger_lib.ledger(
-    num_clients, config.epsilon, delta, accountant=config.accountant
+    num_clients,
+    config.epsilon,
+    config.delta,
+    accountant=config.accountant,
+    set_aside=2 * _OVERFLOW * config.delta,
   )
 
 
@@ -283,7 +316,8 @@ def client_plan(
 
   Guarantees:
     Released: in each round the noised sum of clipped messages.
-    Neighbouring: one client added or removed, with all its data.
+    Neighbouring: the contribution of one client, with all its data, is there,
+      or is zero; how many clients there are is public.
     Sensitivity: `clip_norm`, whatever a client computes. Rounds compose, local
       steps do not matter.
 
@@ -318,8 +352,9 @@ def client_plan(
     return events.poisson_gaussian(noise_multiplier, sampling_rate, 1)
 
   noise, event_of_round, rounds = _calibrated(config, ledger, event, rounds)
+  charged = ledger.charge('training', event_of_round.repeated(rounds))
   return Plan(
-    'client', config.clip_norm, noise, rounds, event_of_round, ledger,
+    'client', config.clip_norm, noise, rounds, event_of_round, charged, ledger,
     sampling_rate, 0, 0, 1.0, config.clip_chunk,
     float(expected_cohort or sampling_rate * num_clients),
   )  # fmt: skip
@@ -328,7 +363,7 @@ def client_plan(
 def _calibrated(config, ledger, event_of, rounds):
   """(noise multiplier, event of a round, rounds that fit)."""
   validate.positive_int(rounds=rounds)
-  if config.epsilon == math.inf:
+  if min(config.epsilon, ledger.epsilon) == math.inf:
     return 0.0, events.non_private(), rounds
   if config.noise_multiplier:
     event = event_of(config.noise_multiplier)
@@ -340,12 +375,16 @@ def _calibrated(config, ledger, event_of, rounds):
       event,
       rounds if fits is None else min(rounds, fits),
     )
-  noise = accounting.calibrate(
-    lambda z: event_of(z).repeated(rounds),
-    config.epsilon,
-    ledger.delta,
-    # Those of the client of whom most is released besides.
-    others=[entry.event for entry in max(ledger.histories, key=len)],
-    accountant=config.accountant,
+  # Enough for every client, whatever else was released about it.
+  noise = max(
+    accounting.calibrate(
+      lambda z: event_of(z).repeated(rounds),
+      min(config.epsilon, ledger.epsilon),
+      ledger.accounted_delta,
+      others=[entry.event for entry in history],
+      accountant=ledger.accountant,
+      neighbouring=ledger.neighbouring,
+    )
+    for history in set(ledger.histories)
   )
   return noise, event_of(noise), rounds

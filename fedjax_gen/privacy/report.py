@@ -4,6 +4,14 @@ from collections.abc import Sequence
 
 from fedjax_gen.privacy.ledger import Ledger
 
+RELATIONS = {
+  'zero_out': 'the contribution of one is there, or is zero; how many there '
+  'are is public',
+  'add_or_remove_one': 'one is added or removed',
+  'replace_one': 'one is replaced by another',
+}
+"""What "one" means, in words."""
+
 _HEADER = ('clients', 'released', 'mechanism', 'steps', 'q', 'noise multiplier')
 
 
@@ -18,7 +26,7 @@ def table(ledger: Ledger) -> str:
   """
   header, *released = rows(ledger)
   budget = f'Budget: epsilon={ledger.epsilon:g}; {ledger.accountant}, '
-  relation = f'neighbours by {ledger.neighbouring.replace("_", " ")}.'
+  relation = f'neighbours: {RELATIONS[ledger.neighbouring]}.'
   lines = [
     f'| {" | ".join(row)} |'
     for row in (header, ['---'] * len(header), *released)

@@ -50,7 +50,8 @@ class RecordTest(parameterized.TestCase):
     )
     with self.assertRaises(BudgetSpentError):
       plan.charged(plan.rounds + 1)
-    self.assertEqual(plan.charged(0), plan.ledger)
+    self.assertEqual(plan.charged(0), plan.before)
+    self.assertEqual(plan.charged(plan.rounds), plan.ledger)
 
   def test_with_noise_given_the_run_ends_when_the_budget_does(self):
     plan = _record_plan(rounds=1000, batch_size=99, noise_multiplier=3.0)
@@ -79,12 +80,12 @@ class RecordTest(parameterized.TestCase):
       3.0, 5000, plan.sampling_rate, plan.capacity, 3 * plan.steps
     )
     self.assertGreater(cost, 0.0)
-    self.assertLessEqual(plan.ledger.delta + cost, _RECORD.delta)
+    self.assertLessEqual(plan.ledger.accounted_delta + cost, _RECORD.delta)
     # A few rows less would cost more than was kept, or the room is wasted.
     tight = sampling.overflow_delta(
       3.0, 5000, plan.sampling_rate, plan.capacity - 8, 3 * plan.steps
     )
-    self.assertGreater(plan.ledger.delta + tight, _RECORD.delta)
+    self.assertGreater(plan.ledger.accounted_delta + tight, _RECORD.delta)
 
   def test_all_records_in_every_step_are_no_sample(self):
     plan = _record_plan(batch_size=99)
@@ -107,8 +108,64 @@ class RecordTest(parameterized.TestCase):
 
   def test_only_clients_with_records_share_noise(self):
     plan = _record_plan(batch_size=99, noise_placement='distributed')
-    np.testing.assert_allclose(plan.share**2 * 3, 1.0)
+    # Of three, two shares remain to who subtracts its own.
+    np.testing.assert_allclose(plan.share**2 * 2, 1.0)
     self.assertEqual(_record_plan(batch_size=99).share, 1.0)
+    nobody = _record_plan(
+      batch_size=99, noise_placement='distributed', colluding=0
+    )
+    np.testing.assert_allclose(nobody.share**2 * 3, 1.0)
+    with self.assertRaisesRegex(InputError, 'colluding < 3'):
+      _record_plan(noise_placement='distributed', colluding=3)
+
+  @parameterized.parameters(2, 5, 10)
+  def test_shares_hold_against_another_client(self, num_clients):
+    config = dataclasses.replace(
+      _RECORD, epsilon=8.0, noise_placement='distributed'
+    )
+    plan = plans.record_plan(
+      config, np.full(num_clients, 1000), batch_size=50, epochs=0.0, rounds=30
+    )
+    others = math.sqrt(num_clients - 1) * plan.share
+    seen = events.poisson_gaussian(
+      plan.noise_multiplier * others, plan.sampling_rate, 30
+    )
+    got = accounting.epsilon(seen, plan.ledger.accounted_delta)
+    self.assertLessEqual(got, 8.0)
+    self.assertGreater(got, 7.9)
+
+  def test_the_costliest_client_decides_and_not_the_longest_history(self):
+    ledger = plans.record_ledger(_RECORD, 4)
+    ledger = ledger.charge('expensive', events.gaussian(1.8), [0])
+    for label in ('cheap', 'cheaper'):
+      ledger = ledger.charge(label, events.gaussian(60.0), [1])
+    plan = _record_plan(ledger=ledger)
+    self.assertLessEqual(plan.ledger.worst(), 3.0)
+    self.assertGreater(plan.ledger.worst(), 2.9)
+    self.assertEqual(plan.ledger.spent().argmax(), 0)
+
+  @parameterized.parameters(
+    ({'neighbouring': 'replace_one'}, 3.0),
+    ({'accountant': 'rdp'}, 3.0),
+    ({'epsilon': 1.0}, 1.0),
+    ({'epsilon': 50.0}, 3.0),
+    ({'delta': 1e-5}, 3.0),
+  )
+  def test_a_ledgers_own_terms_hold(self, changes, budget):
+    ledger = dataclasses.replace(plans.record_ledger(_RECORD, 4), **changes)
+    plan = _record_plan(batch_size=99, ledger=ledger)
+    self.assertLessEqual(plan.ledger.worst(), budget)
+    self.assertGreater(plan.ledger.worst(), 0.97 * budget)
+    for name, value in changes.items():
+      self.assertEqual(getattr(plan.ledger, name), value)
+
+  def test_what_does_not_fit_is_refused_before_training(self):
+    config = dataclasses.replace(_RECORD, epsilon=50.0)
+    ledger = plans.record_ledger(config, 4).charge(
+      'too much already', events.gaussian(0.5), [2]
+    )
+    with self.assertRaisesRegex(InputError, 'epsilon'):
+      _record_plan(ledger=ledger)
 
 
 class ClientTest(parameterized.TestCase):
@@ -137,7 +194,11 @@ class ConfigTest(parameterized.TestCase):
   @parameterized.parameters(
     ({'epsilon': 0.0}, 'epsilon=0.0'),
     ({'epsilon': math.nan}, 'epsilon=nan'),
+    ({'epsilon': 1e4}, 'epsilon=10000.0'),
     ({'delta': 0.0}, 'delta=0.0'),
+    ({'delta': 1e-300}, 'delta=1e-300'),
+    ({'colluding': -1}, 'colluding=-1'),
+    ({'noise_seed': -2}, 'noise_seed=-2'),
     ({'delta': 1.0}, 'delta=1.0'),
     ({'clip_norm': 0.0}, 'clip_norm=0.0'),
     ({'noise_multiplier': -1.0}, 'noise_multiplier=-1.0'),
