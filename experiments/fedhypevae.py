@@ -43,6 +43,7 @@ from fedjax_gen.federation import FederationConfig, build_mapping, build_sampler
 from fedjax_gen.models.hypernetwork import HyperVaeConfig
 from fedjax_gen.models.meta_code import MetaConfig
 from fedjax_gen.models.vae import DataSpec
+from fedjax_gen.privacy.releases import Releases
 from fedjax_gen.privacy.secret_keys import Secrets
 from fedjax_gen.running import (
   engine as engine_lib,
@@ -132,6 +133,11 @@ class Comparison(NamedTuple):
   synthesis: SynthesisConfig
   notes: Sequence[str]
 
+  def releases(self, audit: AuditConfig) -> Releases | None:
+    """All that the run gives away; None if nothing is protected."""
+    audited = self.audited if audit.audit_canaries else ()
+    return hype_privacy.releases(self.methods, audited)
+
 
 def main(session: common.Session, asked: Configs) -> None:
   """Trains, measures and draws; see `common.run`."""
@@ -143,7 +149,7 @@ def main(session: common.Session, asked: Configs) -> None:
     secrets = stages.secrets_of(workdir, asked.privacy.noise_seed)
     stages.begin(
       session, workdir, clients.source, clients.partition, _known(compared),
-      secrets=secrets,
+      secrets=secrets, releases=compared.releases(asked.audit),
     )  # fmt: skip
     engine_of = functools.partial(_engine, compared, asked, workdir, secrets)
     results = {
@@ -174,8 +180,6 @@ def main(session: common.Session, asked: Configs) -> None:
       seed=asked.run.seed,
     )  # fmt: skip
     facts = _facts(compared, asked, metrics, results, drawn, session.config)
-    subject = hype_judge.trained_as(compared.names[0], synthetic)
-    hype_privacy.write(workdir.path, methods[subject], asked.privacy)
     hype_report.write(workdir.path, facts)
     hype_tables.show(metrics)
     # Last: a summary marks the run as finished.
@@ -318,6 +322,7 @@ def _facts(
     drawn=drawn,
     methods=compared.methods,
     privacy=asked.privacy,
+    releases=compared.releases(asked.audit),
     confidence=asked.audit.audit_confidence,
   )
 

@@ -107,7 +107,10 @@ def main(session: common.Session, asked: Configs) -> None:
   with session.open_workdir(is_private=is_private) as workdir:
     secrets = stages.secrets_of(workdir, asked.privacy.noise_seed)
     known = stages.known(source, compared.protection)
-    stages.begin(session, workdir, source, partition, known, secrets=secrets)
+    stages.begin(
+      session, workdir, source, partition, known, secrets=secrets,
+      releases=compared.releases(asked.audit),
+    )  # fmt: skip
     results = {
       name: _train(name, compared, asked.run, session, workdir, secrets)
       for name in compared.methods
@@ -146,6 +149,7 @@ def main(session: common.Session, asked: Configs) -> None:
       config=session.config,
       protection=compared.protection,
       protected=vae_methods.PROTECTED,
+      releases=compared.releases(asked.audit),
     )
     vae_report.write(workdir.path, facts)
     vae_report.show(metrics)

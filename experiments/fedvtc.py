@@ -82,7 +82,7 @@ def main(session: common.Session, asked: Configs) -> None:
     known = stages.known(clients.source, compared.protection)
     stages.begin(
       session, workdir, clients.source, clients.partition, known,
-      secrets=secrets,
+      secrets=secrets, releases=compared.releases,
     )  # fmt: skip
     judge = Judge(clients, asked.run.seed)
     engine_of = functools.partial(_engine, compared, asked, workdir, secrets)
@@ -223,9 +223,7 @@ def _metrics(
     }
     for name in compared.methods
   }
-  return stages.settle(
-    compared.protection, workdir.path, metrics, compared.protected
-  )
+  return stages.settle(compared.protection, metrics, compared.protected)
 
 
 def _attack(
@@ -260,6 +258,7 @@ def _facts(
     config=config,
     protection=compared.protection,
     protected=compared.protected,
+    releases=compared.releases,
     traffic=compared.traffic,
     architectures=clients.architecture_of_client,
     drawn=drawn,

@@ -158,8 +158,7 @@ def _headlines(facts: Facts) -> list[tuple[str, str]]:
     for name in methods
     if metric in facts.metrics.get(name, ())
   ]
-  if facts.protection is not None and _variant(facts) in facts.protected:
-    headlines.append(facts.protection.headline())
+  headlines += run_report.headline(facts.releases)
   if facts.discovery:
     share = fission_tables.percent(facts.discovery.accuracy)
     headlines.append(('Clients in their own group', share))

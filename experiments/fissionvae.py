@@ -40,6 +40,7 @@ from fedjax_gen.models import decoders
 from fedjax_gen.models.gan import GanConfig
 from fedjax_gen.models.vae import DataSpec, VaeConfig
 from fedjax_gen.privacy.plan import PrivacyConfig
+from fedjax_gen.privacy.releases import Releases
 from fedjax_gen.privacy.secret_keys import Secrets
 from fedjax_gen.running import engine as engine_lib, leaves, training
 from fedjax_gen.running.workdir import Workdir
@@ -146,6 +147,15 @@ class Comparison(NamedTuple):
     """Methods that train under the protection, if there is any."""
     return [n for n in self.methods if n not in fission_methods.UNPROTECTED]
 
+  @property
+  def releases(self) -> Releases | None:
+    """All that the run gives away; None without privacy."""
+    if self.protection is None:
+      return None
+    return private_run.releases_of(
+      dict.fromkeys(self.protected, self.protection)
+    )
+
 
 def main(session: common.Session, asked: Configs) -> None:
   """Trains, measures and draws; see `common.run`."""
@@ -157,7 +167,10 @@ def main(session: common.Session, asked: Configs) -> None:
   with session.open_workdir(is_private=is_private) as workdir:
     secrets = stages.secrets_of(workdir, asked.privacy.noise_seed)
     known = stages.known(source, compared.protection)
-    stages.begin(session, workdir, source, partition, known, secrets=secrets)
+    stages.begin(
+      session, workdir, source, partition, known, secrets=secrets,
+      releases=compared.releases,
+    )  # fmt: skip
     session.say('Preparing the measures.')
     reference = fission_judge.build_reference(
       source, compared.build_extractor, seed=asked.run.seed
@@ -198,6 +211,7 @@ def main(session: common.Session, asked: Configs) -> None:
       config=session.config,
       protection=compared.protection,
       protected=compared.protected,
+      releases=compared.releases,
     )
     fission_report.write(workdir.path, facts)
     fission_tables.show(facts)
@@ -346,9 +360,7 @@ def _measure(
     workdir,
     seed=asked.run.seed,
   )
-  metrics = stages.settle(
-    compared.protection, workdir.path, measured, compared.protected
-  )
+  metrics = stages.settle(compared.protection, measured, compared.protected)
   if reference is not None:
     metrics['real_data'] = fission_judge.measure_real(
       reference, asked.evaluation, workdir, seed=asked.run.seed

@@ -1,6 +1,7 @@
 """Samples from the model that a finished run trained."""
 
 import dataclasses
+import json
 import pathlib
 from typing import NamedTuple
 
@@ -48,8 +49,9 @@ class GenerateConfig:
   seed: int = fields.option(0, 'Same seed, same examples.')
   out: str = fields.option(
     'synthetic.npz',
-    'npz file with x, y, classes and groups, or a .png of the first '
-    '100, or of the first 10 of each group.',
+    'npz file with x, y, classes, groups and, of a private run, what holds '
+    'of its privacy; or a .png of the first 100, or of the first 10 of each '
+    'group.',
     placeholder='FILE',
   )
 
@@ -170,6 +172,9 @@ def _arrays(
   if model.groups:
     names = np.asarray([known.name for known in model.groups])
     arrays['groups'] = names[model.sample_groups(config.num, group=group)]
+  if model.privacy is not None:
+    # What holds of them travels with them.
+    arrays['privacy'] = np.asarray(json.dumps(dict(model.privacy)))
   return arrays
 
 

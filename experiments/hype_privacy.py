@@ -1,17 +1,15 @@
 """What a comparison of generators says of privacy, and of what has none."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
-import math
-import pathlib
 from typing import Any
 
-from experiments import audits, wording
+from experiments import audits, private_run, wording
 from experiments.hype_budgets import HypePrivacyConfig
 from experiments.hype_methods import Method
 from experiments.hype_tables import NOMINAL
 from experiments.private_run import Protection
-from fedjax_gen.privacy import accounting
+from fedjax_gen.privacy.releases import Releases
 from fedjax_gen.privacy.report import rows as ledger_rows
 from fedjax_gen.running import report
 
@@ -55,22 +53,19 @@ def spent(method: Method) -> dict[str, float]:
   }
 
 
-def write(
-  workdir: pathlib.Path, method: Method, privacy: HypePrivacyConfig
-) -> None:
-  """Writes `ledger.json` of a method, unless what it says would not hold.
+def releases(
+  methods: Mapping[str, Method], audited: Iterable[str] = ()
+) -> Releases | None:
+  """All that the run gives away; None if nothing is protected.
+
+  A method that descends the published formulas is not among it: what protects
+  nothing is not to be given away.
 
   Args:
-    workdir: folder of the run.
-    method: that was trained.
-    privacy: what was asked for.
-
-  Raises:
-    DiskFullError: the disk is full.
+    methods: what is trained, by name.
+    audited: of these, methods that an audit trains once more.
   """
-  protection = method.budget.protection
-  if protection is not None and privacy.privacy != 'paper':
-    protection.write(workdir)
+  return private_run.releases_of(_held(methods), audited)
 
 
 def warnings(methods: Mapping[str, Method]) -> list[report.Section]:
@@ -87,6 +82,7 @@ def sections(
   privacy: HypePrivacyConfig,
   metrics: Mapping[str, Mapping[str, float]],
   confidence: float,
+  given: Releases | None,
 ) -> list[report.Section]:
   """The section `Privacy`, of what holds, if anything does.
 
@@ -95,17 +91,14 @@ def sections(
     privacy: what was asked for.
     metrics: of the table's rows; an audit's bounds are among them.
     confidence: of these.
+    given: all that the folder gives away.
   """
-  held = {
-    name: protection
-    for name, protection in _protections(methods).items()
-    if not methods[name].is_nominal
-  }
-  if not held:
+  held = _held(methods)
+  if not held or given is None:
     return []
   others = [name for name in methods if name not in held]
   remarks = _remarks(held, privacy, has_lambda='FedLambda' in metrics)
-  section = _held_section(held, others, remarks)
+  section = _held_section(held, others, remarks, given)
   audit = audits.blocks(held, metrics, confidence)
   return [dataclasses.replace(section, blocks=[*section.blocks, *audit])]
 
@@ -115,6 +108,15 @@ def _protections(methods: Mapping[str, Method]) -> dict[str, Protection]:
     name: method.budget.protection
     for name, method in methods.items()
     if method.budget.protection is not None
+  }
+
+
+def _held(methods: Mapping[str, Method]) -> dict[str, Protection]:
+  """The protections of the methods that are protected."""
+  return {
+    name: protection
+    for name, protection in _protections(methods).items()
+    if not methods[name].is_nominal
   }
 
 
@@ -151,11 +153,16 @@ def _nominal_section(name: str, protection: Protection) -> report.Section:
 
 
 def _held_section(
-  held: Mapping[str, Protection], others: Sequence[str], remarks: str
+  held: Mapping[str, Protection],
+  others: Sequence[str],
+  remarks: str,
+  given: Releases,
 ) -> report.Section:
   """The section `Privacy`: the first method in full, the others in a row."""
   subject, *beside = held
-  section = held[subject].section([subject], others, remarks=remarks)
+  section = held[subject].section(
+    [subject], others, releases=given, remarks=remarks
+  )
   about, ledger = section.blocks
   blocks = [
     _headed_by(about, f'Privacy of {subject}'),
@@ -205,12 +212,6 @@ def _remarks(
       f'{wording.listed(beside)} had the same budget for the same records, '
       'each by itself.'
     )
-    together = _together(list(held.values()))
-    if math.isfinite(together):
-      texts.append(
-        f'All {len(held)} together, as this folder holds them, cost ε = '
-        f'{wording.number(together)}.'
-      )
   if has_lambda:
     texts.append('FedLambda releases what FedAvg does.')
   if _OURS in held and privacy.privacy == 'record_server_code':
@@ -224,27 +225,6 @@ def _remarks(
     'on validation rows, without noise.'
   )
   return ' '.join(texts)
-
-
-def _together(protections: Sequence[Protection]) -> float:
-  """Epsilon of all that these released, of the client who pays most."""
-  first = protections[0]
-  delta = first.config.delta - sum(
-    # What is kept for samples that do not fit, by every method.
-    p.config.delta - p.ledger.delta
-    for p in protections
-  )
-  if delta <= 0:
-    return math.inf
-  histories = set(zip(*(p.ledger.histories for p in protections), strict=True))
-  return accounting.parallel(
-    accounting.epsilon(
-      [entry.event for history in of_client for entry in history],
-      delta,
-      accountant=first.config.accountant,
-    )
-    for of_client in histories
-  )
 
 
 def _warning(protection: Protection) -> str:

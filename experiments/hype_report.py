@@ -129,7 +129,11 @@ def write(workdir: pathlib.Path, facts: Facts) -> None:
     _results(facts),
     *_pictures(facts, ['embeddings', 'clients']),
     *hype_privacy.sections(
-      facts.methods, facts.privacy, facts.metrics, facts.confidence
+      facts.methods,
+      facts.privacy,
+      facts.metrics,
+      facts.confidence,
+      facts.releases,
     ),
     *_pictures(facts, ['codes', 'interpolations']),
     _curves(facts),
@@ -183,13 +187,7 @@ def _headlines(facts: Facts) -> list[tuple[str, str]]:
   if 'membership_auc' in values:
     text = report_tables.number(values['membership_auc'])
     headlines.append(('Membership AUC (0.5: guessing)', text))
-  method = facts.methods.get(subject)
-  if method and (protection := method.budget.protection):
-    label, text = protection.headline()
-    if method.is_nominal:
-      label = hype_tables.NOMINAL
-    headlines.append((label, text))
-  return headlines
+  return [*headlines, *run_report.headline(facts.releases)]
 
 
 def _results(facts: Facts) -> report.Section:

@@ -6,11 +6,11 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.table import Table as TerminalTable
 
-from experiments import audits
+from experiments import audits, private_run
 from fedjax_gen.running import report, report_tables
 from fedjax_gen.running.report_tables import Metric
 
-NOMINAL = 'nominal epsilon, NOT a guarantee'
+NOMINAL = private_run.NOMINAL
 
 _SCORES = {
   'accuracy': 'Test rows that are classified right',
@@ -48,10 +48,12 @@ _EXPLAINED = {
     'How well the distance to synthetic data tells who was trained on; 0.5 is '
     'guessing. An audit by one attack, no guarantee.'
   ),
-  'epsilon': Metric('What training told of those protected; see Privacy.'),
+  'epsilon': Metric(
+    'Privacy loss of the protected units by this method alone; see Privacy.'
+  ),
   'nominal_epsilon': Metric(
-    'What an accountant says of the published formulas, which protect nothing: '
-    f'{NOMINAL}.'
+    'What an accountant says of the published formulas, or of noise from a '
+    f'public seed, which protect nothing: {NOMINAL}.'
   ),
   'delta': Metric('Its delta.'),
   **audits.EXPLAINED,

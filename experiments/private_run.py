@@ -1,12 +1,11 @@
 """What a program adds to train under differential privacy, and says about it.
 
 The same for every program: noise from a configuration before anything is
-trained, a sentence on the terminal, `ledger.json`, metrics of the summary, and
-the report's section. Nothing here is done with `privacy=none`.
+trained, sentences on the terminal, the ledger, metrics of the summary, and the
+report's section. Nothing here is done with `privacy=none`.
 """
 
-from collections.abc import Sequence
-import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
 import math
 import pathlib
 from typing import Any, NamedTuple
@@ -17,16 +16,20 @@ from experiments import wording
 from fedjax_gen.data.federated import FederatedDataset
 from fedjax_gen.errors import InputError
 from fedjax_gen.federation import FederationConfig
-from fedjax_gen.privacy import accounting, plan as plan_lib
+from fedjax_gen.privacy import plan as plan_lib, releases as releases_lib
 from fedjax_gen.privacy.ledger import Ledger
 from fedjax_gen.privacy.plan import Plan, PrivacyConfig
-from fedjax_gen.privacy.report import rows
-from fedjax_gen.running import files, report
+from fedjax_gen.privacy.releases import Releases
+from fedjax_gen.privacy.report import RELATIONS, rows
+from fedjax_gen.running import report, run_secrets
+from fedjax_gen.running.workdir import RELEASE
 
-_UNITS = {
+UNITS = {
   'record': 'one record of one client',
   'client': 'one client with all its data',
 }
+NOMINAL = 'nominal epsilon, NOT a guarantee'
+_PUBLIC_SEED = 'nominal, since --noise_seed makes the noise public'
 
 
 class Protection(NamedTuple):
@@ -59,55 +62,52 @@ class Protection(NamedTuple):
       noise = 'no noise, which protects nothing'
     steps = f' of {plan.steps} steps' if plan.steps else ''
     said = (
-      f'Privacy of {_UNITS[plan.unit]}: sums clipped to {plan.max_norm:g}, '
+      f'Privacy of {UNITS[plan.unit]}: sums clipped to {plan.max_norm:g}, '
       f'{noise}, {plan.rounds} rounds{steps}: epsilon={self.epsilon:.4g} at '
-      f'delta={config.delta:g}.'
+      f'delta={config.delta:g}{", " * config.is_nominal}'
+      f'{_PUBLIC_SEED * config.is_nominal}.'
     )
     if plan.rounds < self.asked:
       said += (
         f' {self.asked} rounds were asked for: the budget epsilon='
         f'{config.epsilon:g} ends before.'
       )
-    if config.delta * self.num_units >= 1:
+    if config.delta * self.num_units > 0.1:
       said += (
         f' With {self.num_units} {plan.unit}s a delta of {config.delta:g} '
-        f'promises little: below {1 / self.num_units:.1g} is usual.'
+        f'promises little: far below {1 / self.num_units:.1g} is usual.'
       )
     return said
 
   def metrics(self) -> dict[str, float]:
-    """`epsilon` (if finite) and `delta`, for a method's final metrics."""
-    finite = {'epsilon': self.epsilon} if math.isfinite(self.epsilon) else {}
-    return {**finite, 'delta': self.config.delta}
+    """`epsilon` (if finite) and `delta`, for a method's final metrics.
 
-  def write(self, workdir: pathlib.Path) -> None:
-    """Writes `ledger.json`: what one finished method released.
-
-    Raises:
-      DiskFullError: the disk is full.
+    With noise of a public seed it is `nominal_epsilon`.
     """
-    text = self.ledger.to_json() + '\n'
-    files.write_atomically(workdir / 'ledger.json', text)
-
-  def headline(self) -> tuple[str, str]:
-    """A label and a number for the top of a report."""
-    return f'ε of {_UNITS[self.plan.unit]}', wording.number(self.epsilon)
+    name = 'nominal_epsilon' if self.config.is_nominal else 'epsilon'
+    finite = {name: self.epsilon} if math.isfinite(self.epsilon) else {}
+    return {**finite, 'delta': self.config.delta}
 
   def section(
     self,
     protected: Sequence[str],
     others: Sequence[str] = (),
     *,
+    releases: Releases,
     remarks: str = '',
   ) -> report.Section:
     """The report's section `Privacy`.
 
     Args:
       protected: methods that trained under this protection.
-      others: methods beside them that trained without any.
+      others: methods next to them that trained without any.
+      releases: of the folder.
       remarks: more sentences of what is, or is not, protected.
     """
-    texts = [self._claim(protected), remarks, self._limits(others)]
+    texts = [
+      self._claim(protected), folder_sentence(releases), remarks,
+      self._limits(others),
+    ]  # fmt: skip
     header, *table = rows(self.ledger)
     ledger = report.Table(
       header,
@@ -125,8 +125,13 @@ class Protection(NamedTuple):
   def _facts(self) -> list[report.Row]:
     plan, config = self.plan, self.config
     facts: list[tuple[Any, ...]] = [
-      ('Protected', _UNITS[plan.unit], 'Added or removed.'),
-      ('ε', wording.number(self.epsilon), 'Of what one method released.'),
+      ('Protected', UNITS[plan.unit]),
+      ('Neighbours', RELATIONS[self.ledger.neighbouring]),
+      (
+        NOMINAL if config.is_nominal else 'ε',
+        wording.number(self.epsilon),
+        'Of what one method released.',
+      ),
       ('δ', f'{config.delta:g}'),
       ('Budget', f'ε = {wording.number(config.epsilon)}'),
       ('Accountant', config.accountant),
@@ -158,9 +163,16 @@ class Protection(NamedTuple):
         f'{names} trained with clipping and without noise (epsilon=inf): '
         'nothing is protected.'
       )
+    if self.config.is_nominal:
+      return (
+        f'{names} trained with noise from the public seed --noise_seed='
+        f'{self.config.noise_seed}: whoever knows it subtracts the noise, and '
+        'nothing is protected. Every ε here is nominal: what it would be with '
+        'secret noise.'
+      )
     claim = (
       f'What {names} released in training is differentially private: whether '
-      f'{_UNITS[self.plan.unit]} was there or not changes the probability of '
+      f'{UNITS[self.plan.unit]} was there or not changes the probability of '
       'anything that can be concluded from it by a factor of '
       f'e^{wording.number(self.epsilon)} at most, but for δ. '
     )
@@ -175,22 +187,6 @@ class Protection(NamedTuple):
         'all who see models, and trusts the server. It does not cover what '
         'clients keep. With sampling=uniform or by_size a client that is not '
         'there counts as drawn and silent.'
-      )
-    if len(protected) > 1:
-      together = accounting.epsilon(
-        [
-          dataclasses.replace(e.event, steps=e.event.steps * len(protected))
-          for e in max(self.ledger.histories, key=len)
-        ],
-        # Each of them may lack room in a batch.
-        self.config.delta
-        - len(protected) * (self.config.delta - self.ledger.delta),
-        accountant=self.config.accountant,
-      )
-      claim += (
-        f' That is each method by itself. All {len(protected)} of them '
-        'together, as this folder holds them, cost ε = '
-        f'{wording.number(together)}.'
       )
     return claim
 
@@ -214,14 +210,89 @@ class Protection(NamedTuple):
     return limits
 
   def _set_aside(self) -> str:
-    """Why the ledger's delta is not the one asked for."""
-    if self.ledger.delta == self.config.delta:
+    """Why the accountant is not given the whole of delta."""
+    if not self.ledger.set_aside:
       return ''
-    share = 1 - self.ledger.delta / self.config.delta
+    share = self.ledger.set_aside / self.ledger.delta
     return (
       f' {share:.1%} of δ is kept for the chance that a sample of records '
       'does not fit its batch.'
     )
+
+
+def releases_of(
+  protections: Mapping[str, Protection], audited: Iterable[str] = ()
+) -> Releases | None:
+  """All that a folder gives away, a part for each protected method.
+
+  Args:
+    protections: by method; none of them for no privacy.
+    audited: of these, methods that are trained once more with canaries: what
+      an audit tells is made of the same records.
+  """
+  if not protections:
+    return None
+  parts = {name: protection.ledger for name, protection in protections.items()}
+  parts |= {f'{name} (audit)': parts[name] for name in audited}
+  is_nominal = any(p.config.is_nominal for p in protections.values())
+  return Releases(parts, is_nominal)
+
+
+def folder_sentence(releases: Releases) -> str:
+  """What all that a folder gives away costs together."""
+  joint = releases.joint()
+  if not math.isfinite(joint.epsilon):
+    return ''
+  nominal = f' ({_PUBLIC_SEED})' * releases.is_nominal
+  if len(releases.parts) == 1:
+    return (
+      f'All that this folder releases: epsilon={joint.epsilon:.4g} at '
+      f'delta={joint.delta:g}{nominal}.'
+    )
+  return (
+    f'All that this folder releases, {len(releases.parts)} methods together: '
+    f'epsilon={joint.epsilon:.4g} at delta={joint.delta:g}{nominal}. Who gives '
+    'away one method alone, and deletes the others, has released that one '
+    'only.'
+  )
+
+
+def other_runs(
+  releases: Releases, folders: Iterable[pathlib.Path]
+) -> list[str]:
+  """Warnings of other private runs on the same data, with the sum.
+
+  Args:
+    releases: of this run.
+    folders: work directories of the others.
+  """
+  found, unread = [releases], []
+  for folder in folders:
+    try:
+      path = folder / RELEASE / run_secrets.LEDGER
+      found.append(releases_lib.from_json(path.read_text()))
+    except (OSError, InputError):
+      unread.append(folder)
+  texts = []
+  if len(found) > 1:
+    try:
+      cost = releases_lib.together(found)
+      texts.append(
+        f'Warning: {len(found) - 1} other private runs on the same data lie '
+        'next to this one. All together they cost '
+        f'epsilon={cost.epsilon:.4g} at delta={cost.delta:g}.'
+      )
+    except InputError as error:
+      texts.append(
+        'Warning: other private runs on the same data lie next to this one; '
+        f'what all cost together cannot be told: {error}'
+      )
+  texts += [
+    f'Warning: {folder} holds another private run on the same data, and its '
+    'ledger cannot be read: both together cost more than each.'
+    for folder in unread
+  ]
+  return texts
 
 
 def protection(

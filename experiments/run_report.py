@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from experiments import audits
+from experiments import audits, private_run, wording
 from experiments.private_run import Protection
 from fedjax_gen.data.partition import Partition
 from fedjax_gen.data.sources import DataSource
+from fedjax_gen.privacy.releases import Releases
 from fedjax_gen.running import environment, report, report_tables
 from fedjax_gen.running.training import TrainResult
 
@@ -31,6 +32,7 @@ class RunFacts:
     config: everything that decided the run.
     protection: differential privacy, if there was any.
     protected: methods that it is of; some may not have been trained.
+    releases: all that the folder gives away, if there is privacy.
   """
 
   experiment: str
@@ -41,6 +43,7 @@ class RunFacts:
   config: Mapping[str, Any]
   protection: Protection | None = dataclasses.field(default=None, kw_only=True)
   protected: Sequence[str] = dataclasses.field(default=(), kw_only=True)
+  releases: Releases | None = dataclasses.field(default=None, kw_only=True)
 
   @property
   def rounds(self) -> int:
@@ -62,6 +65,9 @@ def summary(
     down: bytes that it receives.
   """
   results = facts.results.values()
+  private = {}
+  if facts.releases is not None:
+    private = {'privacy': facts.releases.summary()}
   return {
     'experiment': facts.experiment,
     'seed': facts.config['run']['seed'],
@@ -74,7 +80,18 @@ def summary(
     'bytes_down_per_client_round': down,
     'environment': environment.environment(),
     'methods': facts.metrics,
+    **private,
   }
+
+
+def headline(releases: Releases | None) -> list[tuple[str, str]]:
+  """The epsilon of the folder, for the top of a report; none without."""
+  if releases is None:
+    return []
+  label = f'ε of {private_run.UNITS[releases.unit]}, all that is released'
+  if releases.is_nominal:
+    label = f'{private_run.NOMINAL}, all that is released'
+  return [(label, wording.number(releases.joint().epsilon))]
 
 
 def write(
@@ -141,10 +158,10 @@ def who_holds_what(facts: RunFacts) -> str:
 def privacy(facts: RunFacts) -> list[report.Section]:
   """The section on privacy, if a method trained under any."""
   protected = [name for name in facts.results if name in facts.protected]
-  if facts.protection is None or not protected:
+  if facts.protection is None or facts.releases is None or not protected:
     return []
   others = [name for name in facts.results if name not in protected]
-  section = facts.protection.section(protected, others)
+  section = facts.protection.section(protected, others, releases=facts.releases)
   audit = audits.blocks(
     dict.fromkeys(protected, facts.protection),
     facts.metrics,

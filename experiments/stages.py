@@ -4,15 +4,15 @@ Programs are lists of stages: build, begin, train, measure, draw, save.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-import pathlib
 from typing import Any
 
-from experiments import common
+from experiments import common, private_run
 from experiments.private_run import Protection
 from fedjax_gen.data.partition import Partition
 from fedjax_gen.data.sources import DataSource
+from fedjax_gen.privacy.releases import Releases
 from fedjax_gen.privacy.secret_keys import Secrets
-from fedjax_gen.running import leaves, run_secrets, training
+from fedjax_gen.running import files, leaves, run_secrets, training
 from fedjax_gen.running.engine import Engine
 from fedjax_gen.running.workdir import Workdir
 from fedjax_gen.types import Key
@@ -26,6 +26,7 @@ def begin(
   said: Iterable[str],
   *,
   secrets: Secrets | None = None,
+  releases: Releases | None = None,
 ) -> None:
   """Records what data a run is of and who holds what, and says what is known.
 
@@ -37,6 +38,8 @@ def begin(
     said: what is to be known before training, a line each.
     secrets: of a private run, under which digests of data are keyed: a plain
       one would tell who guesses the data that the guess is right.
+    releases: all that a private run will give away. It is charged here, in
+      `release/ledger.json`, before the first noise is drawn.
 
   Raises:
     InputError: the run began with other data.
@@ -45,11 +48,34 @@ def begin(
     'data': leaves.params_digest((source.train, source.test)),
     'partition': leaves.params_digest((partition.order, partition.sizes)),
   }
+  plain = digests['data']
   if secrets is not None:
     digests = {name: secrets.digest(text) for name, text in digests.items()}
   workdir.pin(**digests)
+  if releases is not None:
+    said = [*said, *_charge(workdir, releases, plain)]
   for text in said:
     session.say(text)
+
+
+def _charge(workdir: Workdir, releases: Releases, data: str) -> list[str]:
+  """Writes the ledger; what is to be said of it.
+
+  Args:
+    workdir: of a private run.
+    releases: all that it will give away.
+    data: plain digest of the data.
+  """
+  if not workdir.is_writer:
+    return []
+  files.write_atomically(
+    workdir.released / run_secrets.LEDGER, releases.to_json() + '\n'
+  )
+  others = run_secrets.runs_on_same_data(workdir, data)
+  return [
+    private_run.folder_sentence(releases),
+    *private_run.other_runs(releases, others),
+  ]
 
 
 def secrets_of(workdir: Workdir, noise_seed: int) -> Secrets | None:
@@ -122,24 +148,18 @@ def train(
 
 def settle(
   protection: Protection | None,
-  workdir: pathlib.Path,
   metrics: Mapping[str, dict[str, Any]],
   protected: Iterable[str],
 ) -> dict[str, dict[str, Any]]:
-  """Writes what was released, and adds it to the metrics of who released it.
+  """Adds what was released to the metrics of who released it.
 
   Args:
     protection: that methods trained under; nothing is done without.
-    workdir: folder of the run.
     metrics: by method.
     protected: methods that trained under it.
-
-  Raises:
-    DiskFullError: the disk is full.
   """
   if protection is None:
     return dict(metrics)
-  protection.write(workdir)
   spent = dict.fromkeys(protected, protection.metrics())
   return {
     name: values | spent.get(name, {}) for name, values in metrics.items()

@@ -110,9 +110,7 @@ def measure(
     )
     for name, trained in models.items()
   }  # fmt: skip
-  metrics = stages.settle(
-    compared.protection, workdir.path, measured, PROTECTED
-  )
+  metrics = stages.settle(compared.protection, measured, PROTECTED)
   for name, found in audited.items():
     metrics[name].update(found)
   if extractor is not None:

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.audits import Target
+from experiments import private_run
+from experiments.audits import AuditConfig, Target
 from experiments.private_run import Protection
 from fedjax_gen import trees
 from fedjax_gen.algorithms import fedvae
@@ -19,6 +20,7 @@ from fedjax_gen.federated.mapping import Mapping
 from fedjax_gen.federation import Federation
 from fedjax_gen.models.vae import Vae
 from fedjax_gen.privacy.plan import Plan
+from fedjax_gen.privacy.releases import Releases
 from fedjax_gen.running import federated_step
 from fedjax_gen.types import Variables
 
@@ -72,6 +74,16 @@ class Comparison(NamedTuple):
   protection: Protection | None
   audited: dict[str, Target]
   build_extractor: Callable[[], FeatureExtractor | None]
+
+  def releases(self, audit: AuditConfig) -> Releases | None:
+    """All that the run gives away; None without privacy."""
+    if self.protection is None:
+      return None
+    protected = [name for name in self.methods if name in PROTECTED]
+    return private_run.releases_of(
+      dict.fromkeys(protected, self.protection),
+      self.audited if audit.audit_canaries else (),
+    )
 
 
 def build_methods(

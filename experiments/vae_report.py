@@ -193,9 +193,7 @@ def _headlines(facts: Facts) -> list[tuple[str, str]]:
     for name, value in values.items()
     if _base(name) in _HEADLINES
   ]
-  if facts.protection is not None and subject in facts.protected:
-    headlines.append(facts.protection.headline())
-  return headlines
+  return [*headlines, *run_report.headline(facts.releases)]
 
 
 def _results(facts: Facts) -> report.Section:

@@ -30,6 +30,7 @@ from fedjax_gen.models.vae import DataSpec
 from fedjax_gen.models.vtc import VtcConfig, build_vtc
 from fedjax_gen.models.vtc_losses import GeneratorLosses
 from fedjax_gen.privacy.plan import PrivacyConfig
+from fedjax_gen.privacy.releases import Releases
 from fedjax_gen.running import federated_step
 
 
@@ -120,6 +121,15 @@ class Comparison(NamedTuple):
   methods: dict[str, Method]
   traffic: dict[str, Sequence[Traffic]]
   protection: Protection | None
+
+  @property
+  def releases(self) -> Releases | None:
+    """All that the run gives away; None without privacy."""
+    if self.protection is None:
+      return None
+    return private_run.releases_of(
+      dict.fromkeys(self.protected, self.protection)
+    )
 
   @property
   def protected(self) -> list[str]:

@@ -93,6 +93,20 @@ class Releases:
     everyones = zip(*(ledger.histories for ledger in ledgers), strict=True)
     return _cost(ledgers, (sum(of_all, ()) for of_all in set(everyones)))
 
+  def summary(self) -> dict[str, Any]:
+    """The folder's epsilon with all that it needs to mean something.
+
+    An infinite epsilon is None: nothing is promised.
+    """
+    joint = self.joint()
+    return {
+      'unit': self.unit,
+      'relation': self.relation,
+      'epsilon': _finite(joint.epsilon),
+      'delta': joint.delta,
+      'nominal': self.is_nominal,
+    }
+
   def claim(self, name: str) -> dict[str, Any]:
     """What a file of one method says of its privacy, as JSON has it.
 
@@ -100,25 +114,18 @@ class Releases:
     """
     alone, joint = self.alone(name), self.joint()
     return {
+      **self.summary(),
       'method': name,
-      'unit': self.unit,
-      'relation': self.relation,
       'epsilon': _finite(alone.epsilon),
       'delta': alone.delta,
       'folder_epsilon': _finite(joint.epsilon),
       'folder_delta': joint.delta,
-      'nominal': self.is_nominal,
     }
 
   def to_json(self) -> str:
     """As text; see `from_json`."""
-    joint = self.joint()
     fields = {
-      'unit': self.unit,
-      'relation': self.relation,
-      'epsilon': _finite(joint.epsilon),
-      'delta': joint.delta,
-      'nominal': self.is_nominal,
+      **self.summary(),
       'methods': {
         name: {
           'epsilon': _finite(self.alone(name).epsilon),

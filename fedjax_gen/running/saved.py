@@ -85,6 +85,7 @@ def load_model(
     built.generate,
     groups,
     built.classes,
+    description.get('privacy'),
   )
 
 

@@ -4,6 +4,7 @@ Two files, `NAME.json` and `NAME.msgpack`, in the folder `models` of the work
 directory. Names of what is no generative model have an ending, `CLIENTS`.
 """
 
+from collections.abc import Callable, Mapping
 import json
 import os
 import pathlib
@@ -97,6 +98,22 @@ def write_description(
   with files.replacing(path) as unfinished:
     unfinished.write_text(json.dumps(description, indent=2) + '\n')
   return path
+
+
+def add_claims(
+  workdir: str | os.PathLike, claim_of: Callable[[str], Mapping[str, Any]]
+) -> None:
+  """Writes into each description what holds of the model's privacy.
+
+  Args:
+    workdir: folder whose models are all protected, `release` of a run.
+    claim_of: from the name of a model to `privacy.releases.Releases.claim`.
+  """
+  for name in names(workdir):
+    description = description_of(workdir, name)
+    claim = dict(claim_of(name))
+    if description.get('privacy') != claim:
+      write_description(workdir, name, {**description, 'privacy': claim})
 
 
 def names(workdir: str | os.PathLike, ending: str = '') -> list[str]:

@@ -1,6 +1,6 @@
 """A trained generative model as a value, and sampling from it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -51,6 +51,8 @@ class TrainedModel(NamedTuple):
     groups: of clients, in the order of their numbers; empty if the model
       knows none.
     classes: labels that it can generate; empty for all.
+    privacy: what holds of the privacy of its training data, as
+      `privacy.releases.Releases.claim` has it; None if nothing does.
   """
 
   name: str
@@ -64,6 +66,7 @@ class TrainedModel(NamedTuple):
   generate: Callable[[Any, np.ndarray, np.ndarray, Key], np.ndarray]
   groups: tuple[Group, ...] = ()
   classes: tuple[int, ...] = ()
+  privacy: Mapping[str, Any] | None = None
 
   @property
   def vae(self) -> Vae:

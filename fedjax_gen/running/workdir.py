@@ -45,6 +45,7 @@ _POLL_SECONDS = 0.5
 # Of a private run: where users look for what lies in one of its two folders.
 _LINKS = {
   'metrics.jsonl': PRIVATE,
+  'ledger.json': RELEASE,
   'report.html': RELEASE,
   'samples': RELEASE,
 }
