@@ -187,6 +187,8 @@ def _headlines(facts: Facts) -> list[tuple[str, str]]:
   if 'membership_auc' in values:
     text = report_tables.number(values['membership_auc'])
     headlines.append(('Membership AUC (0.5: guessing)', text))
+  if any(method.is_nominal for method in facts.methods.values()):
+    return headlines  # not all of the folder is protected
   return [*headlines, *run_report.headline(facts.releases)]
 
 

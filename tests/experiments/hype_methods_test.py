@@ -61,7 +61,7 @@ def test_each_method_spends_its_budget_and_not_more(privacy, name):
   assert ledger.unit == ('client' if privacy == 'client' else 'record')
   # As the accountant has it of all that is listed, moments included.
   spent = accounting.epsilon(
-    _labels(method).values(), ledger.delta, accountant='rdp'
+    _labels(method).values(), ledger.accounted_delta, accountant='rdp'
   )
   assert spent == pytest.approx(ledger.worst())
   assert spent <= 3.0
@@ -87,7 +87,7 @@ def test_moments_are_released_by_fedhypevae_alone():
   event = _labels(ours)['class moments']
   assert event.noise_multiplier == ours.budget.moments_noise
   share = accounting.epsilon(
-    event, ours.budget.protection.ledger.delta, accountant='rdp'
+    event, ours.budget.protection.ledger.accounted_delta, accountant='rdp'
   )
   assert share == pytest.approx(0.15 * 3.0, rel=1e-2)
   for name, method in methods.items():

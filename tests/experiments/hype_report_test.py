@@ -30,8 +30,6 @@ from fedjax_gen.federated.rounds import Traffic
 from fedjax_gen.federation import FederationConfig
 from fedjax_gen.models.hypernetwork import HyperVaeConfig
 from fedjax_gen.models.vae import DataSpec
-from fedjax_gen.privacy import accounting, events
-from fedjax_gen.privacy.ledger import Entry
 from fedjax_gen.running.training import TrainResult
 
 _TRAINED = ('FedHypeVAE', 'DP-CVAE', 'FedAvg')
@@ -131,6 +129,7 @@ def _facts(methods, privacy, codes=('meta',), **changes):
       methods=methods,
       privacy=privacy,
       confidence=0.9,
+      releases=hype_privacy.releases(methods),
     ),
     **changes,
   )
@@ -302,35 +301,9 @@ def test_the_page_says_what_is_protected_and_what_is_not(private, page):
   ):
     assert text in written.text
   assert 'NOT' not in written.text
-  together = hype_privacy._together(
-    [m.budget.protection for m in methods.values()]
-  )
-  assert 4.0 < together < 12.0
-  assert (
-    f'All 3 together, as this folder holds them, cost ε = {together:.4g}'
-    in (written.text)
-  )
-
-
-def test_all_together_cost_what_the_accountant_says():
-  # Two sums with noise are one, with noise less by the root of two.
-  twice = [
-    SimpleNamespace(
-      config=SimpleNamespace(delta=1e-3, accountant='rdp'),
-      ledger=SimpleNamespace(
-        delta=0.9e-3,
-        histories=(
-          (Entry('training', events.gaussian(noise)),),
-          (Entry('training', events.gaussian(2.0 * noise)),),
-        ),
-      ),
-    )
-    for noise in (3.0, 3.0)
-  ]
-  expected = accounting.epsilon(
-    events.gaussian(3.0 / 2**0.5), 0.8e-3, accountant='rdp'
-  )
-  np.testing.assert_allclose(hype_privacy._together(twice), expected, rtol=1e-6)
+  joint = hype_privacy.releases(methods).joint().epsilon
+  assert 4.0 < joint < 12.0
+  assert f'3 methods together: epsilon={joint:.4g}' in written.text
 
 
 @pytest.mark.parametrize('codes', [('meta',), ('meta', 'clients')])

@@ -8,7 +8,7 @@ import pytest
 from experiments import private_run
 from fedjax_gen.errors import InputError
 from fedjax_gen.federation import FederationConfig
-from fedjax_gen.privacy import accounting, events, ledger as ledger_lib
+from fedjax_gen.privacy import accounting, events, releases as releases_lib
 from fedjax_gen.privacy.plan import PrivacyConfig
 from tests.federated import toys
 
@@ -66,18 +66,23 @@ def test_a_round_expects_what_its_sampler_draws(fields, share):
 
 
 def test_records_are_counted_and_a_weak_delta_is_named():
-  protection = _protect(privacy='record', delta=1e-2)
+  protection = _protect(privacy='record', delta=1e-3)
   assert protection.num_units == 60
-  assert 'delta=0.01' in protection.sentence()
+  assert 'delta=0.001' in protection.sentence()
   assert 'promises little' not in protection.sentence()
   weak = _protect(privacy='record', delta=0.1)
   assert '60 records a delta of 0.1 promises little' in weak.sentence()
 
 
-def test_the_section_says_who_is_protected_and_who_not(tmp_path):
+def test_the_section_says_who_is_protected_and_who_not():
   protection = _protect()
+  releases = private_run.releases_of(
+    dict.fromkeys(['FedVAE', 'L', 'D'], protection)
+  )
   text, facts, rows = _text(
-    protection.section(['FedVAE', 'L', 'D'], ['central'], remarks='And so on.')
+    protection.section(
+      ['FedVAE', 'L', 'D'], ['central'], releases=releases, remarks='And so on.'
+    )
   )
   assert 'What FedVAE, L and D released' in text
   assert 'And so on.' in text
@@ -88,27 +93,70 @@ def test_the_section_says_who_is_protected_and_who_not(tmp_path):
   # Three models are three times the rounds.
   event = protection.plan.event.repeated(12)
   together = accounting.epsilon(event, protection.config.delta)
-  assert f'cost ε = {together:.4g}' in text
+  assert f'3 methods together: epsilon={together:.4g}' in text
   assert together > protection.epsilon
-  alone, _, _ = _text(protection.section(['federated']))
+  one = private_run.releases_of({'federated': protection})
+  alone, _, _ = _text(protection.section(['federated'], releases=one))
   assert 'together' not in alone
   assert 'without privacy' not in alone
-  protection.write(tmp_path)
-  read = ledger_lib.from_json((tmp_path / 'ledger.json').read_text())
-  assert read == protection.ledger
-  assert protection.metrics() == {'epsilon': read.worst(), 'delta': 1e-4}
-  np.testing.assert_allclose(read.worst(), 5.0, rtol=1e-3)
+  epsilon = protection.ledger.worst()
+  assert protection.metrics() == {'epsilon': epsilon, 'delta': 1e-4}
+  np.testing.assert_allclose(epsilon, 5.0, rtol=1e-3)
+
+
+def test_noise_of_a_public_seed_is_called_nominal_everywhere():
+  protection = _protect(noise_seed=3)
+  releases = private_run.releases_of({'federated': protection})
+  assert releases.is_nominal
+  section = protection.section(['federated'], releases=releases)
+  text, facts, _ = _text(section)
+  assert 'nothing is protected' in text
+  assert 'differentially private' not in text
+  assert 'ε' not in facts
+  assert private_run.NOMINAL in facts
+  assert set(protection.metrics()) == {'nominal_epsilon', 'delta'}
+  for said in (protection.sentence(), private_run.folder_sentence(releases)):
+    assert 'nominal' in said
+  assert 'nominal' not in _protect().sentence()
+
+
+def test_an_audit_is_a_release_of_its_own():
+  protection = _protect(privacy='record', delta=1e-3)
+  alone = private_run.releases_of({'federated': protection})
+  audited = private_run.releases_of({'federated': protection}, ['federated'])
+  assert len(audited.parts) == 2
+  assert audited.joint().epsilon > alone.joint().epsilon
+
+
+def test_other_runs_on_the_same_data_are_summed(tmp_path):
+  releases = private_run.releases_of({'federated': _protect()})
+  assert private_run.other_runs(releases, []) == []
+  (tmp_path / 'release').mkdir()
+  (tmp_path / 'release/ledger.json').write_text(releases.to_json())
+  [warning] = private_run.other_runs(releases, [tmp_path])
+  both = releases_lib.together([releases, releases]).epsilon
+  assert f'epsilon={both:.4g}' in warning
+  (tmp_path / 'release/ledger.json').write_text('no ledger')
+  [warning] = private_run.other_runs(releases, [tmp_path])
+  assert 'cannot be read' in warning
+  records = private_run.releases_of(
+    {'federated': _protect(privacy='record', delta=1e-3)}
+  )
+  (tmp_path / 'release/ledger.json').write_text(records.to_json())
+  [warning] = private_run.other_runs(releases, [tmp_path])
+  assert 'cannot be told' in warning
 
 
 def test_without_noise_nothing_is_claimed():
   protection = _protect(epsilon=math.inf)
-  text, facts, _ = _text(protection.section(['federated']))
+  releases = private_run.releases_of({'federated': protection})
+  section = protection.section(['federated'], releases=releases)
+  text, facts, _ = _text(section)
   assert 'nothing is protected' in text
   assert 'differentially private' not in text
   assert facts['ε'] == '∞'
   assert protection.metrics() == {'delta': 1e-4}
   assert 'protects nothing' in protection.sentence()
-  assert protection.headline()[1] == '∞'
 
 
 def test_noise_in_shares_is_refused():
