@@ -24,6 +24,7 @@ from experiments import (
   hype_synthesis,
   hype_tables,
   options,
+  shown as shown_lib,
   stages,
 )
 from experiments.audits import AuditConfig
@@ -163,20 +164,26 @@ def main(session: common.Session, asked: Configs) -> None:
       methods, engine_of, states, asked.meta, compared.synthesis,
       asked.run.seed, secrets,
     )  # fmt: skip
+    protected = hype_privacy.protected(methods, synthetic)
+    shown = shown_lib.shown(
+      workdir, protected, show_real=asked.privacy.show_real
+    )
     reached = hype_judge.evaluate(
       compared.names, shared, synthetic, clients, asked.head
     )
-    metrics = _metrics(compared, reached, synthetic, audited, asked)
-    _save(workdir, methods, synthetic, compared.synthesis.draw, clients.source)
+    metrics = _metrics(compared, reached, synthetic, audited, asked, shown)
+    _save(shown, methods, synthetic, compared.synthesis.draw, clients.source)
     session.say('Drawing.')
     drawn = hype_pictures.draw(
-      workdir.path / 'samples', clients, synthetic, reached, methods, codes,
+      shown, clients, synthetic, reached, methods, codes,
       seed=asked.run.seed,
     )  # fmt: skip
-    facts = _facts(compared, asked, metrics, results, drawn, session.config)
+    facts = _facts(
+      compared, asked, metrics, results, shown.placed(drawn), session.config
+    )
     subject = hype_judge.trained_as(compared.names[0], synthetic)
     hype_privacy.write(workdir.path, methods[subject], asked.privacy)
-    hype_report.write(workdir.path, facts)
+    hype_report.write(shown, facts)
     hype_tables.show(metrics)
     # Last: a summary marks the run as finished.
     digest = leaves.params_digest(shared)
@@ -281,6 +288,7 @@ def _metrics(
   synthetic: Mapping[str, Synthetic],
   audited: Mapping[str, Mapping[str, float]],
   asked: Configs,
+  shown: shown_lib.Shown,
 ) -> dict[str, dict[str, float]]:
   """The rows of the results, those of the clients' own classifiers last."""
   metrics = {}
@@ -288,7 +296,11 @@ def _metrics(
     values = hype_judge.metrics_of(row, found)
     if row in synthetic:
       values |= hype_judge.quality(
-        found, synthetic[row], compared.clients, seed=asked.run.seed
+        found,
+        synthetic[row],
+        compared.clients,
+        seed=asked.run.seed,
+        by_training=shown.everything,
       )
     name = hype_judge.trained_as(row, synthetic)
     values |= hype_privacy.spent(compared.methods[name])
@@ -323,7 +335,7 @@ def _facts(
 
 
 def _save(
-  workdir: Workdir,
+  shown: shown_lib.Shown,
   methods: Mapping[str, Method],
   synthetic: Mapping[str, Synthetic],
   draw: bool,
@@ -333,7 +345,7 @@ def _save(
   for name, made in synthetic.items():
     if made.hyper is not None:
       saving.save_hyper(
-        workdir.path,
+        shown.folder(name),
         name,
         methods[made.method].model.config,
         source,

@@ -9,6 +9,7 @@ from typing import Any
 from experiments import audits, wording
 from experiments.hype_budgets import HypePrivacyConfig
 from experiments.hype_methods import Method
+from experiments.hype_synthesis import Synthetic
 from experiments.hype_tables import NOMINAL
 from experiments.private_run import Protection
 from fedjax_gen.privacy import accounting
@@ -31,6 +32,24 @@ def sentences(methods: Mapping[str, Method]) -> list[str]:
         text = _warning(protection)
       said.setdefault(text, []).append(name)
   return [f'{wording.listed(names)}: {text}' for text, names in said.items()]
+
+
+def protected(
+  methods: Mapping[str, Method], synthetic: Mapping[str, Synthetic]
+) -> list[str]:
+  """Methods, and rows of what they share, of which their privacy holds.
+
+  Args:
+    methods: what was trained, by name.
+    synthetic: by row what a generator shares.
+  """
+  held = [
+    name
+    for name, protection in _protections(methods).items()
+    if not methods[name].is_nominal and protection.held([name])
+  ]
+  rows = [row for row, made in synthetic.items() if made.method in held]
+  return list(dict.fromkeys([*held, *rows]))
 
 
 def spent(method: Method) -> dict[str, float]:
@@ -87,6 +106,8 @@ def sections(
   privacy: HypePrivacyConfig,
   metrics: Mapping[str, Mapping[str, float]],
   confidence: float,
+  *,
+  with_audit: bool = True,
 ) -> list[report.Section]:
   """The section `Privacy`, of what holds, if anything does.
 
@@ -95,6 +116,7 @@ def sections(
     privacy: what was asked for.
     metrics: of the table's rows; an audit's bounds are among them.
     confidence: of these.
+    with_audit: whether to show them: an audit looks at training records.
   """
   held = {
     name: protection
@@ -106,6 +128,8 @@ def sections(
   others = [name for name in methods if name not in held]
   remarks = _remarks(held, privacy, has_lambda='FedLambda' in metrics)
   section = _held_section(held, others, remarks)
+  if not with_audit:
+    return [section]
   audit = audits.blocks(held, metrics, confidence)
   return [dataclasses.replace(section, blocks=[*section.blocks, *audit])]
 

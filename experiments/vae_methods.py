@@ -73,6 +73,13 @@ class Comparison(NamedTuple):
   audited: dict[str, Target]
   build_extractor: Callable[[], FeatureExtractor | None]
 
+  @property
+  def protected(self) -> list[str]:
+    """Methods of which the protection holds."""
+    if self.protection is None:
+      return []
+    return self.protection.held([n for n in self.methods if n in PROTECTED])
+
 
 def build_methods(
   names: Sequence[str],
