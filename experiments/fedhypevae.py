@@ -24,6 +24,7 @@ from experiments import (
   hype_synthesis,
   hype_tables,
   options,
+  shown as shown_lib,
   stages,
 )
 from experiments.audits import AuditConfig
@@ -133,10 +134,10 @@ class Comparison(NamedTuple):
   synthesis: SynthesisConfig
   notes: Sequence[str]
 
-  def releases(self, audit: AuditConfig) -> Releases | None:
+  @property
+  def releases(self) -> Releases | None:
     """All that the run gives away; None if nothing is protected."""
-    audited = self.audited if audit.audit_canaries else ()
-    return hype_privacy.releases(self.methods, audited)
+    return hype_privacy.releases(self.methods)
 
 
 def main(session: common.Session, asked: Configs) -> None:
@@ -149,7 +150,7 @@ def main(session: common.Session, asked: Configs) -> None:
     secrets = stages.secrets_of(workdir, asked.privacy.noise_seed)
     stages.begin(
       session, workdir, clients.source, clients.partition, _known(compared),
-      secrets=secrets, releases=compared.releases(asked.audit),
+      secrets=secrets, releases=compared.releases,
     )  # fmt: skip
     engine_of = functools.partial(_engine, compared, asked, workdir, secrets)
     results = {
@@ -169,18 +170,29 @@ def main(session: common.Session, asked: Configs) -> None:
       methods, engine_of, states, asked.meta, compared.synthesis,
       asked.run.seed, secrets,
     )  # fmt: skip
+    protected = hype_privacy.protected(methods, synthetic)
+    shown = shown_lib.shown(
+      workdir, protected, show_real=asked.privacy.show_real
+    )
     reached = hype_judge.evaluate(
       compared.names, shared, synthetic, clients, asked.head
     )
-    metrics = _metrics(compared, reached, synthetic, audited, asked)
-    _save(workdir, methods, synthetic, compared.synthesis.draw, clients.source)
+    metrics = _metrics(compared, reached, synthetic, audited, asked, shown)
+    _save(shown, methods, synthetic, compared.synthesis.draw, clients.source)
+    stages.claim(
+      workdir,
+      compared.releases,
+      functools.partial(hype_judge.trained_as, synthetic=synthetic),
+    )
     session.say('Drawing.')
     drawn = hype_pictures.draw(
-      workdir.path / 'samples', clients, synthetic, reached, methods, codes,
+      shown, clients, synthetic, reached, methods, codes,
       seed=asked.run.seed,
     )  # fmt: skip
-    facts = _facts(compared, asked, metrics, results, drawn, session.config)
-    hype_report.write(workdir.path, facts)
+    facts = _facts(
+      compared, asked, metrics, results, shown.placed(drawn), session.config
+    )
+    hype_report.write(shown, facts)
     hype_tables.show(metrics)
     # Last: a summary marks the run as finished.
     digest = leaves.params_digest(shared)
@@ -285,6 +297,7 @@ def _metrics(
   synthetic: Mapping[str, Synthetic],
   audited: Mapping[str, Mapping[str, float]],
   asked: Configs,
+  shown: shown_lib.Shown,
 ) -> dict[str, dict[str, float]]:
   """The rows of the results, those of the clients' own classifiers last."""
   metrics = {}
@@ -292,7 +305,11 @@ def _metrics(
     values = hype_judge.metrics_of(row, found)
     if row in synthetic:
       values |= hype_judge.quality(
-        found, synthetic[row], compared.clients, seed=asked.run.seed
+        found,
+        synthetic[row],
+        compared.clients,
+        seed=asked.run.seed,
+        by_training=shown.everything,
       )
     name = hype_judge.trained_as(row, synthetic)
     values |= hype_privacy.spent(compared.methods[name])
@@ -322,13 +339,13 @@ def _facts(
     drawn=drawn,
     methods=compared.methods,
     privacy=asked.privacy,
-    releases=compared.releases(asked.audit),
+    releases=compared.releases,
     confidence=asked.audit.audit_confidence,
   )
 
 
 def _save(
-  workdir: Workdir,
+  shown: shown_lib.Shown,
   methods: Mapping[str, Method],
   synthetic: Mapping[str, Synthetic],
   draw: bool,
@@ -338,7 +355,7 @@ def _save(
   for name, made in synthetic.items():
     if made.hyper is not None:
       saving.save_hyper(
-        workdir.path,
+        shown.folder(name),
         name,
         methods[made.method].model.config,
         source,

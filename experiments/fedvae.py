@@ -16,6 +16,7 @@ from experiments import (
   common,
   options,
   private_run,
+  shown as shown_lib,
   stages,
   vae_judge,
   vae_methods,
@@ -106,20 +107,24 @@ def main(session: common.Session, asked: Configs) -> None:
   is_private = compared.protection is not None
   with session.open_workdir(is_private=is_private) as workdir:
     secrets = stages.secrets_of(workdir, asked.privacy.noise_seed)
+    shown = shown_lib.shown(
+      workdir, compared.protected, show_real=asked.privacy.show_real
+    )
     known = stages.known(source, compared.protection)
     stages.begin(
       session, workdir, source, partition, known, secrets=secrets,
-      releases=compared.releases(asked.audit),
+      releases=compared.releases,
     )  # fmt: skip
     results = {
-      name: _train(name, compared, asked.run, session, workdir, secrets)
+      name: _train(name, compared, asked.run, session, workdir, shown, secrets)
       for name in compared.methods
     }
     models = {
       name: method.models(results[name].state)
       for name, method in compared.methods.items()
     }
-    _save(models, asked.vae, source, workdir)
+    _save(models, asked.vae, source, workdir, shown)
+    stages.claim(workdir, compared.releases)
     audited = audits.audit(
       asked.audit, compared.audited, compared.federation.data,
       source.num_classes, run=asked.run, federation=asked.federation,
@@ -130,12 +135,13 @@ def main(session: common.Session, asked: Configs) -> None:
     extractor = vae_judge.build_extractor(compared, session)
     metrics = vae_judge.measure(
       compared, models, audited, extractor, asked.evaluation, workdir,
-      seed=asked.run.seed,
+      shown, seed=asked.run.seed,
     )  # fmt: skip
     session.say('Drawing.')
     drawn = gallery.draw_all(
       compared.vae, {name: trained[0] for name, trained in models.items()},
-      source, workdir.path / 'samples', seed=asked.run.seed,
+      source, shown.kept / 'samples', seed=asked.run.seed,
+      show_real=shown.everything,
     )  # fmt: skip
     facts = vae_report.Facts(
       experiment='fedvae',
@@ -145,13 +151,13 @@ def main(session: common.Session, asked: Configs) -> None:
       metrics=metrics,
       results=results,
       traffic={name: fleets[0] for name, fleets in compared.traffic.items()},
-      drawn=drawn,
+      drawn=shown.placed(drawn),
       config=session.config,
       protection=compared.protection,
       protected=vae_methods.PROTECTED,
-      releases=compared.releases(asked.audit),
+      releases=compared.releases,
     )
-    vae_report.write(workdir.path, facts)
+    vae_report.write(shown, facts)
     vae_report.show(metrics)
     # Last: a summary marks the run as finished.
     digest = leaves.params_digest(models)
@@ -218,6 +224,7 @@ def _train(
   run: common.RunConfig,
   session: common.Session,
   workdir: Workdir,
+  shown: shown_lib.Shown,
   secrets: Secrets | None,
 ) -> training.TrainResult:
   """Trains one method, evaluating and drawing as it goes."""
@@ -236,7 +243,7 @@ def _train(
       else None
     ),
   )
-  folder = workdir.path / 'samples'
+  folder = shown.folder(name) / 'samples'
   return stages.train(
     name,
     engine,
@@ -258,12 +265,14 @@ def _save(
   config: VaeConfig,
   source: DataSource,
   workdir: Workdir,
+  shown: shown_lib.Shown,
 ) -> None:
   """Saves the first model of each method, for `fedjax_gen.load`."""
   if not workdir.is_writer:
     return
   for name, trained in models.items():
-    saving.save_model(workdir.path, name, config, source, trained[0])
+    folder = shown.folder(name)
+    saving.save_model(folder, name, config, source, trained[0])
 
 
 if __name__ == '__main__':

@@ -14,6 +14,7 @@ import jax
 
 from experiments import (
   common,
+  shown as shown_lib,
   stages,
   vtc_metrics,
   vtc_pictures,
@@ -79,6 +80,9 @@ def main(session: common.Session, asked: Configs) -> None:
   is_private = compared.protection is not None
   with session.open_workdir(is_private=is_private) as workdir:
     secrets = stages.secrets_of(workdir, asked.privacy.noise_seed)
+    shown = shown_lib.shown(
+      workdir, compared.held, show_real=asked.privacy.show_real
+    )
     known = stages.known(clients.source, compared.protection)
     stages.begin(
       session, workdir, clients.source, clients.partition, known,
@@ -105,19 +109,25 @@ def main(session: common.Session, asked: Configs) -> None:
     made = vtc_synthesis.synthesise(
       compared.subject, state, clients, asked.run.seed
     )
+    # Generators of single clients are theirs, and not protected.
+    is_shared = compared.subject.config.vtc_scope == 'federated'
     vtc_saving.save_generator(
-      workdir.path, asked.vtc, compared.subject, state, clients
-    )
+      shown.folder(SUBJECT) if is_shared else shown.kept,
+      asked.vtc, compared.subject, state, clients,
+    )  # fmt: skip
     if asked.comparison.attack:
       session.say('Attacking what clients send.')
       metrics[SUBJECT] |= _attack(compared, engines, state, asked.run.seed)
     session.say('Drawing.')
     drawn = vtc_pictures.draw(
-      workdir.path / 'samples', clients, compared.models, judged, metrics,
-      results, made, asked.run.rounds, seed=asked.run.seed,
+      shown, clients, compared.models, judged, metrics, results, made,
+      asked.run.rounds, is_shared=is_shared, seed=asked.run.seed,
     )  # fmt: skip
-    facts = _facts(compared, metrics, results, drawn, session.config)
-    vtc_report.write(workdir.path, facts)
+    facts = _facts(
+      compared, metrics, results, shown.placed(drawn), session.config
+    )
+    stages.claim(workdir, compared.releases)
+    vtc_report.write(shown, facts)
     vtc_tables.show(metrics)
     # Last: a summary marks the run as finished.
     digest = _digest(engines, results)
@@ -185,7 +195,7 @@ def _judge_and_save(
   """What clients of each method are right about; saves their classifiers."""
   return {
     name: vtc_saving.judged_and_saved(
-      workdir.path,
+      workdir.kept,  # classifiers are what clients keep
       name,
       config,
       judge,

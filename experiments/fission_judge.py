@@ -64,6 +64,7 @@ def measure(
   workdir: Workdir,
   *,
   seed: int,
+  by_training: bool = True,
 ) -> dict[str, dict[str, Any]]:
   """Metrics of each method.
 
@@ -74,6 +75,7 @@ def measure(
     config: what is measured.
     workdir: keeps what was measured before an interruption.
     seed: of draws.
+    by_training: whether to measure by training records too.
 
   Raises:
     DivergedError: a metric is NaN or infinite.
@@ -83,7 +85,13 @@ def measure(
     name: workdir.once(
       name,
       functools.partial(
-        group_models.evaluate, made, source, reference, config, seed=seed
+        group_models.evaluate,
+        made,
+        source,
+        reference,
+        config,
+        seed=seed,
+        by_training=by_training,
       ),
     )
     for name, made in generators.items()

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments import private_run
+from experiments.shown import without_training
 from fedjax_gen import trees
 from fedjax_gen.algorithms import (
   fedgan,
@@ -235,7 +236,11 @@ def _fission(
 
   def save(path, name, variables):
     used = [configs[group] for group in setting.model_of_group]
-    saving.save_groups(path, name, used, setting.source, variables)
+    source = setting.source
+    if setting.plan is not None:
+      # Classes and shares of groups are written too.
+      source = without_training(source)
+    saving.save_groups(path, name, used, source, variables)
 
   return Method(
     fission.algorithm,

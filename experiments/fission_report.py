@@ -5,7 +5,6 @@ its generators, nothing is computed here. Tables are in `fission_tables`.
 """
 
 from collections.abc import Sequence
-import pathlib
 import shlex
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 
 from experiments import fission_tables, run_report
 from experiments.fission_tables import Facts
+from experiments.shown import Shown
 from fedjax_gen.evaluation import group_gallery, groups as groups_lib
 from fedjax_gen.evaluation.gallery import Drawn
 from fedjax_gen.running import charts, report, report_tables
@@ -63,26 +63,35 @@ def summary(facts: Facts, params_digest: str) -> dict[str, Any]:
   return made
 
 
-def write(workdir: pathlib.Path, facts: Facts) -> None:
+def write(shown: Shown, facts: Facts) -> None:
   """Writes report.html and the pictures in it.
+
+  Args:
+    shown: what the report shows.
+    facts: of the whole run.
 
   Raises:
     DiskFullError: the disk is full.
   """
+  partition = run_report.draw_partition(shown, facts)
+  privacy = run_report.privacy(shown, facts)
+  whole, facts = facts, shown.restricted(facts)
   between = dict.fromkeys([_variant(facts), _PLAIN])
-  drawn = group_gallery.draw_all(
-    facts.generators,
-    facts.source,
-    workdir / 'samples',
-    between=[name for name in between if _has_models(facts, name)],
-    seed=facts.config['run']['seed'],
+  drawn = shown.placed(
+    group_gallery.draw_all(
+      facts.generators,
+      shown.source(facts.source),
+      shown.kept / 'samples',
+      between=[name for name in between if _has_models(facts, name)],
+      seed=facts.config['run']['seed'],
+      show_real=shown.everything,
+    )
   )
-  partition = run_report.draw_partition(workdir, facts)
   sections = [
-    _samples(facts, drawn),
-    _results(facts),
-    *run_report.privacy(facts),
-    _curves(facts),
+    _samples(shown, facts, drawn),
+    _results(shown, facts),
+    *privacy,
+    *shown.log(_curves(facts)),
     _pictures(
       drawn,
       'interpolations',
@@ -96,12 +105,12 @@ def write(workdir: pathlib.Path, facts: Facts) -> None:
     fission_tables.discovery(facts),
     _clients(facts, partition),
     _all_metrics(facts),
-    _use(workdir, facts),
+    _use(shown, facts),
     run_report.settings(facts),
   ]
   run_report.write(
-    workdir,
-    facts,
+    shown,
+    whole,
     lead=_lead(facts),
     headlines=_headlines(facts),
     sections=sections,
@@ -165,7 +174,9 @@ def _headlines(facts: Facts) -> list[tuple[str, str]]:
   return headlines
 
 
-def _samples(facts: Facts, drawn: Sequence[Drawn]) -> report.Section:
+def _samples(
+  shown: Shown, facts: Facts, drawn: Sequence[Drawn]
+) -> report.Section:
   baselines = [text for name, text in _OTHERS.items() if name in facts.results]
   return _pictures(
     drawn,
@@ -173,30 +184,36 @@ def _samples(facts: Facts, drawn: Sequence[Drawn]) -> report.Section:
     'Generated images',
     ' '.join(
       [
-        'Every column should look like the real images above it, and like no '
-        'other column.',
+        'Every column should look like '
+        + ('the real images above it, and like ' if shown.everything else '')
+        + 'no other column.',
         *baselines,
       ]
     ),
   )
 
 
-def _results(facts: Facts) -> report.Section:
+def _results(shown: Shown, facts: Facts) -> report.Section:
   text = 'Measured on held-out data.'
   if facts.reference is not None:
     text += (
       ' Group leakage is the share of images asked for as one group that a '
-      'classifier of groups takes for another. Real data show what is the '
+      'classifier of groups takes for another.'
+    )
+  if shown.everything and facts.reference is not None:
+    text += (
+      ' Real data show what is the '
       'best to hope for: the FID of real training images, and how often the '
       'classifier is wrong about real held-out ones. A method that cannot be '
       'asked for a group leaks by chance; if all that it makes looks like one '
       'group, it leaks nothing there and everything elsewhere.'
     )
-  text += (
-    ' Latent separation is how often a linear classifier reads the group off '
-    'the latent means; higher tells of latents further apart, not of better '
-    'images.'
-  )
+  if shown.everything:
+    text += (
+      ' Latent separation is how often a linear classifier reads the group off '
+      'the latent means; higher tells of latents further apart, not of better '
+      'images.'
+    )
   text += run_report.privacy_remark(facts)
   return report.Section(
     'Results', [m.table for m in fission_tables.measures(facts)], text
@@ -244,9 +261,11 @@ def _pictures(
   )
 
 
-def _clients(facts: Facts, partition: report.Picture) -> report.Section:
+def _clients(
+  facts: Facts, partition: Sequence[report.Picture]
+) -> report.Section:
   return report.Section(
-    'Clients and communication', [partition, fission_tables.traffic(facts)]
+    'Clients and communication', [*partition, fission_tables.traffic(facts)]
   )
 
 
@@ -269,7 +288,8 @@ def _all_metrics(facts: Facts) -> report.Section:
   )
 
 
-def _use(workdir: pathlib.Path, facts: Facts) -> report.Section:
+def _use(shown: Shown, facts: Facts) -> report.Section:
+  workdir = shown.path
   method, group = _variant(facts), facts.source.group_names[0]
   folder = shlex.quote(str(workdir))
   command = f'python -m experiments.generate --workdir={folder}'
@@ -284,8 +304,7 @@ def _use(workdir: pathlib.Path, facts: Facts) -> report.Section:
       report.Code(
         f'{command} --method={method} --group={shlex.quote(group)} '
         '--num=10000 --out=synthetic.npz',
-        f'Samples of one group into a file. {workdir} is the folder that holds '
-        'this page.',
+        f'Samples of one group into a file. {shown.where()}',
       ),
       report.Code(
         'import fedjax_gen\n\n'

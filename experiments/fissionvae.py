@@ -23,6 +23,7 @@ from experiments import (
   fission_tables,
   options,
   private_run,
+  shown as shown_lib,
   stages,
 )
 from experiments.fission_methods import Method, Setting
@@ -156,6 +157,11 @@ class Comparison(NamedTuple):
       dict.fromkeys(self.protected, self.protection)
     )
 
+  @property
+  def held(self) -> list[str]:
+    """Methods of which the protection holds."""
+    return self.protection.held(self.protected) if self.protection else []
+
 
 def main(session: common.Session, asked: Configs) -> None:
   """Trains, measures and draws; see `common.run`."""
@@ -166,6 +172,9 @@ def main(session: common.Session, asked: Configs) -> None:
   is_private = compared.protection is not None
   with session.open_workdir(is_private=is_private) as workdir:
     secrets = stages.secrets_of(workdir, asked.privacy.noise_seed)
+    shown = shown_lib.shown(
+      workdir, compared.held, show_real=asked.privacy.show_real
+    )
     known = stages.known(source, compared.protection)
     stages.begin(
       session, workdir, source, partition, known, secrets=secrets,
@@ -190,13 +199,14 @@ def main(session: common.Session, asked: Configs) -> None:
       for name, method in methods.items()
     }
     for name, method in methods.items():
-      method.save(workdir.path, name, trained[name])
+      method.save(shown.folder(name), name, trained[name])
+    stages.claim(workdir, compared.releases)
     session.say('Measuring against held-out data.')
     generators = {
       name: method.generators(results[name].state)
       for name, method in methods.items()
     }
-    metrics = _measure(compared, generators, reference, asked, workdir)
+    metrics = _measure(compared, generators, reference, asked, workdir, shown)
     session.say('Drawing.')
     facts = fission_tables.Facts(
       experiment='fissionvae',
@@ -213,7 +223,7 @@ def main(session: common.Session, asked: Configs) -> None:
       protected=compared.protected,
       releases=compared.releases,
     )
-    fission_report.write(workdir.path, facts)
+    fission_report.write(shown, facts)
     fission_tables.show(facts)
     # Last: a summary marks the run as finished.
     digest = leaves.params_digest(trained)
@@ -350,15 +360,17 @@ def _measure(
   reference: GroupReference | None,
   asked: Configs,
   workdir: Workdir,
+  shown: shown_lib.Shown,
 ) -> dict[str, dict[str, Any]]:
   """Metrics of each method, and of real images in place of generated ones."""
   measured = fission_judge.measure(
     generators,
-    compared.setting.source,
+    shown.source(compared.setting.source),
     reference,
     asked.evaluation,
     workdir,
     seed=asked.run.seed,
+    by_training=shown.everything,
   )
   metrics = stages.settle(compared.protection, measured, compared.protected)
   if reference is not None:

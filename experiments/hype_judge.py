@@ -83,7 +83,12 @@ def metrics_of_local(found: Evaluation) -> dict[str, float]:
 
 
 def quality(
-  found: Evaluation, made: Synthetic, clients: Clients, *, seed: int
+  found: Evaluation,
+  made: Synthetic,
+  clients: Clients,
+  *,
+  seed: int,
+  by_training: bool = True,
 ) -> dict[str, float]:
   """How good synthetic embeddings are, alone and beside the real ones.
 
@@ -92,6 +97,7 @@ def quality(
     made: the embeddings.
     clients: who holds the real ones.
     seed: of the choice of rows.
+    by_training: whether to attack the membership of training rows, too.
   """
   alone = {
     metric: value
@@ -103,6 +109,8 @@ def quality(
   beside = embedding_quality.quality(
     rows.inputs[test], rows.labels[test], made.inputs, made.labels, seed
   )
+  if not by_training:
+    return alone | beside
   guessed = membership.membership_auc(
     rows.inputs[rows.train.order], rows.inputs[test], made.inputs
   )

@@ -1,6 +1,6 @@
 """Pictures of a comparison of generators, made of what was trained."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 import functools
 import pathlib
 from typing import NamedTuple
@@ -12,6 +12,7 @@ import numpy as np
 from experiments.hype_clients import Clients
 from experiments.hype_methods import Method
 from experiments.hype_synthesis import Synthetic
+from experiments.shown import Shown
 from fedjax_gen import trees
 from fedjax_gen.evaluation import client_pictures, embedding_pictures, heads
 from fedjax_gen.evaluation.embedding_pictures import LabelledEmbeddings
@@ -24,7 +25,7 @@ _WAY_SAMPLES = 256
 
 
 def draw(
-  folder: pathlib.Path,
+  shown: Shown,
   clients: Clients,
   synthetic: Mapping[str, Synthetic],
   evaluations: Mapping[str, heads.Evaluation],
@@ -36,7 +37,7 @@ def draw(
   """Draws what there is to be seen of the methods that ran.
 
   Args:
-    folder: where to write; made if it is not there.
+    shown: what to draw, and the folder for all pictures.
     clients: who holds what.
     synthetic: by generator what it shares.
     evaluations: by method what classifiers reach.
@@ -47,25 +48,31 @@ def draw(
   Returns:
     the pictures: real and synthetic embeddings, what each client gets of the
     first method, and of FedHypeVAE, if it has codes, these and the way from
-    one of them to another.
+    one of them to another. Where not everything is shown: generated
+    embeddings and the protected codes alone.
 
   Raises:
     DiskFullError: the disk is full.
   """
+  folder = shown.kept / 'samples'
   folder.mkdir(parents=True, exist_ok=True)
-  domains = _domains(clients)
+  domains = _domains(clients) if shown.everything else None
   subject = next(iter(evaluations))
+  synthetic = {name: synthetic[name] for name in shown.names(synthetic)}
   drawn = []
   if synthetic and len(clients.rows.test.order) > 1:
     path = folder / 'embeddings.png'
-    drawn.append(_draw_embeddings(clients, synthetic, path, seed))
-  drawn.append(
-    _draw_clients(
-      evaluations[subject], subject, domains.names, folder / 'clients.png'
+    drawn.append(_draw_embeddings(clients, synthetic, path, seed, domains))
+  if domains is not None:
+    drawn.append(
+      _draw_clients(
+        evaluations[subject], subject, domains, folder / 'clients.png'
+      )
     )
-  )
   made, method = synthetic.get(_OURS), methods.get(_OURS)
   if made is None or method is None or codes is None:
+    return drawn
+  if domains is None and not _are_codes_protected(method):
     return drawn
   ends = _furthest(codes, clients.partition.sizes)
   if ends is None:
@@ -74,8 +81,17 @@ def draw(
   return [
     *drawn,
     _draw_codes(codes, domains, folder / 'codes.png'),
-    _draw_way(way, ends, clients, domains.names, folder / 'way.png'),
+    _draw_way(way, ends, clients, domains, folder / 'way.png'),
   ]
+
+
+def _are_codes_protected(method: Method) -> bool:
+  """Whether codes are among what the noise is made for.
+
+  They are where it hides records. Where it hides clients they stay with these.
+  """
+  protection = method.budget.protection
+  return protection is not None and protection.plan.unit == 'record'
 
 
 class _Domains(NamedTuple):
@@ -90,11 +106,12 @@ def _draw_embeddings(
   synthetic: Mapping[str, Synthetic],
   path: pathlib.Path,
   seed: int,
+  domains: _Domains | None,
 ) -> Drawn:
-  """Real and synthetic embeddings."""
+  """Synthetic embeddings, and real ones where domains are shown."""
   rows = clients.rows
   return embedding_pictures.draw_embeddings(
-    _of_rows(rows, rows.test.order),
+    None if domains is None else _of_rows(rows, rows.test.order),
     {
       name: LabelledEmbeddings(made.inputs, made.labels)
       for name, made in synthetic.items()
@@ -108,7 +125,7 @@ def _draw_embeddings(
 def _draw_clients(
   found: heads.Evaluation,
   name: str,
-  domains: Sequence[str],
+  domains: _Domains,
   path: pathlib.Path,
 ) -> Drawn:
   """What each client gets, of what is shared, of its own, and of both."""
@@ -128,11 +145,13 @@ def _draw_clients(
 
 
 def _draw_codes(
-  codes: np.ndarray, domains: _Domains, path: pathlib.Path
+  codes: np.ndarray, domains: _Domains | None, path: pathlib.Path
 ) -> Drawn:
-  """The clients' codes, each marked by what it holds."""
-  found = embedding_pictures.draw_codes(codes, domains.names, path)
-  if domains.are_domains:
+  """The clients' codes, each marked by what it holds, where that is shown."""
+  names = None if domains is None else domains.names
+  found = embedding_pictures.draw_codes(codes, names, path)
+  found = found._replace(made_by=(_OURS,))
+  if domains is None or domains.are_domains:
     return found
   return found._replace(
     caption='Codes of the clients in their first two principal components, '
@@ -171,20 +190,24 @@ def _draw_way(
   means: np.ndarray,
   ends: tuple[int, int],
   clients: Clients,
-  domains: Sequence[str],
+  domains: _Domains | None,
   path: pathlib.Path,
 ) -> Drawn:
   """The way from one client's code to another's, and what both hold."""
-  first, last = (
-    _of_rows(clients.rows, clients.partition.rows(end)) for end in ends
-  )
-  return embedding_pictures.draw_way(
+  both = None
+  if domains is not None:
+    first, last = (
+      _of_rows(clients.rows, clients.partition.rows(end)) for end in ends
+    )
+    both = first, last
+  found = embedding_pictures.draw_way(
     means,
-    (first, last),
+    both,
     path,
     end_names=(_client(ends[0], domains), _client(ends[1], domains)),
     class_names=clients.source.class_names,
   )
+  return found._replace(made_by=(_OURS,))
 
 
 def _domains(clients: Clients) -> _Domains:
@@ -218,5 +241,7 @@ def _of_rows(rows: heads.ClientRows, which: np.ndarray) -> LabelledEmbeddings:
   return LabelledEmbeddings(rows.inputs[which], rows.labels[which])
 
 
-def _client(client: int, domains: Sequence[str]) -> str:
-  return f'client {client} ({domains[client]})'
+def _client(client: int, domains: _Domains | None) -> str:
+  if domains is None:
+    return f'client {client}'
+  return f'client {client} ({domains.names[client]})'

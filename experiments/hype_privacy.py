@@ -1,12 +1,13 @@
 """What a comparison of generators says of privacy, and of what has none."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any
 
 from experiments import audits, private_run, wording
 from experiments.hype_budgets import HypePrivacyConfig
 from experiments.hype_methods import Method
+from experiments.hype_synthesis import Synthetic
 from experiments.hype_tables import NOMINAL
 from experiments.private_run import Protection
 from fedjax_gen.privacy.releases import Releases
@@ -31,6 +32,24 @@ def sentences(methods: Mapping[str, Method]) -> list[str]:
   return [f'{wording.listed(names)}: {text}' for text, names in said.items()]
 
 
+def protected(
+  methods: Mapping[str, Method], synthetic: Mapping[str, Synthetic]
+) -> list[str]:
+  """Methods, and rows of what they share, of which their privacy holds.
+
+  Args:
+    methods: what was trained, by name.
+    synthetic: by row what a generator shares.
+  """
+  held = [
+    name
+    for name, protection in _protections(methods).items()
+    if not methods[name].is_nominal and protection.held([name])
+  ]
+  rows = [row for row, made in synthetic.items() if made.method in held]
+  return list(dict.fromkeys([*held, *rows]))
+
+
 def spent(method: Method) -> dict[str, float]:
   """What a method's training told of whom it protects, for its metrics.
 
@@ -53,9 +72,7 @@ def spent(method: Method) -> dict[str, float]:
   }
 
 
-def releases(
-  methods: Mapping[str, Method], audited: Iterable[str] = ()
-) -> Releases | None:
+def releases(methods: Mapping[str, Method]) -> Releases | None:
   """All that the run gives away; None if nothing is protected.
 
   A method that descends the published formulas is not among it: what protects
@@ -63,9 +80,8 @@ def releases(
 
   Args:
     methods: what is trained, by name.
-    audited: of these, methods that an audit trains once more.
   """
-  return private_run.releases_of(_held(methods), audited)
+  return private_run.releases_of(_held(methods))
 
 
 def warnings(methods: Mapping[str, Method]) -> list[report.Section]:
@@ -83,6 +99,8 @@ def sections(
   metrics: Mapping[str, Mapping[str, float]],
   confidence: float,
   given: Releases | None,
+  *,
+  with_audit: bool = True,
 ) -> list[report.Section]:
   """The section `Privacy`, of what holds, if anything does.
 
@@ -92,6 +110,7 @@ def sections(
     metrics: of the table's rows; an audit's bounds are among them.
     confidence: of these.
     given: all that the folder gives away.
+    with_audit: whether to show them: an audit looks at training records.
   """
   held = _held(methods)
   if not held or given is None:
@@ -99,6 +118,8 @@ def sections(
   others = [name for name in methods if name not in held]
   remarks = _remarks(held, privacy, has_lambda='FedLambda' in metrics)
   section = _held_section(held, others, remarks, given)
+  if not with_audit:
+    return [section]
   audit = audits.blocks(held, metrics, confidence)
   return [dataclasses.replace(section, blocks=[*section.blocks, *audit])]
 

@@ -8,7 +8,6 @@ privacy in `hype_privacy`, pictures are drawn by `hype_pictures`.
 from collections.abc import Mapping, Sequence
 import dataclasses
 import math
-import pathlib
 import shlex
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy as np
 from experiments import hype_privacy, hype_tables, run_report
 from experiments.hype_budgets import HypePrivacyConfig
 from experiments.hype_methods import Method
+from experiments.shown import Shown
 from fedjax_gen.evaluation.gallery import Drawn
 from fedjax_gen.federated.rounds import Traffic
 from fedjax_gen.models.hypernetwork import HyperVae
@@ -117,34 +117,42 @@ def summary(facts: Facts, params_digest: str) -> dict[str, Any]:
   return made
 
 
-def write(workdir: pathlib.Path, facts: Facts) -> None:
+def write(shown: Shown, facts: Facts) -> None:
   """Writes report.html and the picture of the partition.
+
+  Args:
+    shown: what the report shows.
+    facts: of the whole run.
 
   Raises:
     DiskFullError: the disk is full.
   """
-  partition = run_report.draw_partition(workdir, facts)
+  partition = run_report.draw_partition(shown, facts)
+  whole = facts
+  held = {name: facts.metrics[name] for name in shown.names(facts.metrics)}
+  facts = shown.restricted(facts, metrics=hype_tables.released(held))
   sections = [
-    *hype_privacy.warnings(facts.methods),
-    _results(facts),
-    *_pictures(facts, ['embeddings', 'clients']),
+    *hype_privacy.warnings(whole.methods),
+    _results(shown, facts),
+    *_pictures(shown, facts, ['embeddings', 'clients']),
     *hype_privacy.sections(
-      facts.methods,
-      facts.privacy,
-      facts.metrics,
-      facts.confidence,
-      facts.releases,
+      whole.methods,
+      whole.privacy,
+      whole.metrics,
+      whole.confidence,
+      whole.releases,
+      with_audit=shown.everything,
     ),
-    *_pictures(facts, ['codes', 'interpolations']),
-    _curves(facts),
+    *_pictures(shown, facts, ['codes', 'interpolations']),
+    *shown.log(_curves(facts)),
     _clients(facts, partition),
     _all_metrics(facts),
-    *_use(workdir, facts),
+    *_use(shown, facts),
     run_report.settings(facts),
   ]
   run_report.write(
-    workdir,
-    facts,
+    shown,
+    whole,
     lead=_lead(facts),
     headlines=_headlines(facts),
     sections=sections,
@@ -192,10 +200,24 @@ def _headlines(facts: Facts) -> list[tuple[str, str]]:
   return [*headlines, *run_report.headline(facts.releases)]
 
 
-def _results(facts: Facts) -> report.Section:
+def _results(shown: Shown, facts: Facts) -> report.Section:
+  methods = [text for name, text in _METHODS.items() if name in facts.metrics]
+  if not shown.everything:
+    return report.Section(
+      'Results',
+      hype_tables.results(facts.metrics),
+      ' '.join(
+        [
+          *methods,
+          'The scores are of classifiers made of what is shared alone. Clients '
+          'interpolate these with classifiers of their own, which are not '
+          'protected.',
+        ]
+      ),
+    )
   text = ' '.join(
     [
-      *(text for name, text in _METHODS.items() if name in facts.metrics),
+      *methods,
       _LOCAL,
       'With a generator, a classifier is trained on synthetic embeddings and '
       'interpolated with each client’s own; the share is chosen on validation '
@@ -205,7 +227,9 @@ def _results(facts: Facts) -> report.Section:
   return report.Section('Results', hype_tables.results(facts.metrics), text)
 
 
-def _pictures(facts: Facts, wanted: Sequence[str]) -> list[report.Section]:
+def _pictures(
+  shown: Shown, facts: Facts, wanted: Sequence[str]
+) -> list[report.Section]:
   sections = []
   for section, title, text in _SECTIONS:
     blocks = [
@@ -215,16 +239,24 @@ def _pictures(facts: Facts, wanted: Sequence[str]) -> list[report.Section]:
     ]
     if section == 'codes':
       text += _who_knows_codes(facts)
+    if section == 'embeddings' and not shown.everything:
+      title, text = 'Synthetic embeddings', ''
     sections.append(report.Section(title, blocks, text))
   return sections
 
 
 def _who_knows_codes(facts: Facts) -> str:
+  privacy = facts.privacy.privacy
+  if privacy == 'client':
+    return 'They stay with their clients, and are not protected.'
   if 'clients' in facts.config['synthesis']['codes']:
     return 'Synthetic data are made of them, too: they are published.'
-  if facts.privacy.privacy == 'record_server_code':
+  if privacy == 'record_server_code':
     return 'The server holds them.'
-  return 'None leaves its client: that they stand here is the simulation’s.'
+  text = 'None leaves its client: that they stand here is the simulation’s.'
+  if privacy == 'record_joint':
+    text += ' The noise on what trains them protects records in them, too.'
+  return text
 
 
 def _curves(facts: Facts) -> report.Section:
@@ -264,8 +296,10 @@ def _curves(facts: Facts) -> report.Section:
   return report.Section('Training', [block for block in blocks if block])
 
 
-def _clients(facts: Facts, partition: report.Picture) -> report.Section:
-  blocks: list[Any] = [partition]
+def _clients(
+  facts: Facts, partition: Sequence[report.Picture]
+) -> report.Section:
+  blocks: list[Any] = [*partition]
   rows = []
   for name, traffic in facts.traffic.items():
     up, down = traffic.bytes_up, traffic.bytes_down
@@ -306,7 +340,7 @@ def _all_metrics(facts: Facts) -> report.Section:
   return report.Section('All metrics', [table])
 
 
-def _use(workdir: pathlib.Path, facts: Facts) -> list[report.Section]:
+def _use(shown: Shown, facts: Facts) -> list[report.Section]:
   """How to sample from the first generator that is saved."""
   saved = [
     name
@@ -315,6 +349,7 @@ def _use(workdir: pathlib.Path, facts: Facts) -> list[report.Section]:
   ]
   if not saved:
     return []
+  workdir = shown.path
   folder = shlex.quote(str(workdir))
   return [
     report.Section(
@@ -323,7 +358,7 @@ def _use(workdir: pathlib.Path, facts: Facts) -> list[report.Section]:
         report.Code(
           f'python -m experiments.generate --workdir={folder} '
           f'--method={saved[0]} --num=10000 --out=synthetic.npz',
-          f'Samples into a file. {workdir} is the folder that holds this page.',
+          f'Samples into a file. {shown.where()}',
         ),
         report.Code(
           'import fedjax_gen\n\n'

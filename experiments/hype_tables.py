@@ -152,6 +152,35 @@ def explained(name: str) -> Metric:
   return Metric(explanation + text, better)
 
 
+def released(
+  metrics: Mapping[str, Mapping[str, float]],
+) -> dict[str, dict[str, float]]:
+  """The same without what the clients' own classifiers have a part in.
+
+  These train on the clients' records without noise. In the place of scores of
+  both together stand those of synthetic data alone.
+  """
+  found = {}
+  for row, values in metrics.items():
+    found[row] = dict(values)
+    if 'interpolation_lambda' in values:
+      alone = {
+        name.removeprefix('synthetic_'): value
+        for name, value in values.items()
+        if name.startswith('synthetic_')
+      }
+      found[row] = alone | {
+        name: value
+        for name, value in values.items()
+        if name != 'interpolation_lambda' and not _is_score(name)
+      }
+  return found
+
+
+def _is_score(name: str) -> bool:
+  return name.removeprefix('global_').startswith(tuple(_SCORES))
+
+
 def results(
   metrics: Mapping[str, Mapping[str, float]],
 ) -> list[report.Table]:

@@ -54,6 +54,10 @@ class Protection(NamedTuple):
     """Of a finished method, at `config.delta`; may be infinite."""
     return self.ledger.worst()
 
+  def held(self, methods: Sequence[str]) -> list[str]:
+    """Those methods of which it holds: none without noise."""
+    return list(methods) if math.isfinite(self.epsilon) else []
+
   def sentence(self) -> str:
     """What is about to happen, in a few lines for the terminal."""
     plan, config = self.plan, self.config
@@ -194,18 +198,18 @@ class Protection(NamedTuple):
     """What the guarantee does not cover."""
     limits = (
       'Not protected: how many examples each client holds, and of which group '
-      'it is; the log (metrics.jsonl, the curves here), which a deployment '
-      'would not have; held-out examples, on which everything is measured; '
-      'pictures of real examples, such as the nearest training images; and '
-      'settings chosen by looking at earlier runs. Noise is drawn in 32-bit '
-      'floats by a generator made for simulation.'
+      'it is; held-out examples, on which everything is measured; all that '
+      'lies in the folder private of this run, such as the log, which a '
+      'deployment would not have; summary.json, for it has numbers of all '
+      'methods; and settings chosen by looking at earlier runs. Noise is drawn '
+      'in 32-bit floats by a generator made for simulation.'
     )
     if others:
       is_one = len(others) == 1
       limits += (
         f' {wording.listed(others)} trained without privacy, for comparison: '
-        f'{"its model is" if is_one else "their models are"} not to be '
-        'published.'
+        f'{"its model lies" if is_one else "their models lie"} in private '
+        'and must not be published.'
       )
     return limits
 
@@ -220,20 +224,15 @@ class Protection(NamedTuple):
     )
 
 
-def releases_of(
-  protections: Mapping[str, Protection], audited: Iterable[str] = ()
-) -> Releases | None:
+def releases_of(protections: Mapping[str, Protection]) -> Releases | None:
   """All that a folder gives away, a part for each protected method.
 
   Args:
     protections: by method; none of them for no privacy.
-    audited: of these, methods that are trained once more with canaries: what
-      an audit tells is made of the same records.
   """
   if not protections:
     return None
   parts = {name: protection.ledger for name, protection in protections.items()}
-  parts |= {f'{name} (audit)': parts[name] for name in audited}
   is_nominal = any(p.config.is_nominal for p in protections.values())
   return Releases(parts, is_nominal)
 

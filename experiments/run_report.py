@@ -5,15 +5,16 @@ The reports of programs are made of these and of what is their own.
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-import pathlib
 from typing import Any
 
 import numpy as np
 
 from experiments import audits, private_run, wording
 from experiments.private_run import Protection
+from experiments.shown import Shown
 from fedjax_gen.data.partition import Partition
 from fedjax_gen.data.sources import DataSource
+from fedjax_gen.evaluation.gallery import LABELS, Drawn
 from fedjax_gen.privacy.releases import Releases
 from fedjax_gen.running import environment, report, report_tables
 from fedjax_gen.running.training import TrainResult
@@ -95,7 +96,7 @@ def headline(releases: Releases | None) -> list[tuple[str, str]]:
 
 
 def write(
-  workdir: pathlib.Path,
+  shown: Shown,
   facts: RunFacts,
   *,
   lead: str,
@@ -104,9 +105,12 @@ def write(
 ) -> None:
   """Writes report.html, without sections in which there is nothing.
 
+  Of a private run it says first what it holds, and, where that is more than
+  what is protected, each table says what is not.
+
   Args:
-    workdir: folder of the run.
-    facts: of the run.
+    shown: what the report shows, and where it belongs.
+    facts: of the whole run.
     lead: sentences under the title.
     headlines: labels and numbers under these.
     sections: all that may be there, in order.
@@ -114,32 +118,46 @@ def write(
   Raises:
     DiskFullError: the disk is full.
   """
+  methods = {*facts.metrics, *facts.results}
   report.write_report(
-    workdir / 'report.html',
+    shown.report_folder / 'report.html',
     report.Report(
       title=f'{facts.experiment} on {facts.source.name}',
-      lead=lead,
+      lead=shown.sentence() + lead,
       facts=headlines,
-      sections=[section for section in sections if section.blocks],
+      sections=[
+        shown.marked(section, methods) for section in sections if section.blocks
+      ],
     ),
   )
 
 
-def draw_partition(workdir: pathlib.Path, facts: RunFacts) -> report.Picture:
-  """Draws what each client holds.
+def draw_partition(shown: Shown, facts: RunFacts) -> list[report.Picture]:
+  """Draws what each client holds, where the report shows that.
 
   Raises:
     DiskFullError: the disk is full.
   """
-  path = workdir / 'samples' / 'partition.png'
+  if not shown.everything:
+    return []
+  path = shown.kept / 'samples' / 'partition.png'
   path.parent.mkdir(parents=True, exist_ok=True)
   source = facts.source
   facts.partition.plot(source.train.labels, source.class_names, path)
-  return report.Picture(
+  drawn = Drawn(
     path,
     f'Examples of each class at each client: {facts.partition.description}.',
-    'Chart of the number of examples of each class at each client.',
+    'partition',
+    unprotected=LABELS,
   )
+  return [
+    report.Picture(
+      picture.path,
+      picture.caption,
+      'Chart of the number of examples of each class at each client.',
+    )
+    for picture in shown.placed([drawn])
+  ]
 
 
 def who_holds_what(facts: RunFacts) -> str:
@@ -155,13 +173,19 @@ def who_holds_what(facts: RunFacts) -> str:
   )
 
 
-def privacy(facts: RunFacts) -> list[report.Section]:
-  """The section on privacy, if a method trained under any."""
+def privacy(shown: Shown, facts: RunFacts) -> list[report.Section]:
+  """The section on privacy, if a method trained under any.
+
+  An audit looks at training records: its table is there only if everything is
+  shown.
+  """
   protected = [name for name in facts.results if name in facts.protected]
   if facts.protection is None or facts.releases is None or not protected:
     return []
   others = [name for name in facts.results if name not in protected]
   section = facts.protection.section(protected, others, releases=facts.releases)
+  if not shown.everything:
+    return [section]
   audit = audits.blocks(
     dict.fromkeys(protected, facts.protection),
     facts.metrics,

@@ -12,7 +12,13 @@ from fedjax_gen.data.partition import Partition
 from fedjax_gen.data.sources import DataSource
 from fedjax_gen.privacy.releases import Releases
 from fedjax_gen.privacy.secret_keys import Secrets
-from fedjax_gen.running import files, leaves, run_secrets, training
+from fedjax_gen.running import (
+  files,
+  leaves,
+  run_secrets,
+  saved_files,
+  training,
+)
 from fedjax_gen.running.engine import Engine
 from fedjax_gen.running.workdir import Workdir
 from fedjax_gen.types import Key
@@ -72,10 +78,8 @@ def _charge(workdir: Workdir, releases: Releases, data: str) -> list[str]:
     workdir.released / run_secrets.LEDGER, releases.to_json() + '\n'
   )
   others = run_secrets.runs_on_same_data(workdir, data)
-  return [
-    private_run.folder_sentence(releases),
-    *private_run.other_runs(releases, others),
-  ]
+  texts = [private_run.folder_sentence(releases)]
+  return [t for t in [*texts, *private_run.other_runs(releases, others)] if t]
 
 
 def secrets_of(workdir: Workdir, noise_seed: int) -> Secrets | None:
@@ -144,6 +148,27 @@ def train(
     evaluated=evaluated,
     best_metric=best_metric,
   )
+
+
+def claim(
+  workdir: Workdir,
+  releases: Releases | None,
+  method_of: Callable[[str], str] = lambda model: model,
+) -> None:
+  """Writes into every model to be given away what holds of its privacy.
+
+  Args:
+    workdir: of the run, with all models saved.
+    releases: of a private run; nothing is done without.
+    method_of: from the name of a model to that of the method it is of.
+
+  Raises:
+    OSError: the disk is full.
+  """
+  if releases is not None and workdir.is_writer:
+    saved_files.add_claims(
+      workdir.released, lambda model: releases.claim(method_of(model))
+    )
 
 
 def settle(

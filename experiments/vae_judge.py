@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from experiments import common, stages
+from experiments.shown import Shown
 from experiments.vae_methods import PROTECTED, Comparison
 from fedjax_gen.evaluation import gallery, samples, vaes
 from fedjax_gen.evaluation.features import FeatureExtractor
@@ -79,6 +80,7 @@ def measure(
   extractor: FeatureExtractor | None,
   config: vaes.EvaluationConfig,
   workdir: Workdir,
+  shown: Shown,
   *,
   seed: int,
 ) -> dict[str, dict[str, Any]]:
@@ -93,19 +95,20 @@ def measure(
     extractor: of features; None to leave out what needs them.
     config: what is measured.
     workdir: keeps what was measured before an interruption.
+    shown: whether measures may look at training records.
     seed: of draws.
 
   Raises:
     DivergedError: a metric is NaN or infinite.
     DiskFullError: the disk is full.
   """
-  source = compared.source
+  source = shown.source(compared.source)
   measured = {
     name: workdir.once(
       name,
       functools.partial(
         vaes.evaluate_vaes, compared.vae, trained, source, extractor, config,
-        seed=seed,
+        seed=seed, by_training=shown.everything,
       ),
     )
     for name, trained in models.items()
@@ -117,7 +120,7 @@ def measure(
     metrics['real_data'] = workdir.once(
       'real_data',
       functools.partial(
-        vaes.evaluate_real, source, extractor, config, seed=seed
+        vaes.evaluate_real, compared.source, extractor, config, seed=seed
       ),
     )
   return metrics

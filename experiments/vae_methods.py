@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments import private_run
-from experiments.audits import AuditConfig, Target
+from experiments.audits import Target
 from experiments.private_run import Protection
 from fedjax_gen import trees
 from fedjax_gen.algorithms import fedvae
@@ -75,15 +75,20 @@ class Comparison(NamedTuple):
   audited: dict[str, Target]
   build_extractor: Callable[[], FeatureExtractor | None]
 
-  def releases(self, audit: AuditConfig) -> Releases | None:
+  @property
+  def protected(self) -> list[str]:
+    """Methods of which the protection holds."""
+    if self.protection is None:
+      return []
+    return self.protection.held([n for n in self.methods if n in PROTECTED])
+
+  @property
+  def releases(self) -> Releases | None:
     """All that the run gives away; None without privacy."""
     if self.protection is None:
       return None
     protected = [name for name in self.methods if name in PROTECTED]
-    return private_run.releases_of(
-      dict.fromkeys(protected, self.protection),
-      self.audited if audit.audit_canaries else (),
-    )
+    return private_run.releases_of(dict.fromkeys(protected, self.protection))
 
 
 def build_methods(

@@ -5,7 +5,6 @@ Everything comes from one value, `Facts`; nothing is computed here.
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-import pathlib
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from rich.table import Table as TerminalTable
 
 from experiments import audits, run_report
 from experiments.run_report import RunFacts
+from experiments.shown import Shown
 from fedjax_gen.evaluation.features import FeatureExtractor
 from fedjax_gen.evaluation.gallery import Drawn
 from fedjax_gen.federated.rounds import Traffic
@@ -139,27 +139,33 @@ def show(metrics: Mapping[str, Mapping[str, float]]) -> None:
   console.print(table)
 
 
-def write(workdir: pathlib.Path, facts: Facts) -> None:
+def write(shown: Shown, facts: Facts) -> None:
   """Writes report.html and the picture of the partition.
+
+  Args:
+    shown: what the report shows.
+    facts: of the whole run.
 
   Raises:
     DiskFullError: the disk is full.
   """
-  partition = run_report.draw_partition(workdir, facts)
+  partition = run_report.draw_partition(shown, facts)
+  privacy = run_report.privacy(shown, facts)
+  seen = shown.restricted(facts)
   run_report.write(
-    workdir,
+    shown,
     facts,
-    lead=_lead(facts),
-    headlines=_headlines(facts),
+    lead=_lead(seen),
+    headlines=_headlines(seen),
     sections=[
-      *_pictures(facts, ['samples']),
-      _results(facts),
-      *run_report.privacy(facts),
-      *_pictures(facts, ['reconstructions', 'memory', 'maps']),
-      _curves(facts),
-      _clients(facts, partition),
-      _use(workdir),
-      run_report.settings(facts),
+      *_pictures(seen, ['samples']),
+      _results(shown, seen),
+      *privacy,
+      *_pictures(seen, ['reconstructions', 'memory', 'maps']),
+      *shown.log(_curves(seen)),
+      _clients(seen, partition),
+      _use(shown),
+      run_report.settings(seen),
     ],
   )
 
@@ -196,13 +202,15 @@ def _headlines(facts: Facts) -> list[tuple[str, str]]:
   return [*headlines, *run_report.headline(facts.releases)]
 
 
-def _results(facts: Facts) -> report.Section:
-  text = (
-    'Measured on held-out examples. federated is the averaged model, central '
-    'one model trained on all data, local the mean over models of single '
-    'clients; real_data measures real training images in place of generated '
-    'ones, the best to hope for.'
-  )
+def _results(shown: Shown, facts: Facts) -> report.Section:
+  text = 'Measured on held-out examples.'
+  if shown.everything:
+    text += (
+      ' federated is the averaged model, central '
+      'one model trained on all data, local the mean over models of single '
+      'clients; real_data measures real training images in place of generated '
+      'ones, the best to hope for.'
+    )
   text += run_report.privacy_remark(facts)
   if facts.extractor is not None:
     text += f' Features: {facts.extractor.description}'
@@ -261,8 +269,10 @@ def _curves(facts: Facts) -> report.Section:
   return report.Section('Training', [block for block in blocks if block])
 
 
-def _clients(facts: Facts, partition: report.Picture) -> report.Section:
-  blocks: list[Any] = [partition]
+def _clients(
+  facts: Facts, partition: Sequence[report.Picture]
+) -> report.Section:
+  blocks: list[Any] = [*partition]
   if federated := facts.results.get('federated'):  # only it communicates
     traffic = facts.traffic['federated']
     blocks.append(
@@ -275,15 +285,15 @@ def _clients(facts: Facts, partition: report.Picture) -> report.Section:
   return report.Section('Clients and communication', blocks)
 
 
-def _use(workdir: pathlib.Path) -> report.Section:
-  folder = workdir
+def _use(shown: Shown) -> report.Section:
+  folder = shown.path
   return report.Section(
     'Use the model',
     [
       report.Code(
         f'python -m experiments.generate --workdir={folder} --num=10000 '
         '--out=synthetic.npz',
-        f'Samples into a file. {folder} is the folder that holds this page.',
+        f'Samples into a file. {shown.where()}',
       ),
       report.Code(
         'import fedjax_gen\n\n'

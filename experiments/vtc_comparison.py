@@ -136,6 +136,11 @@ class Comparison(NamedTuple):
     """Methods that train under the protection, if there is any."""
     return [name for name in self.methods if name.startswith(SUBJECT)]
 
+  @property
+  def held(self) -> list[str]:
+    """Methods of which the protection holds."""
+    return self.protection.held(self.protected) if self.protection else []
+
 
 def build(asked: Configs, num_processes: int) -> Comparison:
   """Reads the data and builds what is compared.

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.shown import Shown
 from experiments.vtc_judge import Clients, Judged
 from experiments.vtc_methods import SUBJECT
 from experiments.vtc_synthesis import Made
@@ -17,7 +18,7 @@ from fedjax_gen.evaluation import (
   feature_pictures,
   federation_pictures,
 )
-from fedjax_gen.evaluation.gallery import Drawn
+from fedjax_gen.evaluation.gallery import LABELS, TRAINED, Drawn
 from fedjax_gen.models.classifiers import Classifier
 from fedjax_gen.running.training import TrainResult
 
@@ -25,7 +26,7 @@ _MOST_REAL = 600  # in a map of features
 
 
 def draw(
-  folder: pathlib.Path,
+  shown: Shown,
   clients: Clients,
   models: Sequence[Classifier],
   judged: Mapping[str, Judged],
@@ -34,12 +35,15 @@ def draw(
   made: Made,
   num_rounds: int,
   *,
+  is_shared: bool,
   seed: int,
 ) -> list[Drawn]:
   """Draws what there is to be seen of the methods that ran.
 
   Args:
-    folder: where to write; made if it is not there.
+    shown: what to draw, and the folder for all pictures. Where not everything
+      is shown, FedVTC's synthetic images alone: clients' classifiers train
+      without noise.
     clients: who holds what.
     models: the classifier of each fleet.
     judged: by method what its clients were right about.
@@ -47,12 +51,17 @@ def draw(
     results: of training, by method.
     made: FedVTC's synthetic images.
     num_rounds: of training.
+    is_shared: whether one generator made the synthetic images, and not those
+      that clients keep.
     seed: of the choice of points.
 
   Raises:
     DiskFullError: the disk is full.
   """
+  folder = shown.kept / 'samples'
   folder.mkdir(parents=True, exist_ok=True)
+  if not shown.everything:
+    return _draw_synthetic(None, clients, made, folder) if is_shared else []
   client_rounds = clients.partition.num_clients * num_rounds
   drawn = [
     *_draw_methods(metrics, results, client_rounds, folder),
@@ -60,18 +69,27 @@ def draw(
   ]
   if not len(made.examples.labels):
     return drawn
+  features = _draw_features(clients, models[0], judged, made, folder, seed)
+  return [
+    *drawn,
+    *_draw_synthetic(clients.source.test, clients, made, folder),
+    features._replace(section='features'),
+  ]
+
+
+def _draw_synthetic(
+  real: Examples | None, clients: Clients, made: Made, folder: pathlib.Path
+) -> list[Drawn]:
+  """Synthetic images of the classes that are known, with real ones or not."""
+  if not len(made.examples.labels):
+    return []
   synthetic = class_pictures.draw_class_images(
-    clients.source.test,
+    real,
     {SUBJECT: made.examples},
     folder / 'synthetic.png',
     class_names=clients.source.class_names,
   )
-  features = _draw_features(clients, models[0], judged, made, folder, seed)
-  return [
-    *drawn,
-    synthetic._replace(section='synthetic'),
-    features._replace(section='features'),
-  ]
+  return [synthetic._replace(section='synthetic')]
 
 
 def _draw_methods(
@@ -100,7 +118,10 @@ def _draw_methods(
       subject=SUBJECT,
     ),
   ]
-  return [picture._replace(section='methods') for picture in drawn]
+  return [
+    picture._replace(section='methods', unprotected=TRAINED)
+    for picture in drawn
+  ]
 
 
 def _draw_missing_classes(
@@ -122,7 +143,7 @@ def _draw_missing_classes(
     class_names=source.class_names,
     client_names=[f'{number} {architectures[number]}' for number in measured],
   )
-  return picture._replace(section='classes')
+  return picture._replace(section='classes', unprotected=LABELS)
 
 
 def _curve(result: TrainResult) -> tuple[list[float], list[float]]:

@@ -5,13 +5,13 @@ Everything comes from one value, `Facts`; nothing is computed here.
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-import pathlib
 import shlex
 from typing import Any
 
 import numpy as np
 
 from experiments import run_report, vtc_tables
+from experiments.shown import Shown
 from experiments.vtc_methods import SUBJECT
 from fedjax_gen.evaluation.gallery import Drawn
 from fedjax_gen.federated.rounds import Traffic
@@ -67,40 +67,62 @@ def summary(facts: Facts, params_digest: str) -> dict[str, Any]:
   return made
 
 
-def write(workdir: pathlib.Path, facts: Facts) -> None:
+def write(shown: Shown, facts: Facts) -> None:
   """Writes report.html and the picture of the partition.
+
+  Args:
+    shown: what the report shows.
+    facts: of the whole run.
 
   Raises:
     DiskFullError: the disk is full.
   """
-  partition = run_report.draw_partition(workdir, facts)
+  partition = run_report.draw_partition(shown, facts)
+  privacy = run_report.privacy(shown, facts)
+  whole = facts
+  held = {name: facts.metrics[name] for name in shown.names(facts.metrics)}
+  facts = shown.restricted(facts, metrics=vtc_tables.released(held))
   sections = [
-    report.Section('Results', [vtc_tables.results(facts.metrics)]),
+    _results(shown, facts),
     *_pictures(facts, ['methods', 'classes', 'synthetic']),
     _attacks(facts),
-    *run_report.privacy(facts),
+    *privacy,
     *_pictures(facts, ['features']),
-    _curves(facts),
+    *shown.log(_curves(facts)),
     _clients(facts, partition),
     _all_metrics(facts),
-    _use(workdir, facts),
+    _use(shown, facts),
     run_report.settings(facts),
   ]
   run_report.write(
-    workdir,
-    facts,
+    shown,
+    whole,
     lead=_lead(facts),
     headlines=_headlines(facts),
     sections=sections,
   )
 
 
+def _results(shown: Shown, facts: Facts) -> report.Section:
+  text = ''
+  if not shown.everything:
+    text = (
+      'How well clients predict is not told here: their classifiers train '
+      'without noise, and so numbers of them are not protected.'
+    )
+  return report.Section('Results', [vtc_tables.results(facts.metrics)], text)
+
+
 def _lead(facts: Facts) -> str:
   names = dict.fromkeys(facts.architectures)
   return (
     f'{run_report.who_holds_what(facts)} Each has a classifier of its own '
-    f'({", ".join(names)} in turn) and keeps it. The numbers say how well '
-    'these do on test images of all classes.'
+    f'({", ".join(names)} in turn) and keeps it.'
+    + (
+      ' The numbers say how well these do on test images of all classes.'
+      if 'accuracy' in facts.metrics[SUBJECT]
+      else ''
+    )
   )
 
 
@@ -114,7 +136,7 @@ def _headlines(facts: Facts) -> list[tuple[str, str]]:
       value = facts.metrics.get(name, {}).get(metric)
       if value is not None:
         headlines.append((f'{label}, {name}', f'{100 * value:.1f}%'))
-  return headlines
+  return [*headlines, *run_report.headline(facts.releases)]
 
 
 def _pictures(facts: Facts, wanted: Sequence[str]) -> list[report.Section]:
@@ -175,7 +197,9 @@ def _curves(facts: Facts) -> report.Section:
   return report.Section('Training', [block for block in blocks if block])
 
 
-def _clients(facts: Facts, partition: report.Picture) -> report.Section:
+def _clients(
+  facts: Facts, partition: Sequence[report.Picture]
+) -> report.Section:
   rows = [
     report.Row(str(number), [name, str(size)])
     for number, (name, size) in enumerate(
@@ -186,7 +210,7 @@ def _clients(facts: Facts, partition: report.Picture) -> report.Section:
     [r['participants'] for r in facts.results[SUBJECT].history]
   )
   blocks: list[Any] = [
-    partition,
+    *partition,
     report.Table(['Client', 'Architecture', 'Examples'], rows[:100]),
     report_tables.traffic_table(
       {
@@ -212,8 +236,9 @@ def _all_metrics(facts: Facts) -> report.Section:
   )
 
 
-def _use(workdir: pathlib.Path, facts: Facts) -> report.Section:
+def _use(shown: Shown, facts: Facts) -> report.Section:
   """How to sample from the generator, and to ask a client's classifier."""
+  workdir = shown.path
   folder = shlex.quote(str(workdir))
   said = (
     'A client’s classifier and, with vtc_scope=local, its generator are what '
@@ -222,19 +247,27 @@ def _use(workdir: pathlib.Path, facts: Facts) -> report.Section:
   if facts.protection is not None:
     said += ' ε is of what FedVTC’s clients send, and covers none of these.'
   methods = ', '.join(facts.metrics)
+  command = report.Code(
+    f'python -m experiments.generate --workdir={folder} --num=10000 '
+    '--out=synthetic.npz',
+    f'Synthetic images into a file. {shown.where()}',
+  )
+  sample = (
+    'import fedjax_gen\n\n'
+    f'model = fedjax_gen.load({str(workdir)!r})\n'
+    'images, labels = model.sample(10_000, seed=0)'
+  )
+  if not shown.everything:
+    # Of clients nothing is given away, be it generators or classifiers.
+    is_shared = facts.config['fedvtc']['vtc_scope'] == 'federated'
+    blocks = [command, report.Code(sample, 'The same in Python')]
+    return report.Section('Use the models', blocks if is_shared else [])
   return report.Section(
     'Use the models',
     [
+      command,
       report.Code(
-        f'python -m experiments.generate --workdir={folder} --num=10000 '
-        '--out=synthetic.npz',
-        f'Synthetic images into a file. {workdir} is the folder that holds '
-        'this page.',
-      ),
-      report.Code(
-        'import fedjax_gen\n\n'
-        f'model = fedjax_gen.load({str(workdir)!r})\n'
-        'images, labels = model.sample(10_000, seed=0)\n\n'
+        f'{sample}\n\n'
         f'clients = fedjax_gen.load_clients({str(workdir)!r}, {SUBJECT!r})\n'
         'probabilities = clients.predict(images, client=0)\n'
         'classes = clients.classify(images, client=0)',

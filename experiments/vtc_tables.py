@@ -11,6 +11,11 @@ from experiments import vtc_methods
 from fedjax_gen.running import report, report_tables
 from fedjax_gen.running.report_tables import Metric
 
+# What does not tell how well classifiers predict, nor hangs on it.
+_COSTS = (
+  'bytes_up', 'bytes_down', 'seconds', 'round_memory_bytes',
+  'client_state_bytes', 'epsilon', 'delta',
+)  # fmt: skip
 _ATTACKS = {'attack_decode': 'Decoded', 'attack_search': 'Searched'}
 
 _EXPLAINED = {
@@ -114,6 +119,16 @@ def explained(name: str) -> Metric:
   return Metric('')
 
 
+def released(
+  metrics: Mapping[str, Mapping[str, float]],
+) -> dict[str, dict[str, float]]:
+  """What training cost, without what clients' classifiers came to."""
+  return {
+    name: {key: value for key, value in values.items() if key in _COSTS}
+    for name, values in metrics.items()
+  }
+
+
 def results(metrics: Mapping[str, Mapping[str, float]]) -> report.Table:
   """A row for each method, a star after the best of a column."""
   columns = _known(metrics)
@@ -140,10 +155,14 @@ def results(metrics: Mapping[str, Mapping[str, float]]) -> report.Table:
     for column in columns
   ]
   caption = (
-    'Mean ± standard deviation over clients, of one run. Accuracy is of the '
-    'global test set, after the last round. Up and down are what a client '
+    'Up and down are what a client '
     'sends and receives in a round. ★ marks the best of a column.'
   )
+  if any(column.metric == 'accuracy' for column in columns):
+    caption = (
+      'Mean ± standard deviation over clients, of one run. Accuracy is of the '
+      f'global test set, after the last round. {caption}'
+    )
   return report.Table(['Method', *headers], rows, caption)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from fedjax_gen.errors import InputError
 from fedjax_gen.evaluation import charts, checks, theme
-from fedjax_gen.evaluation.gallery import Drawn
+from fedjax_gen.evaluation.gallery import LABELS, REAL, Drawn
 
 _CLASSES = 12  # of which the way is drawn
 _POINTS = 400  # of a panel
@@ -33,7 +33,7 @@ class LabelledEmbeddings(NamedTuple):
 
 @matplotlib.rc_context(theme.CHART_STYLE)
 def draw_embeddings(
-  real: LabelledEmbeddings,
+  real: LabelledEmbeddings | None,
   generated: Mapping[str, LabelledEmbeddings],
   path: pathlib.Path,
   *,
@@ -43,10 +43,12 @@ def draw_embeddings(
   """Draws real and generated embeddings, one panel a method.
 
   Every panel has the first two principal components of the real embeddings,
-  and the outline of each real class at two standard deviations.
+  and the outline of each real class at two standard deviations. Without real
+  ones those of the first method stand for them, and no outline is drawn.
 
   Args:
-    real: real embeddings, held out; two at least.
+    real: real embeddings, held out; two at least. None to draw generated ones
+      alone.
     generated: by method what it generated; of more than 400 in all, 400 are
       drawn.
     path: PNG file to write, atomically.
@@ -56,14 +58,17 @@ def draw_embeddings(
   Raises:
     InputError: embeddings or labels of other shapes or out of range.
   """
-  panels = {'real': real, **generated}
-  if 'real' in generated:
-    raise InputError("Expected names of methods, got 'real'.")
-  checks.features(2, real=real.inputs)
+  panels = dict(generated) if real is None else {'real': real, **generated}
+  if 'real' in generated or not panels:
+    raise InputError(
+      f"Expected names of methods other than 'real', got {list(generated)}."
+    )
+  first, spanning = next(iter(panels.items()))
+  checks.features(2, **{first: spanning.inputs})
   for name, values in panels.items():
-    _check(real.inputs, name, values, len(class_names), like='real')
-  plane = _Plane.of(real.inputs)
-  points = plane.points(real.inputs)
+    _check(spanning.inputs, name, values, len(class_names), like=first)
+  plane = _Plane.of(spanning.inputs)
+  points = plane.points(spanning.inputs)
   low, high = points.min(axis=0), points.max(axis=0)
   margin = 0.15 * np.maximum(high - low, 1e-6)
   columns = 2 if len(panels) == 4 else 3
@@ -71,7 +76,8 @@ def draw_embeddings(
   rng = np.random.default_rng(seed)
   for axes, (name, values) in zip(grid, panels.items(), strict=False):
     _draw_some(axes, plane, values, class_names, rng)
-    _draw_outlines(axes, points, np.asarray(real.labels), len(class_names))
+    if real is not None:
+      _draw_outlines(axes, points, np.asarray(real.labels), len(class_names))
     axes.set_title(name)
     axes.set_xlim(low[0] - margin[0], high[0] + margin[0])
     axes.set_ylim(low[1] - margin[1], high[1] + margin[1])
@@ -79,6 +85,15 @@ def draw_embeddings(
   grid[0].set_ylabel(_component(1, plane.shares))
   _legend_below(chart, grid[0])
   charts.save(chart, path)
+  if real is None:
+    return Drawn(
+      path,
+      'Generated embeddings in the first two principal components of those of '
+      f'{first}.',
+      'embeddings',
+      unprotected='',
+      made_by=tuple(generated),
+    )
   return Drawn(
     path,
     'Real and generated embeddings in the first two principal components of '
@@ -91,7 +106,7 @@ def draw_embeddings(
 @matplotlib.rc_context(theme.CHART_STYLE)
 def draw_codes(
   codes: np.ndarray,
-  domains: Sequence[str],
+  domains: Sequence[str] | None,
   path: pathlib.Path,
   *,
   client_names: Sequence[str] | None = None,
@@ -100,7 +115,8 @@ def draw_codes(
 
   Args:
     codes: `[N, V]`, N at least two.
-    domains: N names of the domain that each client's data are of.
+    domains: N names of the domain that each client's data are of; None to mark
+      all alike.
     path: PNG file to write, atomically.
     client_names: N names; up to 40 clients are named by their numbers if None,
       more are not named.
@@ -109,7 +125,8 @@ def draw_codes(
     InputError: codes that are not finite or names that are not N.
   """
   checks.features(2, codes=codes)
-  checks.lengths(len(codes), domains=domains)
+  marks = ['client'] * len(codes) if domains is None else domains
+  checks.lengths(len(codes), domains=marks)
   if client_names is None:
     few = len(codes) <= _CLIENTS
     client_names = [str(i) if few else '' for i in range(len(codes))]
@@ -118,8 +135,8 @@ def draw_codes(
   points = plane.points(codes)
   chart = figure.Figure(figsize=(5.4, 4.4))
   axes = chart.add_subplot()
-  for position, domain in enumerate(dict.fromkeys(domains)):
-    members = [i for i, name in enumerate(domains) if name == domain]
+  for position, domain in enumerate(dict.fromkeys(marks)):
+    members = [i for i, name in enumerate(marks) if name == domain]
     axes.plot(
       *points[members].T,
       **theme.marker(position, size=8),
@@ -134,18 +151,22 @@ def draw_codes(
   axes.set_ylabel(_component(1, plane.shares))
   axes.legend(loc='center left', bbox_to_anchor=(1.01, 0.5))
   charts.save(chart, path)
+  caption = 'Codes of the clients in their first two principal components'
+  if domains is None:
+    return Drawn(path, f'{caption}.', 'codes', unprotected='')
   return Drawn(
     path,
-    'Codes of the clients in their first two principal components, marked by '
-    'the domain of the client’s data, which training is not told.',
+    f'{caption}, marked by the domain of the client’s data, which training is '
+    'not told.',
     'codes',
+    unprotected=LABELS,
   )
 
 
 @matplotlib.rc_context(theme.CHART_STYLE)
 def draw_way(
   means: np.ndarray,
-  ends: tuple[LabelledEmbeddings, LabelledEmbeddings],
+  ends: tuple[LabelledEmbeddings, LabelledEmbeddings] | None,
   path: pathlib.Path,
   *,
   end_names: tuple[str, str],
@@ -160,7 +181,8 @@ def draw_way(
   Args:
     means: `[T, C, F]` mean of what is generated of each class at each of T
       steps, the first at the one code, the last at the other.
-    ends: real embeddings of the two clients or domains, to compare with.
+    ends: real embeddings of the two clients or domains, to compare with; None
+      to draw generated means alone.
     path: PNG file to write, atomically.
     end_names: what the two are called.
     class_names: C names in label order.
@@ -175,11 +197,13 @@ def draw_way(
       f'{list(means.shape)}.'
     )
   num_steps, num_classes, width = means.shape
-  for name, values in zip(end_names, ends, strict=True):
+  for name, values in zip(end_names, ends or (), strict=ends is not None):
     flat = means.reshape(-1, width)
     _check(flat, name, values, num_classes, like='means')
-  both = [_class_means(values, num_classes) for values in ends]
-  table = np.concatenate([means, both])  # [T + 2, C, F]
+  table = means
+  if ends is not None:
+    both = [_class_means(values, num_classes) for values in ends]
+    table = np.concatenate([means, both])  # [T + 2, C, F]
   table = (table - np.nanmean(table, axis=0))[:, :_CLASSES]
   flat = table.reshape(-1, width)
   plane = _Plane.of(flat[np.isfinite(flat).all(axis=1)])
@@ -187,7 +211,8 @@ def draw_way(
   size = 1.15 * np.nanmax(np.abs(points)) or 1.0
   chart, grid = _panels(points.shape[1], columns=4, side=2.1)
   for label, axes in enumerate(grid[: points.shape[1]]):
-    _draw_ends(axes, points[num_steps:, label], end_names)
+    if ends is not None:
+      _draw_ends(axes, points[num_steps:, label], end_names)
     _draw_arrow(axes, points[:num_steps, label])
     axes.set_title(class_names[label])
     axes.set_xlim(-size, size)
@@ -197,11 +222,14 @@ def draw_way(
   return Drawn(
     path,
     'Means of what is generated of each class on the way from the code of '
-    f'{end_names[0]} to that of {end_names[1]}, in {num_steps} steps, and the '
-    'means of the real classes at both ends. The plane is that of the two '
-    'directions in which classes move most '
+    f'{end_names[0]} to that of {end_names[1]}, in {num_steps} steps'
+    + (
+      '' if ends is None else ', and the means of the real classes at both ends'
+    )
+    + '. The plane is that of the two directions in which classes move most '
     f'({100 * plane.shares.sum():.0f}% of the movement).',
     'interpolations',
+    unprotected='' if ends is None else REAL,
   )
 
 

@@ -22,6 +22,14 @@ _COLUMNS = 10
 _TSNE_POINTS = 1000
 
 
+REAL, LABELS, TRAINED = (
+  'real examples',
+  'exact numbers of labels',
+  'models trained without privacy',
+)
+"""What a picture shows that no differential privacy protects."""
+
+
 class Drawn(NamedTuple):
   """A picture that was written.
 
@@ -31,12 +39,17 @@ class Drawn(NamedTuple):
     section: 'samples', 'reconstructions', 'memory' or 'maps'.
     alt: what a picture of numbers says, for somebody who cannot see it; the
       caption does if it is empty.
+    unprotected: `REAL`, `LABELS` or `TRAINED`; empty if models made all that
+      it shows. A picture counts as real until its maker says otherwise.
+    made_by: these models, by the names of their methods.
   """
 
   path: pathlib.Path
   caption: str
   section: str
   alt: str = ''
+  unprotected: str = REAL
+  made_by: tuple[str, ...] = ()
 
 
 def draw_samples(
@@ -61,6 +74,7 @@ def draw_all(
   folder: pathlib.Path,
   *,
   seed: int,
+  show_real: bool = True,
 ) -> list[Drawn]:
   """Draws every picture of a run.
 
@@ -70,6 +84,7 @@ def draw_all(
     source: the data.
     folder: where to write.
     seed: of draws and t-SNE.
+    show_real: whether to draw what shows real images, or is made of them.
 
   Returns:
     what was drawn; nothing for feature vectors, which have no pictures.
@@ -78,8 +93,8 @@ def draw_all(
     return []
   drawn = []
 
-  def add(name, caption, section):
-    drawn.append(Drawn(folder / f'{name}.png', caption, section))
+  def add(name, caption, section, **fields):
+    drawn.append(Drawn(folder / f'{name}.png', caption, section, **fields))
     return drawn[-1].path
 
   kind = 'one class a column' if vae.conditional else 'no class asked for'
@@ -88,10 +103,18 @@ def draw_all(
       vae,
       variables,
       source,
-      add(f'samples_{method}', f'{method}: generated, {kind}.', 'samples'),
+      add(
+        f'samples_{method}',
+        f'{method}: generated, {kind}.',
+        'samples',
+        unprotected='',
+        made_by=(method,),
+      ),
       title='',
       seed=seed,
     )
+  if not show_real:
+    return drawn
   labels, columns = _layout(vae, source)
   pictures.image_grid(
     _real_images(source, labels),

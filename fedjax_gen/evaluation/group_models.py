@@ -201,6 +201,7 @@ def evaluate(
   config: vaes.EvaluationConfig,
   *,
   seed: int,
+  by_training: bool = True,
 ) -> dict[str, float]:
   """Measures one generator, or the mean over several.
 
@@ -210,9 +211,12 @@ def evaluate(
     reference: of the real images; None leaves out all that looks at images.
     config: what to measure; samples are those of all groups together.
     seed: of all draws.
+    by_training: whether to measure by training records too, which no
+      differential privacy of the model covers.
 
   Returns:
-    flat, finite numbers: bounds, `latent_separation`, and the metrics of
+    flat, finite numbers: bounds, `latent_separation` (with `by_training`, for
+    its probe learns from training records), and the metrics of
     `groups.evaluate_group_samples`; of a group, with its name appended.
   """
   results = []
@@ -223,7 +227,7 @@ def evaluate(
       seed=seed,
       importance_samples=config.importance_samples,
     )
-    if generator.models:
+    if generator.models and by_training:
       metrics['latent_separation'] = separation(generator, source)
     if reference is not None:
       images, requested, _ = draw(

@@ -124,6 +124,7 @@ def evaluate_vaes(
   config: EvaluationConfig,
   *,
   seed: int,
+  by_training: bool = True,
 ) -> dict[str, float]:
   """Measures one model, or the mean over several.
 
@@ -134,11 +135,14 @@ def evaluate_vaes(
     extractor: of features; None leaves out all that looks at images.
     config: what to measure.
     seed: of all draws.
+    by_training: whether to compare with training records too, which no
+      differential privacy of the model covers.
 
   Returns:
     flat, finite numbers: bounds (`test_elbo`, ...), `fid_<extractor>` and its
-    kin, `memorised_share`, and the accuracy of a classifier trained on
-    generated and tested on real data: `tstr_accuracy` for a conditional model,
+    kin, `memorised_share` (with `by_training`), and the accuracy of a
+    classifier trained on generated and tested on real data: `tstr_accuracy`
+    for a conditional model,
     `tstr_accuracy_labels_by_<extractor>` where the extractor's classifier has
     to label the samples.
   """
@@ -147,7 +151,9 @@ def evaluate_vaes(
     reference = _Reference(
       extractor,
       extractor.features(source.test.inputs),
-      neighbours.nearest(source.test.inputs, source.train.inputs).distances,
+      neighbours.nearest(source.test.inputs, source.train.inputs).distances
+      if by_training
+      else None,
     )
   results = [
     _evaluate(vae, variables, source, reference, config, seed)
@@ -214,7 +220,7 @@ class _Reference(NamedTuple):
 
   extractor: features.FeatureExtractor
   features: np.ndarray
-  distances: np.ndarray
+  distances: np.ndarray | None
 
 
 def _evaluate(vae, variables, source, reference, config, seed):
@@ -251,10 +257,11 @@ def _evaluate(vae, variables, source, reference, config, seed):
     metrics[f'tstr_accuracy_labels_by_{extractor.name}'] = _tstr(
       images, probabilities.argmax(axis=1), source, seed
     )
-  metrics['memorised_share'] = neighbours.memorised_share(
-    neighbours.nearest(images, source.train.inputs).distances,
-    reference.distances,
-  )
+  if reference.distances is not None:
+    metrics['memorised_share'] = neighbours.memorised_share(
+      neighbours.nearest(images, source.train.inputs).distances,
+      reference.distances,
+    )
   return metrics
 
 

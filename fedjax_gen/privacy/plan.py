@@ -79,6 +79,13 @@ class PrivacyConfig:
     'epsilon is nominal, since whoever knows the seed subtracts the noise. -1: '
     'from the operating system, kept in the folder private of the run',
   )
+  show_real: bool = fields.option(
+    False,
+    'In a private run, also show what is not protected: real examples, exact '
+    'numbers of labels by client, membership measures, training curves, '
+    'models trained without privacy. The report then lies in private/ and '
+    'must not be given away',
+  )
   clip_chunk: int = fields.option(
     16,
     'Records whose gradients are in memory at once; decides no number',

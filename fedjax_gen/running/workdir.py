@@ -164,6 +164,20 @@ class Workdir:
       os.umask(self._umask)
       self._umask = None
 
+  def report_folder(self, *, is_releasable: bool) -> pathlib.Path:
+    """Returns the folder of report.html, and points the link there.
+
+    Args:
+      is_releasable: whether the report may be given away. Asked for in a
+        private run alone: in others the report lies in the directory itself.
+    """
+    folder = self.released if is_releasable else self.kept
+    if self.is_private and self.is_writer:
+      link = self.path / 'report.html'
+      link.unlink(missing_ok=True)
+      link.symlink_to(pathlib.Path(folder.name) / link.name)
+    return folder
+
   @property
   def is_writer(self) -> bool:
     """Whether this process is the one that may write here."""

@@ -10,7 +10,12 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import fission_discovery, fission_report, fission_tables
+from experiments import (
+  fission_discovery,
+  fission_report,
+  fission_tables,
+  shown,
+)
 from fedjax_gen.data.partition import Partition
 from fedjax_gen.data.sources import DataSource, Examples
 from fedjax_gen.evaluation import group_models, groups as groups_lib
@@ -185,7 +190,7 @@ def written(tmp_path_factory):
   """A written report, its facts and its folder; not to be changed."""
   folder = tmp_path_factory.mktemp('run')
   facts = _facts(_source())
-  fission_report.write(folder, facts)
+  fission_report.write(shown.all_of(folder), facts)
   return folder, facts, _Page(folder / 'report.html')
 
 
@@ -197,7 +202,7 @@ def undrawn(monkeypatch, tmp_path):
   )
 
   def write(facts):
-    fission_report.write(tmp_path, facts)
+    fission_report.write(shown.all_of(tmp_path), facts)
     return _Page(tmp_path / 'report.html')
 
   return write

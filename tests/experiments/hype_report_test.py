@@ -16,6 +16,7 @@ from experiments import (
   hype_privacy,
   hype_report,
   hype_tables,
+  shown,
 )
 from experiments.hype_budgets import HypePrivacyConfig
 from experiments.hype_synthesis import Synthetic
@@ -188,7 +189,7 @@ def page(tmp_path):
   """Writes a report."""
 
   def write(*args, **changes):
-    hype_report.write(tmp_path, _facts(*args, **changes))
+    hype_report.write(shown.all_of(tmp_path), _facts(*args, **changes))
     return _Page(tmp_path / 'report.html')
 
   return write
@@ -425,7 +426,7 @@ def drawn(private, tmp_path):
       'codes': codes,
     }
     return hype_pictures.draw(
-      tmp_path / 'samples', clients, seed=0, **arguments | changes
+      shown.all_of(tmp_path), clients, seed=0, **arguments | changes
     )
 
   return draw

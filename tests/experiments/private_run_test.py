@@ -120,14 +120,6 @@ def test_noise_of_a_public_seed_is_called_nominal_everywhere():
   assert 'nominal' not in _protect().sentence()
 
 
-def test_an_audit_is_a_release_of_its_own():
-  protection = _protect(privacy='record', delta=1e-3)
-  alone = private_run.releases_of({'federated': protection})
-  audited = private_run.releases_of({'federated': protection}, ['federated'])
-  assert len(audited.parts) == 2
-  assert audited.joint().epsilon > alone.joint().epsilon
-
-
 def test_other_runs_on_the_same_data_are_summed(tmp_path):
   releases = private_run.releases_of({'federated': _protect()})
   assert private_run.other_runs(releases, []) == []
