@@ -216,10 +216,9 @@ def codes_of(
   everyone = engine.blocks(state, 0, kept=False)
   held: Any = None
   if 'clients' in config.codes:
-    sums, held = _sums_and_holdings(method, everyone, noise_key)
+    moments, held = _moments_and_holdings(method, everyone, noise_key)
   else:
-    sums = _sums(method, everyone, noise_key)
-  moments = ClassMoments(*sums.moments())
+    moments = _moments(method, everyone, noise_key)
 
   def fitted(counts):
     return meta_code.fit_code(
@@ -239,46 +238,62 @@ def codes_of(
   return made
 
 
-def _sums_and_holdings(
+def _moments_and_holdings(
   method: Method, everyone: Iterable[Block], key: Array
-) -> tuple[Any, Array]:
-  """Noised class sums, and `[C, N]` how much of a class each client holds."""
+) -> tuple[ClassMoments, Array]:
+  """Noised moments, and `[C, N]` how much of a class each client holds.
+
+  Classes that do not stand out from the noise are unknown, and so are what a
+  client holds within the noise of its own counts.
+  """
+  noise_multiplier = method.budget.moments_noise
   by_client = blocks.joined(
     lambda block: class_moments.class_sums_by_client(
       key,
       block.data,
       method.model.spec.num_classes,
-      noise_multiplier=method.budget.moments_noise,
+      noise_multiplier=noise_multiplier,
       unit=_unit(method),
       rows=block.infos.row,
     ),
     everyone,
   )
   by_client = jax.tree.map(jnp.asarray, by_client)
-  held = jnp.maximum(by_client.counts, 0.0).T
+  least = class_moments.least_count(noise_multiplier, 1)
+  counts = by_client.counts
+  held = jnp.where(counts >= least, counts, 0.0).T
   # A class that noise has left to nobody is everybody's.
   nobody = held.sum(axis=1, keepdims=True) == 0
   sums = jax.tree.map(lambda leaf: leaf.sum(axis=0), by_client)
-  return sums, jnp.where(nobody, 1.0, held)
+  least = class_moments.least_count(noise_multiplier, len(counts))
+  moments = ClassMoments(*sums.moments(least))
+  return moments, jnp.where(nobody, 1.0, held)
 
 
-def _sums(method: Method, everyone: Iterable[Block], key: Array) -> Any:
-  """Noised class sums over all clients."""
+def _moments(
+  method: Method, everyone: Iterable[Block], key: Array
+) -> ClassMoments:
+  """Noised class moments over all clients; see `_moments_and_holdings`."""
   protection = method.budget.protection
+  noise_multiplier = method.budget.moments_noise
+  share = protection.plan.share if protection else 1.0
   sums: Any = None
+  num_clients = 0
   for block in everyone:
     exact = block.exact()
     sums = class_moments.class_sums(
       key,
       exact.data,
       method.model.spec.num_classes,
-      noise_multiplier=method.budget.moments_noise,
+      noise_multiplier=noise_multiplier,
       unit=_unit(method),
-      share=protection.plan.share if protection else 1.0,
+      share=share,
       rows=exact.infos.row,
       before=sums,
     )
-  return sums
+    num_clients += exact.num
+  least = class_moments.least_count(noise_multiplier, num_clients, share)
+  return ClassMoments(*sums.moments(least))
 
 
 def _unit(method: Method) -> str:
