@@ -15,6 +15,7 @@ import numpy as np
 
 from experiments import options
 from experiments.hype_methods import Method
+from experiments.hype_uploads import Fitted
 from fedjax_gen import fields, validate
 from fedjax_gen.errors import InputError
 from fedjax_gen.federated import blocks
@@ -67,6 +68,7 @@ class Synthetic(NamedTuple):
     hyper: the hypernetwork that made it; None of a GAN.
     codes: `[K, V]` of which it was made, or None.
     weights: `[C, K]` of the codes in each class, or None.
+    fitted: of a method of one upload, what was made of it; otherwise None.
   """
 
   method: str
@@ -75,6 +77,7 @@ class Synthetic(NamedTuple):
   hyper: Tree | None
   codes: Array | None
   weights: Array | None
+  fitted: Fitted | None = None
 
 
 def permitted(
@@ -150,6 +153,8 @@ def _of_method(
   seed: int,
 ) -> dict[str, Synthetic]:
   """The rows of one generator."""
+  if method.is_one_upload:
+    return {name: _of_upload(name, method, state, config, seed)}
   num_classes = method.model.spec.num_classes
   labels = np.tile(
     np.arange(num_classes, dtype=np.int32), config.synthetic_per_class
@@ -188,6 +193,21 @@ def _of_method(
   return rows
 
 
+def _of_upload(
+  name: str, method: Method, state: Any, config: SynthesisConfig, seed: int
+) -> Synthetic:
+  """What is made of the one sum that clients sent; of the known classes."""
+  upload = method.model
+  fit_key, draw_key = jax.random.split(
+    jax.random.fold_in(jax.random.key(seed), 1)
+  )
+  fitted = upload.fit(method.shared(state), upload.stddev, fit_key)
+  classes = fitted.classes().astype(np.int32)
+  labels = np.tile(classes, config.synthetic_per_class)
+  made = np.asarray(fitted.sample(jnp.asarray(labels), draw_key))
+  return Synthetic(name, made, labels, None, None, None, fitted)
+
+
 def hyper_of(method: Method, state: Any, seed: int) -> Tree:
   """The hypernetwork, from a server that may hold codes as well."""
   variables = method.shared(state)
@@ -208,14 +228,23 @@ def codes_of(
 ) -> dict[str, tuple[Array, Any]]:
   """Codes `[K, V]` that synthetic data are made of, and weights `[C, K]`.
 
-  All from one release of class moments, for which the budget has a share.
+  All from one release of class moments, for which the budget has a share, or
+  from the Gaussians that the training started from.
   """
   model = method.model
   num_classes = model.spec.num_classes
   noise_key, fit_key = jax.random.split(key)
   everyone = engine.blocks(state, 0, kept=False)
   held: Any = None
-  if 'clients' in config.codes:
+  if method.gaussians is not None:
+    # Nothing more is released: who holds what is not known, and all are alike.
+    moments = ClassMoments(
+      jnp.asarray(method.gaussians.counts),
+      jnp.asarray(method.gaussians.means),
+      method.gaussians.variances(),
+    )
+    held = jnp.ones((num_classes, len(client_codes(method, engine, state))))
+  elif 'clients' in config.codes:
     moments, held = _moments_and_holdings(method, everyone, noise_key)
   else:
     moments = _moments(method, everyone, noise_key)
@@ -246,7 +275,7 @@ def _moments_and_holdings(
   Classes that do not stand out from the noise are unknown, and so are what a
   client holds within the noise of its own counts.
   """
-  noise_multiplier = method.budget.moments_noise
+  noise_multiplier = method.budget.first_noise
   by_client = blocks.joined(
     lambda block: class_moments.class_sums_by_client(
       key,
@@ -275,7 +304,7 @@ def _moments(
 ) -> ClassMoments:
   """Noised class moments over all clients; see `_moments_and_holdings`."""
   protection = method.budget.protection
-  noise_multiplier = method.budget.moments_noise
+  noise_multiplier = method.budget.first_noise
   share = protection.plan.share if protection else 1.0
   sums: Any = None
   num_clients = 0
