@@ -97,10 +97,9 @@ class GaussianStatistic:
   def restored(self, sums: GaussianSums) -> GaussianSums:
     """Sums in units of counts and features, noise or not."""
     size = sums.first.shape[-1]
-    if self.structure == 'diagonal':
-      scale = _SQUARES_BOUND * math.sqrt(size)
-    else:
-      scale = size / _triangle_weights(size)
+    scale: float | np.ndarray = _SQUARES_BOUND * math.sqrt(size)
+    if self.structure != 'diagonal':
+      scale = size / _triangle_weights(size)[None]
     return GaussianSums(
       sums.counts * (_BOUND / _COUNT),
       sums.first * (_BOUND * math.sqrt(size)),
@@ -159,54 +158,101 @@ def fit(
   """
   validate.non_negative(stddev=stddev)
   validate.non_negative_int(rank=rank)
-  sums = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), sums)
-  counts, first, second = statistic.restored(sums)
-  size = first.shape[-1]
+  restored = statistic.restored(
+    jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), sums)
+  )
+  size = restored.first.shape[-1]
   if rank > size:
     raise InputError(f'Expected rank <= {size}, the features, got {rank}.')
   least = class_moments.least_noised(stddev * _BOUND / _COUNT)
-  known = counts >= least
-  counts = np.where(known, counts, 0.0)
+  known = np.asarray(restored.counts >= least)
+  counts = np.where(known, restored.counts, 0.0)
   # Of an unknown class nothing is divided.
   inverse = np.where(known, 1 / np.where(known, counts, 1.0), 0.0)
-  means = first * inverse[:, None]
-  # The square of a noised mean has the noise's variance too much.
-  noise_in_square = (stddev * _BOUND * math.sqrt(size) * inverse) ** 2
-
-  def factor(outer, total, explained_counts):
-    if total <= 0:
-      return np.eye(size)
-    weights = explained_counts / total
-    covariance = _symmetric(outer, size) / total
-    covariance -= np.einsum('c,cf,cg->fg', weights, means, means)
-    covariance += np.eye(size) * np.sum(weights * noise_in_square)
-    edge = stddev * _BOUND * size * math.sqrt(2 * size) / total
-    return _root(covariance, edge if floor else 0.0, rank)
-
+  classes = _Classes(
+    known,
+    counts,
+    np.asarray(restored.first) * inverse[:, None],
+    # The square of a noised mean has the noise's variance too much.
+    (stddev * _BOUND * math.sqrt(size) * inverse) ** 2,
+  )
+  second = np.asarray(restored.second)
   if statistic.structure == 'diagonal':
-    variances = second * inverse[:, None] - means**2
-    variances += noise_in_square[:, None]
-    typical = max(float(variances[known].mean()) if known.any() else 1.0, 0.0)
-    variances = np.maximum(variances, _LEAST_VARIANCE * (typical or 1.0))
-    factors = np.where(known[:, None], np.sqrt(variances), 1.0)
-  elif statistic.structure == 'pooled':
-    # Records of unknown classes are in it, too.
-    total = max(restored_total(statistic, sums), counts.sum())
-    factors = factor(second[0], total if known.any() else 0.0, counts)[None]
+    factors = _standard_deviations(second * inverse[:, None], classes)
   else:
-    classes = np.eye(len(counts)) * counts
-    factors = np.stack(
-      [factor(*of) for of in zip(second, counts, classes, strict=True)]
-    )
-  found = CorrelatedGaussians(known, counts, means, factors)
-  return jax.tree.map(
-    lambda leaf: leaf if leaf.dtype == bool else leaf.astype(np.float32), found
+    # The largest eigenvalue of the noise on a sum of outer products.
+    edge = stddev * _BOUND * size * math.sqrt(2 * size) if floor else 0.0
+    if statistic.structure == 'pooled':
+      # Records of unknown classes are in it, too.
+      total = max(float(np.sum(restored.counts)), counts.sum())
+      total = total if known.any() else 0.0
+      factors = _factor(second[0], total, counts, classes, edge, rank)[None]
+    else:
+      own = np.diag(counts)
+      factors = np.stack(
+        [
+          _factor(outer, total, share, classes, edge, rank)
+          for outer, total, share in zip(second, counts, own, strict=True)
+        ]
+      )
+  return CorrelatedGaussians(
+    jnp.asarray(known),
+    *(
+      jnp.asarray(values, jnp.float32)
+      for values in (counts, classes.means, factors)
+    ),
   )
 
 
-def restored_total(statistic: GaussianStatistic, sums: GaussianSums) -> float:
-  """Records of all classes, with noise."""
-  return float(np.sum(statistic.restored(sums).counts))
+class _Classes(NamedTuple):
+  """What is known of classes but for their spread.
+
+  Attributes:
+    known, counts, means: as in `CorrelatedGaussians`.
+    noise: `[C]` variance of the noise on a value of the means.
+  """
+
+  known: np.ndarray
+  counts: np.ndarray
+  means: np.ndarray
+  noise: np.ndarray
+
+
+def _factor(
+  outer: np.ndarray,
+  total: float,
+  counts: np.ndarray,
+  classes: _Classes,
+  edge: float,
+  rank: int,
+) -> np.ndarray:
+  """L of a covariance; that of N(0, I) where nothing is known.
+
+  Args:
+    outer: triangle of the summed outer products.
+    total: records in it.
+    counts: `[C]` of those, which are about the mean of a known class.
+    classes: their means.
+    edge: of the eigenvalues of the noise on the sum.
+    rank: how many eigenvalues are kept; 0 for those above the edge.
+  """
+  size = classes.means.shape[-1]
+  if total <= 0:
+    return np.eye(size)
+  shares = counts / total
+  explained = (shares[:, None] * classes.means).T @ classes.means
+  covariance = _symmetric(outer, size) / total - explained
+  covariance += np.eye(size) * np.sum(shares * classes.noise)
+  return _root(covariance, edge / total, rank)
+
+
+def _standard_deviations(squares: np.ndarray, classes: _Classes) -> np.ndarray:
+  """`[C, F]` about the means of classes, from means of squares."""
+  variances = squares - classes.means**2 + classes.noise[:, None]
+  of_known = variances[classes.known]
+  least = _LEAST_VARIANCE * (max(of_known.mean(), 0) if of_known.size else 0)
+  variances = np.maximum(variances, least or _LEAST_VARIANCE)
+  return np.where(classes.known[:, None], np.sqrt(variances), 1.0)
 
 
 def members(

@@ -103,7 +103,7 @@ class KernelStatistic:
     scales = jnp.asarray(np.resize(self.scales, half), jnp.float32)
     angles = jnp.matmul(
       inputs,
-      frequencies / jnp.sqrt(scales * size),
+      frequencies / jnp.sqrt(scales * size)[None],
       precision=jax.lax.Precision.HIGHEST,
     )
     waves = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
