@@ -53,10 +53,10 @@ def one_upload(
     jax.ShapeDtypeStruct((1,), jnp.bool_),
   )
 
-  def update(view, client, data, key):
+  def update(view, client, data, keys):
     del view
     message = one_release.of_client(
-      key, data, statistic, stddev=stddev, unit=unit
+      keys.own, data, statistic, stddev=stddev, unit=unit
     )
     return message, client, {}
 
