@@ -127,18 +127,19 @@ class _Storages(dict[str, np.ndarray]):
       raise ValueError(f'two storages under one key, {storage.key!r}')
     return storage
 
-  def keep(self, storage: _Storage, data: bytes) -> None:
+  def keep(self, key: str, data: bytes) -> None:
     """Takes the bytes of a storage.
 
     Raises:
       ValueError: They are fewer or more than the pickle says.
     """
+    storage = self.promised[key]
     wanted = storage.size * storage.dtype.itemsize
     if len(data) != wanted:
       raise ValueError(
-        f'{len(data)} bytes of storage {storage.key!r}, expected {wanted}'
+        f'{len(data)} bytes of storage {key!r}, expected {wanted}'
       )
-    self[storage.key] = np.frombuffer(data, storage.dtype)
+    self[key] = np.frombuffer(data, storage.dtype)
 
 
 def _read_zip(
@@ -146,24 +147,26 @@ def _read_zip(
 ) -> Any:
   """Reads the form since PyTorch 1.6; gives what `data.pkl` holds."""
   with zipfile.ZipFile(file) as archive:
-    sizes = {entry.filename: entry for entry in archive.infolist()}
-    (pickled, *_) = [n for n in sizes if n.endswith('/data.pkl')] or ['']
+    entries = {entry.filename: entry for entry in archive.infolist()}
+    (pickled, *_) = [n for n in entries if n.endswith('/data.pkl')] or ['']
     if not pickled:
       raise InputError(
         f'{path}: expected {_EXPECTED}, got a zip file without data.pkl.'
       )
     folder = pickled.removesuffix('data.pkl')
     order = f'{folder}byteorder'
-    if order in sizes and archive.read(order) != b'little':
+    if order in entries and archive.read(order) != b'little':
       raise InputError(f'{path}: expected numbers with the low byte first.')
     with archive.open(pickled) as data:
       tensors = inert.unpickled(data, _STAND_INS, storages.promise)
-    for storage in storages.promised.values():
-      entry = sizes[f'{folder}data/{storage.key}']
+    for key in storages.promised:
+      entry = entries.get(f'{folder}data/{key}')
+      if entry is None:
+        raise ValueError(f'no numbers of storage {key!r}')
       # As PyTorch writes them: what is packed could be far larger than a file.
       if entry.compress_type != zipfile.ZIP_STORED:
         raise ValueError('a storage that is compressed')
-      storages.keep(storage, archive.read(entry))
+      storages.keep(key, archive.read(entry))
   return tensors
 
 
@@ -185,13 +188,12 @@ def _read_legacy(
     )
   tensors = inert.unpickled(file, _STAND_INS, storages.promise)
   for key in inert.unpickled(file, {}):
-    storage = storages.promised[inert.text(key, 'a key')]
+    name = inert.text(key, 'a key')
     (size,) = struct.unpack('<q', file.read(8))
-    if size != storage.size:
-      raise ValueError(
-        f'{size} numbers in storage {storage.key!r}, expected {storage.size}'
-      )
-    storages.keep(storage, file.read(size * storage.dtype.itemsize))
+    if name not in storages.promised or storages.promised[name].size != size:
+      raise ValueError(f'{size} numbers of storage {name!r} that no tensor has')
+    itemsize = storages.promised[name].dtype.itemsize
+    storages.keep(name, file.read(size * itemsize))
   return tensors
 
 

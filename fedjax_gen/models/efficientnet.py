@@ -11,8 +11,8 @@ shifted images (`layers.depthwise_conv`); on CPU `lax` convolutions in groups
 take six times as long.
 """
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 from flax import linen as nn, traverse_util
 import jax
@@ -80,7 +80,7 @@ class InvertedResidual(nn.Module):
       (self.window, self.window), (self.stride, self.stride), name='depthwise'
     )
     bias = self.param('depthwise_bias', nn.initializers.zeros_init(), (wide,))
-    hidden = _relu6(filters(hidden) + bias)
+    hidden = _relu6(filters(hidden) + bias[None, None, None])
     outputs = nn.Dense(self.width, name='project')(hidden)
     is_residual = self.stride == 1 and channels == self.width
     return inputs + outputs if is_residual else outputs
@@ -150,7 +150,9 @@ def variables_from_torch(
     InputError: a weight is missing or has another shape.
   """
   taken = _Taken(arrays, what)
-  params = {'stem': taken.normalised('_conv_stem', '_bn0', (2, 3, 1, 0))}
+  params: dict[str, Any] = {
+    'stem': taken.normalised('_conv_stem', '_bn0', (2, 3, 1, 0))
+  }
   for number, (stage, _) in enumerate(_blocks()):
     name = f'_blocks.{number}.'
     depthwise = taken.normalised(
@@ -184,7 +186,7 @@ def variables_from_torch(
   return {'params': params}
 
 
-def _blocks():
+def _blocks() -> Iterator[tuple[_Stage, int]]:
   """Yields a stage and a stride for each block."""
   for stage in _STAGES:
     for repeat in range(stage.repeats):
