@@ -334,19 +334,21 @@ def _projection(
   """
   if not config.project:
     return None
-  if config.project_by == 'classifier':
+  if encoder.head is not None:
+    num_features = len(encoder.head)
+  else:  # a network in a file tells by an image
+    num_features = encoder.features(source.train.inputs[:1]).shape[1]
+  if config.project_by == 'random':
+    matrix = projections.random_directions(num_features, config.project)
+    which = f'random ones, seed {projections.SEED}'
+  else:
     assert encoder.head is not None  # a network in a file was refused
-    return _Projection(
-      projections.classifier_directions(encoder.head, config.project),
-      f'projected on {config.project} of {len(encoder.head)} directions, the '
-      'principal ones of its classifier',
-    )
-  # A network in a file tells by an image how many features it has.
-  num_features = encoder.features(source.train.inputs[:1]).shape[1]
+    matrix = projections.classifier_directions(encoder.head, config.project)
+    which = 'the principal ones of its classifier'
   return _Projection(
-    projections.random_directions(num_features, config.project),
-    f'projected on {config.project} random directions of {num_features}, seed '
-    f'{projections.SEED}',
+    matrix,
+    f'projected from {num_features} features on {config.project} directions, '
+    f'{which}',
   )
 
 

@@ -72,7 +72,7 @@ def efficientnet_lite0(image_size: int = IMAGE_SIZE) -> ImagenetNetwork:
     return classifiers.map_batches(
       functools.partial(_predict, image_size, variables),
       inputs,
-      min(_BATCH_SIZE, len(inputs)),
+      _BATCH_SIZE,
     )
 
   return ImagenetNetwork(
