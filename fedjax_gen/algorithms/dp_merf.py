@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from fedjax_gen import fields, validate
+from fedjax_gen.errors import InputError
 from fedjax_gen.models.feature_generator import (
   FeatureGenerator,
   build_feature_generator,
@@ -51,7 +52,11 @@ class MerfConfig:
       merf_batch_size=self.merf_batch_size,
     )
     validate.positive(merf_learning_rate=self.merf_learning_rate)
-    self.statistic(DataSpec((1,), 1))
+    if self.merf_features % 2:
+      raise InputError(
+        'Expected an even number of features, sines and cosines, got '
+        f'merf_features={self.merf_features}.'
+      )
 
   def statistic(self, spec: DataSpec) -> KernelStatistic:
     """What clients sum."""
