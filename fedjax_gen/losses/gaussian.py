@@ -31,6 +31,15 @@ def standard(shape: tuple[int, ...]) -> Gaussian:
   return Gaussian(jnp.zeros(shape), jnp.zeros(shape))
 
 
+def relative(step: Gaussian, base: Gaussian) -> Gaussian:
+  """N(m_b + m_s, exp(l_b + l_s)), a Gaussian given relative to another.
+
+  The residual Normal of NVAE (Vahdat & Kautz, 2020, section 3.2): KL to the
+  base is zero where the step is N(0, I), wherever the base is.
+  """
+  return clipped(base.mean + step.mean, base.logvar + step.logvar)
+
+
 def clipped(mean: Array, logvar: Array) -> Gaussian:
   """A Gaussian whose log-variance is kept in `LOGVAR_RANGE`, see `kept_in`."""
   return Gaussian(mean, kept_in(logvar, *LOGVAR_RANGE))

@@ -272,6 +272,56 @@ class SharingTest(parameterized.TestCase):
     self.assertEqual(set(first['prior']['params']), {'z1'})
 
 
+class ResidualPosteriorTest(parameterized.TestCase):
+  @parameterized.named_parameters(
+    ('no_priors', Sharing(decoders=True), _CONFIG),
+    ('priors_at_zero', Sharing(priors=True), _AT_ZERO),
+  )
+  def test_it_is_the_plain_one_where_there_is_nothing_to_be_told(
+    self, sharing, config
+  ):
+    told, _, _ = _fission(sharing, config, vae=_vae(posterior='residual'))
+    plain, _, _ = _fission(sharing, config)
+    chex.assert_trees_all_equal(told, plain)
+
+  @parameterized.parameters(_CONFIG, _LEARNED)
+  def test_it_sends_nothing_more_and_costs_less_at_the_start(self, config):
+    sharing = Sharing(priors=True)
+    traffic, kl = [], []
+    for vae in (_vae(), _vae(posterior='residual')):
+      fission = fissionvae.fissionvae(config, [vae] * 2, sharing)
+      data = [_data()]
+      traffic.append(rounds.traffic(fission.algorithm, data))
+      _, _, metrics = _fission(sharing, config, num_rounds=1, vae=vae)
+      kl.append(metrics.clients[0]['kl'].mean())
+    self.assertEqual(*traffic)
+    # Priors are 6 apart: a plain posterior has to travel there.
+    self.assertLess(kl[1], kl[0] / 2)
+
+  def test_groups_of_different_architectures_are_told_as_well(self):
+    models = [
+      _vae(posterior='residual'), _vae(posterior='residual', decoder='conv')
+    ]  # fmt: skip
+    fission = fissionvae.fissionvae(
+      _CONFIG, models, Sharing(priors=True, decoders=True)
+    )
+    data = fissionvae.fleet_datasets(fission, _data())
+    state, metrics = _run(fission.algorithm, data, 1)
+    means = fissionvae.prior_means(_CONFIG, models[0], 2)['z']
+    inputs, labels = jnp.zeros((1, 8, 8, 1)), jnp.zeros(1, jnp.int32)
+    for group, variables in enumerate(_models(fission, state)):
+      found, _ = models[group].infer(variables, inputs, labels, None)
+      said, _ = models[group].infer(
+        _without_prior(variables), inputs, labels, None
+      )
+      np.testing.assert_allclose(
+        found.posterior['z'].mean,
+        said.posterior['z'].mean + means[group][None],
+        rtol=1e-4,
+      )
+      self.assertTrue(np.isfinite(metrics.clients[group]['loss']).all())
+
+
 class ScheduleTest(parameterized.TestCase):
   @parameterized.parameters((0, [2, 2, 2, 2, 2]), (4, [0.5, 1, 1.5, 2, 2]))
   def test_beta_grows_over_the_rounds_of_the_warm_up(self, warmup, expected):
