@@ -109,6 +109,11 @@ class MlpTrunk(nn.Module):
 # PyTorch's default, U(-1, 1) / sqrt(fan_in), in which the published FedVAE
 # code was trained; biases, drawn likewise there, start at zero here.
 torch_init = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
+# PyTorch keeps kernels of transposed convolutions as [in, out, k, k] and takes
+# the second axis for its fan-in: out * k^2, which is `fan_out` of ours.
+torch_transposed_init = nn.initializers.variance_scaling(
+  1 / 3, 'fan_out', 'uniform'
+)
 
 
 class DugdaleTrunk(nn.Module):
