@@ -281,7 +281,11 @@ def _pretraining(
 
   def begin(found, key):
     start = pretraining.pretrained(
-      setting.pretraining, config, method.model, found, key
+      setting.pretraining,
+      fedhypevae.record_loss(config, method.model),
+      method.model,
+      found,
+      key,
     )
 
     def from_start(algorithm):

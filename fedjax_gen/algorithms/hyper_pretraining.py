@@ -16,13 +16,12 @@ import jax.numpy as jnp
 import optax
 
 from fedjax_gen import fields, validate
-from fedjax_gen.algorithms import fedhypevae
-from fedjax_gen.algorithms.fedhypevae import Config
 from fedjax_gen.data.federated import Batch
 from fedjax_gen.federated.algorithm import Algorithm
 from fedjax_gen.federated.correlated_gaussians import CorrelatedGaussians
 from fedjax_gen.models.hypernetwork import HyperVae
 from fedjax_gen.privacy import descent
+from fedjax_gen.privacy.clipping import RecordLossFn
 from fedjax_gen.privacy.descent import Parts
 from fedjax_gen.types import Key, Tree
 
@@ -65,28 +64,28 @@ class Start(NamedTuple):
 
 def pretrained(
   config: PretrainingConfig,
-  training: Config,
+  loss_fn: RecordLossFn,
   model: HyperVae,
   gaussians: CorrelatedGaussians,
   key: Key,
 ) -> Start:
   """Trains hypernetwork and encoder on samples of known classes.
 
-  The loss of a record is that of the private training, with codes drawn as
-  clients draw theirs.
+  With codes drawn as clients draw theirs.
 
   Guarantees:
     Released: nothing more; post-processing of the Gaussians.
 
   Args:
     config: steps, batch, learning rate.
-    training: weights of the loss.
+    loss_fn: of a record, as in private training; variables are `Parts` of the
+      hypernetwork, and encoder and code.
     model: the networks.
     gaussians: that were released. If no class is known, all are sampled.
     key: consumed.
   """
   gaussians = jax.tree.map(jnp.asarray, gaussians)
-  return _pretrained(config, training, model, gaussians, key)
+  return _pretrained(config, loss_fn, model, gaussians, key)
 
 
 def started_from(algorithm: Algorithm, start: Start) -> Algorithm:
@@ -111,7 +110,7 @@ def started_from(algorithm: Algorithm, start: Start) -> Algorithm:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _pretrained(config, training, model, gaussians, key):
+def _pretrained(config, loss_fn, model, gaussians, key):
   optimizer = optax.adam(
     optax.cosine_decay_schedule(
       config.pretrain_learning_rate, config.pretrain_steps
@@ -119,8 +118,6 @@ def _pretrained(config, training, model, gaussians, key):
   )
   num = config.pretrain_batch_size
   known = gaussians.known | ~gaussians.known.any()
-  # `neutral_share` of the samples see the code zero, as in training.
-  loss_fn = fedhypevae.record_loss(training, model)
 
   def with_code(variables, record, key):
     code_key, key = jax.random.split(key)
@@ -149,8 +146,9 @@ def _pretrained(config, training, model, gaussians, key):
     return (optax.apply_updates(variables, updates), state), metrics['loss']
 
   init_key, run_key = jax.random.split(key)
-  begun = fedhypevae.init_parts(model, init_key)
-  variables = Parts(shared=begun['shared'], own=begun['own']['encoder'])
+  shared_key, own_key = jax.random.split(init_key)
+  encoder = model.init_client(own_key)['encoder']
+  variables = Parts(shared=model.init(shared_key), own=encoder)
   keys = jax.random.split(run_key, config.pretrain_steps)
   (variables, _), losses = jax.lax.scan(
     step, (variables, optimizer.init(variables)), keys
