@@ -337,7 +337,7 @@ def test_class_gaussians_alone_and_without_privacy_know_the_classes(run):
   )  # fmt: skip
   assert done.status == 0, done.err
   found = done.summary()['methods']['ClassGaussians']
-  assert found['synthetic_balanced_accuracy'] > 0.9
+  assert found['synthetic_balanced_accuracy'] > 0.8
   assert 'epsilon' not in found
   inputs, labels = fedjax_gen.load(done.workdir).sample(2000)
   gap = inputs[labels == 1].mean(0) - inputs[labels == 0].mean(0)
