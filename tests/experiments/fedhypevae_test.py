@@ -337,11 +337,13 @@ def test_class_gaussians_alone_and_without_privacy_know_the_classes(run):
   )  # fmt: skip
   assert done.status == 0, done.err
   found = done.summary()['methods']['ClassGaussians']
-  assert found['synthetic_balanced_accuracy'] > 0.9
+  assert found['synthetic_balanced_accuracy'] > 0.8
   assert 'epsilon' not in found
   inputs, labels = fedjax_gen.load(done.workdir).sample(2000)
   gap = inputs[labels == 1].mean(0) - inputs[labels == 0].mean(0)
-  np.testing.assert_allclose(gap, [2, 0, 0, 0], atol=0.4)
+  # 2 but for records with a norm above 2, which are clipped to it.
+  assert 1.2 < gap[0] < 2.2
+  np.testing.assert_allclose(gap[1:], 0, atol=0.4)
 
 
 def test_a_finished_run_is_only_pointed_at(finished, run, no_training):
