@@ -105,7 +105,7 @@ def measure(
       name,
       functools.partial(
         vaes.evaluate_vaes, compared.vae, trained, source, extractor, config,
-        seed=seed,
+        seed=seed, is_private=compared.protection is not None,
       ),
     )
     for name, trained in models.items()
