@@ -1,8 +1,9 @@
 """Turns images into embeddings with a frozen encoder.
 
-The encoder must not know the images that are to be kept private: either it is
-trained here on another, public data set, or it is a network in a file. DINOv2
-becomes such a file with torch, once, where its weights can be downloaded:
+The encoder must not know the images that are to be kept private: it is trained
+here on another, public data set, or it is a public network of photographs, or
+a network in a file. DINOv2 becomes such a file with torch, once, where its
+weights can be downloaded:
 
     class Dinov2(torch.nn.Module):
 
@@ -28,6 +29,8 @@ import dataclasses
 import hashlib
 import os
 import pathlib
+import sys
+import time
 from typing import NamedTuple
 
 import numpy as np
@@ -38,10 +41,11 @@ from fedjax_gen import fields, files, validate
 from fedjax_gen.data import examples, images
 from fedjax_gen.data.sources import DataSource, Examples
 from fedjax_gen.errors import InputError
-from fedjax_gen.evaluation import features
+from fedjax_gen.evaluation import features, imagenet_networks, projections
 from fedjax_gen.running import files as running_files
 
 _KINDS = {'.onnx': 'onnx', '.pt': 'torchscript', '.pth': 'torchscript'}
+_CHUNK, _SILENCE = 1000, 10.0  # images from one look at the clock, seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,8 +60,15 @@ class EmbedConfig:
     'fashion_mnist',
     'Public images, as for --data, on which the encoder is trained, '
     'a small classifier (half a minute, once). They must not be the data '
-    'themselves. Images are brought to their size and channels.',
+    'themselves. Images are brought to their size and channels. Or '
+    'efficientnet_lite0, a network of photographs trained on ImageNet '
+    '(1,280 features; extra efficientnet).',
     placeholder='NAME_OR_PATH',
+  )
+  encoder_size: int = fields.option(
+    imagenet_networks.IMAGE_SIZE,
+    'Height and width to which efficientnet_lite0 resizes images. It '
+    'was trained on 224; smaller is faster.',
   )
   encoder_file: str = fields.option(
     '',
@@ -68,6 +79,18 @@ class EmbedConfig:
     'that does so and save it with torch.jit.trace; the ten lines stand at '
     'the top of experiments/embed.py.',
     placeholder='FILE',
+  )
+  project: int = fields.option(
+    0,
+    'Project embeddings on so many public directions; 0 keeps all '
+    'features. The fewer, the less noise privacy needs.',
+  )
+  project_by: str = fields.option(
+    'classifier',
+    'Which directions: the principal ones of the weights by which the '
+    'encoder tells its own, public classes apart, or random ones, always the '
+    'same. A network in a file has random ones only.',
+    choices=('classifier', 'random'),
   )
   num: int = fields.option(
     0,
@@ -86,7 +109,11 @@ class EmbedConfig:
   )
 
   def __post_init__(self):
-    validate.non_negative_int(num=self.num, seed=self.seed)
+    fields.check_choices(self)
+    validate.non_negative_int(
+      project=self.project, num=self.num, seed=self.seed
+    )
+    imagenet_networks.check_image_size(encoder_size=self.encoder_size)
     path = pathlib.Path(self.out)
     if path.suffix.lower() != '.npz' or path.is_dir():
       raise InputError(
@@ -97,6 +124,19 @@ class EmbedConfig:
       raise InputError(
         f'Expected encoder_file to end in one of {", ".join(_KINDS)}, got '
         f'encoder_file={self.encoder_file!r}.'
+      )
+    if self.encoder_size != imagenet_networks.IMAGE_SIZE and (
+      self.encoder_file or self.encoder not in imagenet_networks.LOADERS
+    ):
+      raise InputError(
+        'Expected encoder_size only with encoder='
+        f'{" or ".join(imagenet_networks.LOADERS)}, got '
+        f'encoder_size={self.encoder_size} with another encoder.'
+      )
+    if self.encoder_file and self.project and self.project_by != 'random':
+      raise InputError(
+        'Expected project_by=random with encoder_file, for nothing is known of '
+        f'the classes of a network in a file; got project_by={self.project_by}.'
       )
 
 
@@ -113,6 +153,10 @@ EXPERIMENT = common.Experiment(
   examples=(
     ('--data=mnist', 'MNIST as an encoder of Fashion-MNIST sees it.'),
     ('--data=scans.npz --out=scans_embedded.npz', 'Images of your own.'),
+    (
+      '--data=cifar10 --encoder=efficientnet_lite0 --project=128',
+      'Photographs, as a public network of photographs sees them.',
+    ),
     (
       '--data=groups:scans --image_size=224 --encoder_file=dinov2_vits14.pt',
       'With DINOv2, exported as --encoder_file says.',
@@ -136,6 +180,12 @@ def main(asked: Configs) -> None:
     kind = _KINDS[pathlib.Path(config.encoder_file).suffix.lower()]
     encoder = features.file_extractor(f'{kind}:{config.encoder_file}')
     about = 'a network in a file'
+  elif config.encoder in imagenet_networks.LOADERS:
+    _check_no_imagenet(source)
+    encoder = features.imagenet_extractor(
+      config.encoder, image_size=config.encoder_size
+    )
+    about = 'a public network trained on ImageNet'
   else:
     public = options.load_source(
       # How many are asked for is said of the data, not of the encoder's.
@@ -152,13 +202,19 @@ def main(asked: Configs) -> None:
     source = _fitted(source, public.input_shape)
     _check_foreign(source, public, config.encoder)
     encoder, about = _trained(public)
+  projection = _projection(encoder, source, config)
   train, test = _drawn(source, config)
+  told = _Progress(len(train.labels) + len(test.labels))
   arrays = {
-    **_arrays('train', train, source, encoder),
-    **_arrays('test', test, source, encoder),
+    **_arrays('train', train, source, encoder, projection, told),
+    **_arrays('test', test, source, encoder, projection, told),
     'classes': np.asarray(source.class_names),
     'encoder': np.asarray(encoder.description),
   }
+  if projection is not None:
+    arrays['projection'] = projection.matrix
+    arrays['projected_by'] = np.asarray(projection.description)
+    about = f'{about}; {projection.description}'
   path = pathlib.Path(config.out)
   try:
     with running_files.full_disk_named(path):
@@ -261,15 +317,98 @@ def _drawn(
   return drawn(source.train, config.num), drawn(source.test, num_test)
 
 
+class _Projection(NamedTuple):
+  """Fewer features, and how they were made."""
+
+  matrix: np.ndarray  # [F, K]
+  description: str
+
+
+def _projection(
+  encoder: features.FeatureExtractor, source: DataSource, config: EmbedConfig
+) -> _Projection | None:
+  """The projection that is asked for, and None for none.
+
+  Raises:
+    InputError: the encoder has fewer directions.
+  """
+  if not config.project:
+    return None
+  if encoder.head is not None:
+    num_features = len(encoder.head)
+  else:  # a network in a file tells by an image
+    num_features = encoder.features(source.train.inputs[:1]).shape[1]
+  if config.project_by == 'random':
+    matrix = projections.random_directions(num_features, config.project)
+    which = f'random ones, seed {projections.SEED}'
+  else:
+    assert encoder.head is not None  # a network in a file was refused
+    matrix = projections.classifier_directions(encoder.head, config.project)
+    which = 'the principal ones of its classifier'
+  return _Projection(
+    matrix,
+    f'projected from {num_features} features on {config.project} directions, '
+    f'{which}',
+  )
+
+
+def _check_no_imagenet(source: DataSource) -> None:
+  """Refuses data that are ImageNet's by their name; nothing else tells."""
+  if 'imagenet' in os.path.basename(source.name.rstrip('/')).lower():
+    raise InputError(
+      'Expected encoder to be other than a network trained on ImageNet with '
+      f'images of ImageNet, which it knows; got data={source.name!r}.'
+    )
+
+
+class _Progress:
+  """Tells how far a long work is: a line when a while was silent."""
+
+  def __init__(self, num: int):
+    self._num, self._done = num, 0
+    self._start = self._told = time.monotonic()
+
+  def add(self, num: int) -> None:
+    """Notes that so many images more are done."""
+    self._done += num
+    now = time.monotonic()
+    if now - self._told < _SILENCE or self._done == self._num:
+      return
+    self._told = now
+    left = (now - self._start) * (self._num - self._done) / self._done
+    print(
+      f'{self._done} of {self._num} images, {left:.0f} s left',
+      file=sys.stderr,
+      flush=True,
+    )
+
+
+def _embedded(
+  inputs: np.ndarray,
+  encoder: features.FeatureExtractor,
+  projection: _Projection | None,
+  told: _Progress,
+) -> np.ndarray:
+  """`[n, F]` float32, or `[n, K]`."""
+  parts = []
+  for start in range(0, len(inputs), _CHUNK):
+    part = encoder.features(inputs[start : start + _CHUNK])
+    parts.append(part if projection is None else part @ projection.matrix)
+    told.add(len(part))
+  return np.concatenate(parts).astype(np.float32)
+
+
 def _arrays(
   split: str,
   part: Examples,
   source: DataSource,
   encoder: features.FeatureExtractor,
+  projection: _Projection | None,
+  told: _Progress,
 ) -> dict[str, np.ndarray]:
   """One split under the names by which `sources.load` reads it."""
   arrays = {
-    f'x_{split}': encoder.features(part.inputs).astype(np.float32),
+    f'x_{split}': _embedded(part.inputs, encoder, projection, told),
     f'y_{split}': part.labels,
   }
   if part.users is not None:

@@ -32,9 +32,12 @@ from experiments.hype_budgets import HypePrivacyConfig
 from experiments.hype_clients import Clients, build_clients
 from experiments.hype_methods import Method
 from experiments.hype_synthesis import SynthesisConfig, Synthetic
+from experiments.hype_uploads import GaussianConfig
 from fedjax_gen import fields
 from fedjax_gen.algorithms import fedhypevae as fedhypevae_lib
 from fedjax_gen.algorithms.dp_cgan import CganConfig
+from fedjax_gen.algorithms.dp_merf import MerfConfig
+from fedjax_gen.algorithms.hyper_pretraining import PretrainingConfig
 from fedjax_gen.algorithms.linear_head import LinearConfig
 from fedjax_gen.data.sources import DataSource
 from fedjax_gen.evaluation.gallery import Drawn
@@ -66,7 +69,7 @@ class ComparisonConfig:
   """
 
   methods: tuple[str, ...] = fields.option(
-    hype_methods.METHODS, f'Any of {", ".join(hype_methods.METHODS)}.'
+    hype_methods.DEFAULT, f'Any of {", ".join(hype_methods.METHODS)}.'
   )
 
   def __post_init__(self):
@@ -90,6 +93,9 @@ class Configs(NamedTuple):
   meta: MetaConfig = MetaConfig()
   linear: LinearConfig = LinearConfig()
   cgan: CganConfig = CganConfig()
+  gaussians: GaussianConfig = GaussianConfig()
+  merf: MerfConfig = MerfConfig()
+  pretraining: PretrainingConfig = PretrainingConfig()
   synthesis: SynthesisConfig = SynthesisConfig()
   comparison: ComparisonConfig = ComparisonConfig()
   head: HeadConfig = HeadConfig()
@@ -152,6 +158,8 @@ def main(session: common.Session, asked: Configs) -> None:
       session, workdir, clients.source, clients.partition, _known(compared),
       secrets=secrets, releases=compared.releases,
     )  # fmt: skip
+    compared = _started(compared, asked, session, workdir, secrets)
+    methods = compared.methods
     engine_of = functools.partial(_engine, compared, asked, workdir, secrets)
     results = {
       name: _train(name, method, engine_of(name), asked.run, session, workdir)
@@ -222,6 +230,9 @@ def _build(asked: Configs, num_processes: int) -> Comparison:
     hyper=asked.hyper,
     cgan=asked.cgan,
     linear=asked.linear,
+    gaussians=asked.gaussians,
+    merf=asked.merf,
+    pretraining=asked.pretraining,
     privacy=asked.privacy,
     federation=asked.federation,
     data=clients.data,
@@ -250,6 +261,44 @@ def _known(compared: Comparison) -> list[str]:
   return [*notes, *hype_privacy.sentences(compared.methods)]
 
 
+def _started(
+  compared: Comparison,
+  asked: Configs,
+  session: common.Session,
+  workdir: Workdir,
+  secrets: Secrets | None,
+) -> Comparison:
+  """The comparison with all trainings that start from Gaussians begun.
+
+  Their release is a training of its own, of one round, which is in the work
+  directory like others: a run that goes on releases nothing twice.
+  """
+  methods = dict(compared.methods)
+  for name, method in compared.methods.items():
+    if method.pretraining is None:
+      continue
+    release, label = method.pretraining.upload, f'{name}-gaussians'
+    traffic = federated_step.dry_run(
+      label, release.algorithm, [compared.clients.data]
+    )
+    of_release = compared._replace(
+      methods={label: release}, traffic={label: traffic}
+    )
+    engine = _engine(of_release, asked, workdir, secrets, label)
+    result = _train(label, release, engine, asked.run, session, workdir)
+    session.say(f'{name}: training on samples of the Gaussians.')
+    # Apart from the keys of rounds and of what is drawn in the end.
+    key = jax.random.fold_in(jax.random.key(asked.run.seed), 2)
+    found = method.pretraining.gaussians(result.state)
+    methods[name] = method.pretraining.begin(found, key)
+  audited = {
+    name: target
+    for name, method in methods.items()
+    if (target := method.audited)
+  }
+  return compared._replace(methods=methods, audited=audited)
+
+
 def _engine(
   compared: Comparison,
   asked: Configs,
@@ -258,13 +307,18 @@ def _engine(
   name: str,
 ) -> Engine:
   """The rounds of one method; cheap, for nothing is compiled yet."""
-  data = compared.clients.data
+  data, method = compared.clients.data, compared.methods[name]
+  federation = asked.federation
+  if method.is_one_upload:  # its one sum is of everyone
+    federation = dataclasses.replace(
+      federation, sampling='all', cohort_size=0, dropout_rate=0.0
+    )
   return engine_lib.engine(
-    compared.methods[name].algorithm,
+    method.algorithm,
     [data],
     jax.random.key(asked.run.seed),
     traffic=compared.traffic[name],
-    samplers=[build_sampler(asked.federation, data.num_clients)],
+    samplers=[build_sampler(federation, data.num_clients)],
     mapping=build_mapping(asked.federation),
     folder=workdir.population_path(name),
     own_key=stages.training_key(secrets, name),
@@ -353,6 +407,8 @@ def _save(
 ) -> None:
   """Saves the generators that `fedjax_gen.load` knows."""
   for name, made in synthetic.items():
+    if made.fitted is not None:
+      made.fitted.save(shown.folder(name), name, source)
     if made.hyper is not None:
       saving.save_hyper(
         shown.folder(name),

@@ -51,15 +51,20 @@ class HypePrivacyConfig(PrivacyConfig):
     0.15,
     'part of epsilon for the class moments that the neutral code is fitted to',
   )
+  gaussians_share: float = fields.option(
+    0.5,
+    'part of epsilon for the Gaussians of classes that methods named '
+    '-pretrained start from; they take the place of class moments',
+  )
 
   def __post_init__(self):
     super().__post_init__()
     validate.one_of(fedhypevae.MODES, privacy=self.privacy)
-    validate.fraction(moments_share=self.moments_share)
-    if self.moments_share in (0.0, 1.0):
-      raise InputError(
-        f'Expected 0 < moments_share < 1, got {self.moments_share!r}.'
-      )
+    for name in ('moments_share', 'gaussians_share'):
+      share = getattr(self, name)
+      validate.fraction(**{name: share})
+      if share in (0.0, 1.0):
+        raise InputError(f'Expected 0 < {name} < 1, got {share!r}.')
     if self.privacy == 'paper' and not self.accept_no_guarantee:
       raise InputError(
         'Expected --accept_no_guarantee with privacy=paper: its epsilon is '
@@ -82,12 +87,13 @@ class Budget(NamedTuple):
     plan: of the training; for methods without protection, of the sampling of
       records alone.
     protection: what a report says; None for none.
-    moments_noise: noise multiplier of the class moments; 0 for none.
+    first_noise: noise multiplier of what is released before the training,
+      class moments or Gaussians; 0 for none.
   """
 
   plan: Plan
   protection: private_run.Protection | None
-  moments_noise: float = 0.0
+  first_noise: float = 0.0
 
   @property
   def client_plan(self) -> Plan | None:
@@ -126,6 +132,53 @@ def check_shares(
       )
 
 
+class First(NamedTuple):
+  """What a method releases beside its training.
+
+  Attributes:
+    label: in the ledger.
+    share: of epsilon.
+  """
+
+  label: str
+  share: float
+
+
+def upload_budget(
+  config: HypePrivacyConfig,
+  federation: FederationConfig,
+  data: FederatedDataset,
+  label: str,
+) -> Budget:
+  """Of a method that is one noised sum: all of epsilon for one Gaussian event.
+
+  A noise multiplier that is given is of training, and not used. All clients
+  take part, however rounds are sampled.
+
+  Args:
+    config: what is protected, and how much is to be spent.
+    federation: of the run.
+    data: the clients' training records.
+    label: of the release in the ledger.
+
+  Raises:
+    InputError: a value does not fit.
+  """
+  found = budget(
+    dataclasses.replace(config, noise_multiplier=0.0),
+    dataclasses.replace(federation, sampling='all', dropout_rate=0.0),
+    data,
+    # All records at once are one sum, which no sampling amplifies.
+    max(math.ceil(float(np.mean(data.sizes))), 1),
+    epochs=0.0,
+    rounds=1,
+  )
+  if found.protection is None:
+    return found
+  ledger = found.protection.plan.charged(1, label)
+  return found._replace(protection=found.protection._replace(ledger=ledger))
+
+
 def budget(
   config: HypePrivacyConfig,
   federation: FederationConfig,
@@ -134,9 +187,9 @@ def budget(
   epochs: float,
   rounds: int,
   *,
-  with_moments: bool,
+  first: First | None = None,
 ) -> Budget:
-  """Noise for one method's training and, first, its class moments.
+  """Noise for one method's training and for what it releases first.
 
   Args:
     config: what is protected, and how much is to be spent.
@@ -145,7 +198,7 @@ def budget(
     batch_size: of their steps.
     epochs: passes of a client in a round; 0 for one step.
     rounds: asked for.
-    with_moments: whether class moments are released too.
+    first: what is released before the training; None for nothing.
 
   Raises:
     InputError: a value does not fit, or not one round fits the budget.
@@ -161,9 +214,9 @@ def budget(
   if config.unit == 'none':
     return Budget(sampling, None)
   ledger = _empty_ledger(config, len(sizes))
-  moments_noise = 0.0
-  if with_moments:
-    moments_noise, ledger = _charged_moments(config, ledger)
+  first_noise = 0.0
+  if first is not None:
+    first_noise, ledger = _charged_first(config, ledger, first)
   if config.unit == 'record':
     plan = plan_lib.record_plan(
       config,
@@ -183,9 +236,9 @@ def budget(
     config, plan, rounds=rounds, num_units=num_units
   )
   if config.unit == 'record':
-    return Budget(plan, protection, moments_noise)
+    return Budget(plan, protection, first_noise)
   # Clients sample their records all the same.
-  return Budget(sampling, protection, moments_noise)
+  return Budget(sampling, protection, first_noise)
 
 
 def _empty_ledger(config: HypePrivacyConfig, num_clients: int) -> Ledger:
@@ -200,15 +253,13 @@ def _empty_ledger(config: HypePrivacyConfig, num_clients: int) -> Ledger:
   )
 
 
-def _charged_moments(
-  config: HypePrivacyConfig, ledger: Ledger
+def _charged_first(
+  config: HypePrivacyConfig, ledger: Ledger, first: First
 ) -> tuple[float, Ledger]:
-  """The noise multiplier of the class moments, and the ledger with them."""
+  """The noise multiplier of what is released first, and the ledger with it."""
   if config.epsilon == math.inf:
-    return 0.0, ledger.charge('class moments', events.non_private())
+    return 0.0, ledger.charge(first.label, events.non_private())
   multiplier = accounting.noise_multiplier(
-    config.moments_share * config.epsilon,
-    ledger.delta,
-    accountant=config.accountant,
+    first.share * config.epsilon, ledger.delta, accountant=config.accountant
   )
-  return multiplier, ledger.charge('class moments', events.gaussian(multiplier))
+  return multiplier, ledger.charge(first.label, events.gaussian(multiplier))

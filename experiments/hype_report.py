@@ -16,6 +16,7 @@ import numpy as np
 from experiments import hype_privacy, hype_tables, run_report
 from experiments.hype_budgets import HypePrivacyConfig
 from experiments.hype_methods import Method
+from experiments.hype_uploads import OneUpload
 from experiments.shown import Shown
 from fedjax_gen.evaluation.gallery import Drawn
 from fedjax_gen.federated.rounds import Traffic
@@ -25,6 +26,13 @@ from fedjax_gen.running import charts, report, report_tables
 _OURS = 'FedHypeVAE'
 
 _METHODS = {
+  'ClassGaussians': 'ClassGaussians: clients send one noised sum, of which '
+  'Gaussians of the classes are made; nothing is trained.',
+  'DP-MERF': 'DP-MERF: clients send one noised sum of random features, and a '
+  'generator is fitted to it.',
+  f'{_OURS}-pretrained': f'{_OURS}-pretrained: the same, from a start on '
+  'samples of Gaussians that a part of the budget was spent on.',
+  'DP-CVAE-pretrained': 'DP-CVAE-pretrained: likewise.',
   _OURS: 'FedHypeVAE: a shared hypernetwork turns each client’s code into a '
   'decoder and a class prior of its own.',
   f'{_OURS}-meta': 'FedHypeVAE-meta: its synthetic data from one neutral code.',
@@ -83,8 +91,10 @@ class Facts(run_report.RunFacts):
 
   @property
   def rounds(self) -> int:
-    """Rounds that the first method was trained for."""
-    return next(iter(self.methods.values())).rounds
+    """Rounds that the first method was trained for, if one has rounds."""
+    methods = list(self.methods.values())
+    trained = [method for method in methods if not method.is_one_upload]
+    return (trained or methods)[0].rounds
 
 
 def summary(facts: Facts, params_digest: str) -> dict[str, Any]:
@@ -325,6 +335,8 @@ def _clients(
   )
   sends_moments = _OURS in facts.traffic
   caption += '; nor are class moments, sent once.' if sends_moments else '.'
+  if any(method.gaussians is not None for method in facts.methods.values()):
+    caption += ' Nor are Gaussians that a training starts from, sent once.'
   if 'FedLambda' in facts.metrics:
     caption += ' FedLambda sends what FedAvg does.'
   header = ['Method', 'Up', 'Down', 'Rounds', 'In total']
@@ -345,7 +357,7 @@ def _use(shown: Shown, facts: Facts) -> list[report.Section]:
   saved = [
     name
     for name, method in facts.methods.items()
-    if isinstance(method.model, HyperVae)
+    if isinstance(method.model, (HyperVae, OneUpload))
   ]
   if not saved:
     return []

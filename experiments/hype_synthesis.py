@@ -15,6 +15,7 @@ import numpy as np
 
 from experiments import options
 from experiments.hype_methods import Method
+from experiments.hype_uploads import Fitted
 from fedjax_gen import fields, validate
 from fedjax_gen.errors import InputError
 from fedjax_gen.federated import blocks
@@ -68,6 +69,7 @@ class Synthetic(NamedTuple):
     hyper: the hypernetwork that made it; None of a GAN.
     codes: `[K, V]` of which it was made, or None.
     weights: `[C, K]` of the codes in each class, or None.
+    fitted: of a method of one upload, what was made of it; otherwise None.
   """
 
   method: str
@@ -76,6 +78,7 @@ class Synthetic(NamedTuple):
   hyper: Tree | None
   codes: Array | None
   weights: Array | None
+  fitted: Fitted | None = None
 
 
 def permitted(
@@ -157,6 +160,8 @@ def _of_method(
   noise_key: Key | None,
 ) -> dict[str, Synthetic]:
   """The rows of one generator."""
+  if method.is_one_upload:
+    return {name: _of_upload(name, method, state, config, seed)}
   num_classes = method.model.spec.num_classes
   labels = np.tile(
     np.arange(num_classes, dtype=np.int32), config.synthetic_per_class
@@ -197,6 +202,21 @@ def _of_method(
   return rows
 
 
+def _of_upload(
+  name: str, method: Method, state: Any, config: SynthesisConfig, seed: int
+) -> Synthetic:
+  """What is made of the one sum that clients sent; of the known classes."""
+  upload = method.model
+  fit_key, draw_key = jax.random.split(
+    jax.random.fold_in(jax.random.key(seed), 1)
+  )
+  fitted = upload.fit(method.shared(state), upload.stddev, fit_key)
+  classes = fitted.classes().astype(np.int32)
+  labels = np.tile(classes, config.synthetic_per_class)
+  made = np.asarray(fitted.sample(jnp.asarray(labels), draw_key))
+  return Synthetic(name, made, labels, None, None, None, fitted)
+
+
 def hyper_of(method: Method, state: Any, seed: int) -> Tree:
   """The hypernetwork, from a server that may hold codes as well."""
   variables = method.shared(state)
@@ -218,8 +238,9 @@ def codes_of(
 ) -> dict[str, tuple[Array, Any]]:
   """Codes `[K, V]` that synthetic data are made of, and weights `[C, K]`.
 
-  All from one release of class moments, for which the budget has a share. Its
-  noise is drawn from `noise_key`, which is secret in a private run.
+  All from one release of class moments, for which the budget has a share, or
+  from the Gaussians that the training started from. The noise of the moments is
+  drawn from `noise_key`, which is secret in a private run.
   """
   model = method.model
   num_classes = model.spec.num_classes
@@ -227,11 +248,18 @@ def codes_of(
   noise_key = public_key if noise_key is None else noise_key
   everyone = engine.blocks(state, 0, kept=False)
   held: Any = None
-  if 'clients' in config.codes:
-    sums, held = _sums_and_holdings(method, everyone, noise_key)
+  if method.gaussians is not None:
+    # Nothing more is released: who holds what is not known, and all are alike.
+    moments = ClassMoments(
+      jnp.asarray(method.gaussians.counts),
+      jnp.asarray(method.gaussians.means),
+      method.gaussians.variances(),
+    )
+    held = jnp.ones((num_classes, len(client_codes(method, engine, state))))
+  elif 'clients' in config.codes:
+    moments, held = _moments_and_holdings(method, everyone, noise_key)
   else:
-    sums = _sums(method, everyone, noise_key)
-  moments = ClassMoments(*sums.moments())
+    moments = _moments(method, everyone, noise_key)
 
   def fitted(counts):
     return meta_code.fit_code(
@@ -251,46 +279,62 @@ def codes_of(
   return made
 
 
-def _sums_and_holdings(
+def _moments_and_holdings(
   method: Method, everyone: Iterable[Block], key: Array
-) -> tuple[Any, Array]:
-  """Noised class sums, and `[C, N]` how much of a class each client holds."""
+) -> tuple[ClassMoments, Array]:
+  """Noised moments, and `[C, N]` how much of a class each client holds.
+
+  Classes that do not stand out from the noise are unknown, and so are what a
+  client holds within the noise of its own counts.
+  """
+  noise_multiplier = method.budget.first_noise
   by_client = blocks.joined(
     lambda block: class_moments.class_sums_by_client(
       key,
       block.data,
       method.model.spec.num_classes,
-      noise_multiplier=method.budget.moments_noise,
+      noise_multiplier=noise_multiplier,
       unit=_unit(method),
       rows=block.infos.row,
     ),
     everyone,
   )
   by_client = jax.tree.map(jnp.asarray, by_client)
-  held = jnp.maximum(by_client.counts, 0.0).T
+  least = class_moments.least_count(noise_multiplier, 1)
+  counts = by_client.counts
+  held = jnp.where(counts >= least, counts, 0.0).T
   # A class that noise has left to nobody is everybody's.
   nobody = held.sum(axis=1, keepdims=True) == 0
   sums = jax.tree.map(lambda leaf: leaf.sum(axis=0), by_client)
-  return sums, jnp.where(nobody, 1.0, held)
+  least = class_moments.least_count(noise_multiplier, len(counts))
+  moments = ClassMoments(*sums.moments(least))
+  return moments, jnp.where(nobody, 1.0, held)
 
 
-def _sums(method: Method, everyone: Iterable[Block], key: Array) -> Any:
-  """Noised class sums over all clients."""
+def _moments(
+  method: Method, everyone: Iterable[Block], key: Array
+) -> ClassMoments:
+  """Noised class moments over all clients; see `_moments_and_holdings`."""
   protection = method.budget.protection
+  noise_multiplier = method.budget.first_noise
+  share = protection.plan.share if protection else 1.0
   sums: Any = None
+  num_clients = 0
   for block in everyone:
     exact = block.exact()
     sums = class_moments.class_sums(
       key,
       exact.data,
       method.model.spec.num_classes,
-      noise_multiplier=method.budget.moments_noise,
+      noise_multiplier=noise_multiplier,
       unit=_unit(method),
-      share=protection.plan.share if protection else 1.0,
+      share=share,
       rows=exact.infos.row,
       before=sums,
     )
-  return sums
+    num_clients += exact.num
+  least = class_moments.least_count(noise_multiplier, num_clients, share)
+  return ClassMoments(*sums.moments(least))
 
 
 def _unit(method: Method) -> str:

@@ -83,7 +83,7 @@ class Config:
   beta: float = fields.option(1.0, 'Weight of the KL term; the paper has none')
   mmd_weight: float = fields.option(1.0, 'lambda_MMD, in nats; 0 for none')
   mmd_samples: int = fields.option(
-    8, 'Examples generated for the MMD of a record'
+    8, 'Examples generated for the MMD of a record, 2 or more: it takes pairs'
   )
   mmd_conditional: bool = fields.option(
     True, 'Compare a record with generated examples of its own class'
@@ -118,6 +118,11 @@ class Config:
     validate.positive_int(
       batch_size=self.batch_size, mmd_samples=self.mmd_samples
     )
+    if self.mmd_weight and self.mmd_samples < 2:
+      raise InputError(
+        'Expected mmd_samples >= 2, since the MMD takes pairs of generated '
+        f'examples, or mmd_weight=0; got mmd_samples={self.mmd_samples}.'
+      )
     validate.fraction(neutral_share=self.neutral_share)
     validate.non_negative(
       beta=self.beta,

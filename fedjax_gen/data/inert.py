@@ -5,14 +5,18 @@ A pickle is a program, which may call any function: reading a foreign one with
 array, and even that is not called: records stand in its place, from which the
 array is made after its type, shape and length were checked. All else is built
 of text, bytes, numbers, None, lists, tuples, sets and dictionaries.
+
+`torch_file` reads pickles of tensors in the same way, with its own stand-ins.
 """
 
+from collections.abc import Callable, Iterator, Mapping
+import contextlib
 import io
 import math
 import operator
 import os
 import pickle
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -33,26 +37,61 @@ def load(path: str | os.PathLike) -> dict[str, Any]:
     InputError: The file cannot be read, is no pickle of a dictionary with
       names for keys, or asks for anything beside arrays of NumPy.
   """
+  expected = 'a pickle of arrays, lists and text'
+  with reading(path, expected), open(path, 'rb') as file:
+    value = unpickled(io.BytesIO(file.read()), _STAND_INS)
+  if not isinstance(value, dict):
+    raise InputError(
+      f'{path}: expected a pickled dictionary, got {type(value).__name__}.'
+    )
+  return {text(key, f'{path}: a key'): item for key, item in value.items()}
+
+
+@contextlib.contextmanager
+def reading(path: str | os.PathLike, expected: str) -> Iterator[None]:
+  """Turns all that goes wrong with a file of pickles into an `InputError`.
+
+  Args:
+    path: The file, for messages.
+    expected: What it should be, for the message on a pickle that asks for more
+      than its stand-ins.
+
+  Raises:
+    InputError: The file cannot be read, or is broken, or was refused.
+  """
   try:
-    with open(path, 'rb') as file:
-      value = _Unpickler(io.BytesIO(file.read()), encoding='bytes').load()
+    yield
+  except InputError:
+    raise
   except OSError as error:
     raise InputError(f'{path}: cannot be read: {error.strerror}.') from error
   except _Refused as error:
     raise InputError(
-      f'{path}: expected a pickle of arrays, lists and text, got one that asks '
-      f'for {error}, which may run code; it was not run.'
+      f'{path}: expected {expected}, got one that asks for {error}, which may '
+      'run code; it was not run.'
     ) from error
   # Broken pickles raise nearly anything, from EOFError to MemoryError.
   except Exception as error:
     raise InputError(
       f'{path}: cannot be read as a pickle: {type(error).__name__}: {error}.'
     ) from error
-  if not isinstance(value, dict):
-    raise InputError(
-      f'{path}: expected a pickled dictionary, got {type(value).__name__}.'
-    )
-  return {text(key, f'{path}: a key'): item for key, item in value.items()}
+
+
+def unpickled(
+  file: IO[bytes],
+  stand_ins: Mapping[tuple[str, str], Any],
+  persistent: Callable[[Any], Any] | None = None,
+) -> Any:
+  """Reads one pickle, to its end and no further; to be called in `reading`.
+
+  Args:
+    file: Open where the pickle begins.
+    stand_ins: By module and name what a pickle may ask for, and what it gets.
+      It calls what it gets with arguments of its own choice, and sets states.
+    persistent: Makes an object of what stands for one that lies outside of the
+      pickle; None refuses such pickles.
+  """
+  return _Unpickler(file, stand_ins, persistent).load()
 
 
 def byte_array(value: Any, what: str) -> np.ndarray:
@@ -160,11 +199,27 @@ _STAND_INS = {
 class _Unpickler(pickle.Unpickler):
   """Knows the stand-ins and nothing else."""
 
-  def find_class(self, module: str, name: str) -> type[_Record]:
+  def __init__(
+    self,
+    file: IO[bytes],
+    stand_ins: Mapping[tuple[str, str], Any],
+    persistent: Callable[[Any], Any] | None,
+  ):
+    super().__init__(file, encoding='bytes')
+    self._stand_ins = stand_ins
+    self._persistent = persistent
+
+  def find_class(self, module: str, name: str) -> Any:
     """Is where every pickle gets every function and class from."""
-    if (module, name) not in _STAND_INS:
+    if (module, name) not in self._stand_ins:
       raise _Refused(f'{module}.{name}')
-    return _STAND_INS[module, name]
+    return self._stand_ins[module, name]
+
+  def persistent_load(self, pid: Any) -> Any:
+    """Is where a pickle gets what lies outside of it from."""
+    if self._persistent is None:
+      raise pickle.UnpicklingError('it needs objects that lie outside of it')
+    return self._persistent(pid)
 
 
 def _kind(value: Any) -> str:

@@ -57,6 +57,11 @@ class Classifier(NamedTuple):
   network: Network
   params: Any
 
+  @property
+  def head(self) -> np.ndarray:
+    """`[F, num_classes]` weights of the last layer."""
+    return self.params['params']['Dense_1']['kernel']
+
   def features(self, inputs: np.ndarray) -> np.ndarray:
     """Returns `[n, F]` penultimate features of uint8 images."""
     return self._outputs(inputs)[1]

@@ -14,11 +14,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fedjax_gen import validate
 from fedjax_gen.errors import InputError
 from fedjax_gen.evaluation import (
   checks,
   classifier_cache,
   classifiers,
+  imagenet_networks,
   network_files,
 )
 
@@ -36,6 +38,8 @@ class FeatureExtractor(NamedTuple):
   """one or two sentences for a report: what it is and how it was made."""
   knows_labels: bool = False
   """whether the classes of `probabilities` are those of the data."""
+  head: np.ndarray | None = None
+  """`[F, classes]` weights that make logits of features; None if unknown."""
 
 
 def classifier_extractor(
@@ -101,6 +105,67 @@ def classifier_extractor(
     f'ones. Features: its {classifier.network.num_features} penultimate '
     'activations, scaled to a mean square of 1 on real images.',
     knows_labels=True,
+    head=classifier.head * scale,
+  )
+
+
+def network_extractor(source: str) -> FeatureExtractor:
+  """Makes an extractor of a network that was not trained on the data.
+
+  Args:
+    source: the name of a public network, as for `imagenet_extractor`, or a
+      file, as for `file_extractor`.
+
+  Returns:
+    the extractor.
+
+  Raises:
+    InputError: neither a name nor a file; and as these two functions.
+  """
+  if source in imagenet_networks.LOADERS:
+    return imagenet_extractor(source)
+  if ':' not in source:
+    raise InputError(
+      f'Expected a feature network as {", ".join(imagenet_networks.LOADERS)}, '
+      f'onnx:PATH or torchscript:PATH, got {source!r}.'
+    )
+  return file_extractor(source)
+
+
+def imagenet_extractor(
+  name: str, *, image_size: int = imagenet_networks.IMAGE_SIZE
+) -> FeatureExtractor:
+  """Makes an extractor of a public network of photographs, by name.
+
+  It has seen ImageNet and nothing of the data, unless these are images of
+  ImageNet; of other data it is the same whatever they are.
+
+  Args:
+    name: `'efficientnet_lite0'` (extra `fedjax_gen[efficientnet]`).
+    image_size: pixels to which images are brought, 32 to 1024. Another size
+      than 128 is part of the extractor's name, for it gives other numbers.
+
+  Returns:
+    the extractor; its description holds the beginning of the SHA-256 of the
+    weights.
+
+  Raises:
+    InputError: another name, a size out of range, weights that are not
+      installed or are damaged.
+  """
+  validate.one_of(imagenet_networks.LOADERS, name=name)
+  network = imagenet_networks.LOADERS[name](image_size)
+  num_features, num_classes = network.head.shape
+  if image_size != imagenet_networks.IMAGE_SIZE:
+    name = f'{name}_{image_size}'
+  return FeatureExtractor(
+    name,
+    network.features,
+    network.probabilities,
+    f'{name}: public network trained on ImageNet ({num_classes} classes), '
+    f'images resized to {image_size} x {image_size}, SHA-256 of the weights '
+    f'{network.digest[:12]}. Features: its {num_features} pooled activations.',
+    head=network.head,
   )
 
 

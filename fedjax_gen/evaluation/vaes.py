@@ -45,7 +45,8 @@ class EvaluationConfig:
   extractor: str = fields.option(
     'classifier',
     'Feature network of FID and its kin: classifier (trained here '
-    'on the real data), onnx:PATH or torchscript:PATH.',
+    'on the real data), efficientnet_lite0 (trained on ImageNet; extra '
+    'efficientnet), onnx:PATH or torchscript:PATH.',
   )
   importance_samples: int = fields.option(
     64, 'S of the importance-weighted bound; 0 leaves it out.'
@@ -80,7 +81,7 @@ def extractor_builder(
   classifier, is left to the function returned.
 
   Args:
-    name: `classifier`, `onnx:PATH` or `torchscript:PATH`.
+    name: `classifier`, `efficientnet_lite0`, `onnx:PATH` or `torchscript:PATH`.
     source: the data; its training images teach the classifier.
     seed: of the classifier's training.
 
@@ -93,7 +94,7 @@ def extractor_builder(
   """
   extractor = None
   if name != 'classifier':
-    extractor = features.file_extractor(name)
+    extractor = features.network_extractor(name)
   sizes = [len(part.labels) for part in (source.train, source.test)]
   if not source.is_image or min(sizes) < samples_lib.MIN_SAMPLES:
     return lambda: None

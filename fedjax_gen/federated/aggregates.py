@@ -39,12 +39,35 @@ class _Weighted(NamedTuple):
   weight: Array
 
 
-def weighted_mean() -> Aggregate:
+class WeighedMean(NamedTuple):
+  """A mean, and whether there was anyone to take it of.
+
+  Attributes:
+    mean: zero if there was not.
+    weight: scalar, sum of the weights; zero if all were absent.
+  """
+
+  mean: Tree
+  weight: Array
+
+
+def weighted_mean(*, keep_weight: bool = False) -> Aggregate:
   """Mean weighted by `info.weight`, the number of examples unless sampled so.
 
   FedAvg's rule (McMahan et al., 2017, Algorithm 1). Zero if all are absent.
+
+  Args:
+    keep_weight: whether `finish` gives a `WeighedMean`, by which a server with
+      a memory can tell a round without anyone from one that did not move.
   """
-  return _mean(lambda info: info.weight)
+  rule = _mean(lambda info: info.weight)
+  if not keep_weight:
+    return rule
+
+  def finish(sums):
+    return WeighedMean(_divide(sums), sums.weight)
+
+  return rule._replace(finish=finish)
 
 
 def uniform_mean() -> Aggregate:

@@ -163,7 +163,7 @@ def averaged(
     return trees.subtract(view, variables), kept, metrics
 
   server = servers.learned_server(
-    init, aggregates.weighted_mean(), config.descent()
+    init, aggregates.weighted_mean(keep_weight=True), config.descent()
   )
   return Algorithm(server, (ClientProgram(init_client, view, update),))
 

@@ -30,8 +30,13 @@ class ClassSums(NamedTuple):
   def moments(self, least_count: float = 1.0) -> tuple[Array, Array, Array]:
     """`(counts [C], means [C, F], variances [C, F])`.
 
-    Counts below `least_count`, which with noise may be negative, become 0:
-    the class is unknown, its moments are 0. Variances are 0 at least.
+    Counts below `least_count` become 0: the class is unknown, its moments are
+    0. Variances are 0 at least.
+
+    Args:
+      least_count: of noised sums what tells a class from noise, for instance
+        `privacy.class_moments.least_count(...)`: a class that nobody holds is
+        known otherwise in half of all draws, with any mean.
     """
     known = self.counts >= least_count
     counts = jnp.where(known, self.counts, 0.0)

@@ -53,7 +53,8 @@ def modular_server(
 
   Messages map names of modules to differences, view minus trained; a fleet
   sends those modules that its clients have. The copy of a group without a
-  participant stays as it is, momentum and all.
+  participant stays as it is, momentum and all, and so does a shared module in
+  a round without anyone.
 
   Args:
     modules: what there is to learn.
@@ -173,7 +174,7 @@ def _slots(groups: tuple[int, ...]) -> Array:
 def _aggregate(module: Module) -> Aggregate:
   groups = module.groups
   if groups is None:
-    return aggregates.weighted_mean()
+    return aggregates.weighted_mean(keep_weight=True)
   rule = aggregates.by_group(len(groups), keep_weight=True)
 
   def partial(messages, infos):

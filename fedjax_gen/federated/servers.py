@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_gen import validate
-from fedjax_gen.federated.aggregates import Aggregate
+from fedjax_gen import trees, validate
+from fedjax_gen.errors import InputError
+from fedjax_gen.federated.aggregates import Aggregate, WeighedMean
 from fedjax_gen.federated.algorithm import ServerProgram
 from fedjax_gen.federated.local import is_statistic
 from fedjax_gen.types import Key, Tree
@@ -39,9 +40,12 @@ def learned_server(
   Algorithm 2). Normalisation statistics in the tree are not parameters: they
   are averaged, whatever the optimizer.
 
+  In a round without anyone the state stays as it is, momentum and all, if the
+  aggregate says so (`aggregates.WeighedMean`).
+
   Args:
     init: `key -> variables`.
-    aggregate: gives a tree like the variables.
+    aggregate: gives a tree like the variables, or a `WeighedMean` of such.
     optimizer: descends it.
   """
   optimizer = optax.partition(
@@ -54,6 +58,10 @@ def learned_server(
 
   def update(server, aggregated, key):
     del key  # nothing is random
+    present = None
+    if isinstance(aggregated, WeighedMean):
+      present = aggregated.weight > 0
+      aggregated = aggregated.mean
     updates, optimizer_state = optimizer.update(
       aggregated, server.optimizer_state, server.variables
     )
@@ -63,7 +71,12 @@ def learned_server(
       updates,
     )
     metrics = {'update_norm': optax.tree.norm(moved)}
-    return LearnedServer(variables, optimizer_state), metrics
+    after = LearnedServer(variables, optimizer_state)
+    if present is None:
+      return after, metrics
+    return trees.where(present, after, server), trees.where(
+      present, metrics, trees.zeros_like(metrics)
+    )
 
   return ServerProgram(init_server, aggregate, update)
 
@@ -73,8 +86,9 @@ def server_optimizer(
 ) -> optax.GradientTransformation:
   """The server optimizers of Reddi et al. (2021) by their usual names.
 
-  `fedadam` and `fedyogi` use the paper's beta_2 = 0.99 and tau = 1e-3; optax
-  corrects the bias of the first steps, which the paper's Algorithm 2 does not.
+  `fedadam` and `fedyogi` use the paper's beta_2 = 0.99 and tau = 1e-3. FedYogi
+  is as published: m_0 = 0, v_0 = tau^2, and no correction of the first steps'
+  bias. FedAdam is optax's Adam, which corrects it and has v_0 = 0.
 
   Args:
     name: fedavg, fedavgm, fedadam or fedyogi.
@@ -82,23 +96,67 @@ def server_optimizer(
     momentum: of fedavgm, and beta_1 of the adaptive ones.
 
   Raises:
-    InputError: unknown name, `learning_rate` not above zero, or `momentum`
-      outside [0, 1].
+    InputError: unknown name, `learning_rate` not above zero, `momentum`
+      outside [0, 1], or 1 where moments would never take anything in.
   """
   validate.positive(server_learning_rate=learning_rate)
   validate.fraction(server_momentum=momentum)
+  if name in ('fedadam', 'fedyogi') and momentum == 1:
+    raise InputError(
+      f'Expected 0 <= server_momentum < 1 with server_optimizer={name!r}, got '
+      f'server_momentum={momentum}: its first moment would stay zero.'
+    )
   optimizers = {
     'fedavg': lambda: optax.sgd(learning_rate),
     'fedavgm': lambda: optax.sgd(learning_rate, momentum=momentum),
     'fedadam': lambda: optax.adam(
       learning_rate, b1=momentum, b2=0.99, eps=1e-3
     ),
-    'fedyogi': lambda: optax.yogi(
-      learning_rate, b1=momentum, b2=0.99, eps=1e-3
+    'fedyogi': lambda: optax.chain(
+      _scale_by_yogi(b1=momentum, b2=0.99, tau=1e-3),
+      optax.scale_by_learning_rate(learning_rate),
     ),
   }
   validate.one_of(optimizers, server_optimizer=name)
   return optimizers[name]()
+
+
+class _YogiState(NamedTuple):
+  """First and second moment, each like the variables."""
+
+  mean: Tree
+  square: Tree
+
+
+def _scale_by_yogi(
+  b1: float, b2: float, tau: float
+) -> optax.GradientTransformation:
+  """FedYogi of Reddi et al. (2021), Algorithm 2, before the learning rate.
+
+  m = b1 m + (1 - b1) D, v = v - (1 - b2) D^2 sign(v - D^2), step m / (sqrt(v)
+  + tau). `optax.yogi` starts m elsewhere than at zero, so that it moves where
+  D is zero, and divides v by 1 - b2^t, which makes its first tau ten times
+  larger.
+  """
+
+  def init(variables):
+    return _YogiState(
+      trees.zeros_like(variables),
+      jax.tree.map(lambda leaf: jnp.full_like(leaf, tau**2), variables),
+    )
+
+  def update(updates, state, variables=None):
+    del variables
+    mean = jax.tree.map(lambda m, d: b1 * m + (1 - b1) * d, state.mean, updates)
+    square = jax.tree.map(
+      lambda v, d: v - (1 - b2) * d**2 * jnp.sign(v - d**2),
+      state.square,
+      updates,
+    )
+    steps = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + tau), mean, square)
+    return steps, _YogiState(mean, square)
+
+  return optax.GradientTransformation(init, update)
 
 
 def _labels(variables: Tree) -> Tree:

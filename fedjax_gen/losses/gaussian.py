@@ -31,26 +31,47 @@ def standard(shape: tuple[int, ...]) -> Gaussian:
   return Gaussian(jnp.zeros(shape), jnp.zeros(shape))
 
 
+def relative(step: Gaussian, base: Gaussian) -> Gaussian:
+  """N(m_b + m_s, exp(l_b + l_s)), a Gaussian given relative to another.
+
+  The residual Normal of NVAE (Vahdat & Kautz, 2020, section 3.2): KL to the
+  base is zero where the step is N(0, I), wherever the base is.
+  """
+  return clipped(base.mean + step.mean, base.logvar + step.logvar)
+
+
 def clipped(mean: Array, logvar: Array) -> Gaussian:
   """A Gaussian whose log-variance is kept in `LOGVAR_RANGE`, see `kept_in`."""
   return Gaussian(mean, kept_in(logvar, *LOGVAR_RANGE))
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def kept_in(value: Array, low: float, high: float) -> Array:
-  """`clip`, with the gradient of the identity.
+  """`clip`, with a gradient outside the range that only leads back into it.
 
   With that of `clip`, which is zero outside, what a step threw out of the range
   would stay there: a first step of Adam does that to hundreds of latents of a
   wide encoder, and they were lost. So the loss at the end of the range pulls
-  the value back.
+  the value back. It does not push it further out: where descent would, the
+  gradient is zero, or a value that wants to be beyond the end would drift off
+  without limit, and need as many steps to come back.
+
+  For losses, which are descended; it has no forward-mode derivative.
   """
   return jnp.clip(value, low, high)
 
 
-@kept_in.defjvp
-def _kept_in_jvp(low, high, primals, tangents):
-  return kept_in(*primals, low, high), tangents[0]
+def _kept_in_forward(value, low, high):
+  return kept_in(value, low, high), value
+
+
+def _kept_in_backward(low, high, value, gradient):
+  # Descent subtracts the gradient.
+  leaves = (value > high) & (gradient < 0) | (value < low) & (gradient > 0)
+  return (jnp.where(leaves, 0.0, gradient),)
+
+
+kept_in.defvjp(_kept_in_forward, _kept_in_backward)
 
 
 def sample(key: Key, gaussian: Gaussian) -> Array:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from fedjax_gen.errors import InputError
 from fedjax_gen.types import Array
 
 SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -72,25 +73,69 @@ def squared(
   return within + among - 2 * across
 
 
+def unbiased(
+  real: Array, generated: Array, scales: Sequence[float] = SCALES
+) -> Array:
+  """MMD^2 of two samples, the unbiased U-statistic (Gretton et al., eq. 3).
+
+  An example is not paired with itself: k(g, g) = 1 rewards a generator for
+  nothing, and the fewer its samples, the more it pays to draw them together.
+  The optimal standard deviation of 4 samples in 32 dimensions is 0.78 of the
+  truth with these pairs, and the truth without. May be below zero.
+
+  Args:
+    real: `[A, F]`, two or more.
+    generated: `[B, F]`, two or more.
+    scales: bandwidths, see `multi_kernel`.
+
+  Returns:
+    A scalar.
+
+  Raises:
+    InputError: there are fewer than two examples of one of them.
+  """
+  across = jnp.mean(multi_kernel(real, generated, scales))
+  among = _among(generated, 'generated', scales)
+  return _among(real, 'real', scales) + among - 2 * across
+
+
 def record_term(
   record: Array, generated: Array, scales: Sequence[float] = SCALES
 ) -> Array:
   """One real record's share of MMD^2: mean k(g, g') - 2 mean k(x, g).
 
-  The mean over records is `squared` less mean k(x, x'), which no generator
-  changes. So it has the gradient of `squared`, record by record, as clipping
-  asks for, as long as `generated` does not depend on real records.
+  The first mean is over pairs of two different examples. The mean over records
+  is `unbiased` less what no generator changes. So it has the gradient of
+  `unbiased`, record by record, as clipping asks for, as long as `generated`
+  does not depend on real records.
 
   Args:
     record: `[F]`.
-    generated: `[S, F]`, drawn from the prior.
+    generated: `[S, F]`, drawn from the prior, two or more.
     scales: bandwidths, see `multi_kernel`.
 
   Returns:
     A scalar.
+
+  Raises:
+    InputError: there are fewer than two generated examples.
   """
-  among = jnp.mean(multi_kernel(generated, generated, scales))
-  return among - 2 * jnp.mean(multi_kernel(record[None], generated, scales))
+  across = jnp.mean(multi_kernel(record[None], generated, scales))
+  return _among(generated, 'generated', scales) - 2 * across
+
+
+def _among(values: Array, name: str, scales: Sequence[float]) -> Array:
+  """The mean of the kernel over pairs of two different examples."""
+  num = values.shape[0]
+  if num < 2:
+    raise InputError(
+      f'Expected 2 or more {name} examples, of which the MMD takes pairs, got '
+      f'{num}.'
+    )
+  kernels = multi_kernel(values, values, scales)
+  # Masked and not subtracted: rounding may leave the diagonal below 1.
+  others = ~jnp.eye(num, dtype=bool)
+  return jnp.sum(jnp.where(others, kernels, 0.0)) / (num * (num - 1))
 
 
 def _weights(values: Array, mask: Array | None) -> Array:

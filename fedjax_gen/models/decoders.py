@@ -176,7 +176,11 @@ class DugdaleDecoder(nn.Module):
     hidden = hidden.reshape(-1, *base)
     for features, activation in ((16, _leaky), (outputs, _identity)):
       hidden = layers.ConvTranspose(
-        features, (3, 3), (1, 1), 'VALID', kernel_init=networks.torch_init
+        features,
+        (3, 3),
+        (1, 1),
+        'VALID',
+        kernel_init=networks.torch_transposed_init,
       )(hidden)
       hidden = activation(networks.Norm(self.norm)(hidden, mask))
     return hidden

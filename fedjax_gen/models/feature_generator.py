@@ -38,6 +38,19 @@ class FeatureGenerator(NamedTuple):
     """Features `[B, F]` of labels `[B]`."""
     return self.generate(variables, labels, self.draw(key, len(labels)))
 
+  def sample_each(self, variables: Variables, labels: Array, key: Key) -> Array:
+    """As `sample`, but feature i depends on the key, i and its label alone."""
+    return _sample_each(self, variables, jnp.asarray(labels), key)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _sample_each(generator, variables, labels, key):
+  def draw(index):
+    return generator.draw(jax.random.fold_in(key, index), 1)[0]
+
+  noise = jax.vmap(draw)(jnp.arange(labels.shape[0]))
+  return generator.generate(variables, labels, noise)
+
 
 @functools.cache  # equal models are one value
 def build_feature_generator(

@@ -22,7 +22,7 @@ class Weights(NamedTuple):
   Attributes:
     beta: of the KL term.
     mmd: lambda_MMD, nats; 0 leaves the term out.
-    mmd_samples: S, examples generated for the MMD of a record.
+    mmd_samples: S, examples generated for the MMD of a record, 2 at least.
     mmd_conditional: whether they are of the record's class; of all classes
       alike otherwise, as eq. 6 does not name classes.
   """
@@ -47,7 +47,7 @@ def record_loss(
 
   The last term is `mmd.record_term` with examples generated from the prior by
   randomness that knows no data: its mean over records has the gradient of eq.
-  6, so that the MMD may be clipped by record.
+  6 as a U-statistic, so that the MMD may be clipped by record.
 
   Args:
     model: the networks.

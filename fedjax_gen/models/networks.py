@@ -20,8 +20,12 @@ from fedjax_gen.types import Array
 
 NORMS = ('group', 'batch', 'none')
 
-Draw = Callable[[int, Gaussian], Array]
-"""`(level, q) -> latents`: a draw from q, or its mean; 0 is inferred first."""
+Infer = Callable[[str, Gaussian, dict[str, Array]], tuple[Gaussian, Array]]
+"""`(level, heads, latents before) -> (q, latents)` of one level.
+
+The heads say what the network makes of the data. q is that, or that relative to
+the level's prior; the latents are a draw from q, or its mean.
+"""
 Levels = dict[str, Gaussian]
 """A Gaussian for each level of latents, by name: z, or z1 and z2."""
 
@@ -105,6 +109,11 @@ class MlpTrunk(nn.Module):
 # PyTorch's default, U(-1, 1) / sqrt(fan_in), in which the published FedVAE
 # code was trained; biases, drawn likewise there, start at zero here.
 torch_init = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
+# PyTorch keeps kernels of transposed convolutions as [in, out, k, k] and takes
+# the second axis for its fan-in: out * k^2, which is `fan_out` of ours.
+torch_transposed_init = nn.initializers.variance_scaling(
+  1 / 3, 'fan_out', 'uniform'
+)
 
 
 class DugdaleTrunk(nn.Module):
@@ -166,12 +175,13 @@ class Encoder(nn.Module):
 
   @nn.compact
   def __call__(
-    self, inputs, condition, mask, draw: Draw
+    self, inputs, condition, mask, infer: Infer
   ) -> tuple[Levels, dict[str, Array]]:
     """Posterior of `[B, ...]` data and the latents drawn, by level."""
     features = self.trunk(inputs, condition, mask)
-    posterior = Heads(self.latent_size, self.kernel_init)(features)
-    return {'z': posterior}, {'z': draw(0, posterior)}
+    heads = Heads(self.latent_size, self.kernel_init)(features)
+    posterior, z = infer('z', heads, {})
+    return {'z': posterior}, {'z': z}
 
 
 class TwoLevelEncoder(nn.Module):
@@ -191,16 +201,16 @@ class TwoLevelEncoder(nn.Module):
 
   @nn.compact
   def __call__(
-    self, inputs, condition, mask, draw: Draw
+    self, inputs, condition, mask, infer: Infer
   ) -> tuple[Levels, dict[str, Array]]:
     """Posterior of `[B, ...]` data and the latents drawn, by level."""
     features = self.trunk(inputs, condition, mask)
-    first = Heads(self.latent_sizes[0])(features)
-    z1 = draw(0, first)
+    first, z1 = infer('z1', Heads(self.latent_sizes[0])(features), {})
     seen = joined(features, z1) if self.z2_sees_data else z1
     hidden = nn.silu(nn.Dense(self.hidden_size)(joined(seen, condition)))
-    second = Heads(self.latent_sizes[1])(hidden)
-    return {'z1': first, 'z2': second}, {'z1': z1, 'z2': draw(1, second)}
+    heads = Heads(self.latent_sizes[1])(hidden)
+    second, z2 = infer('z2', heads, {'z1': z1})
+    return {'z1': first, 'z2': second}, {'z1': z1, 'z2': z2}
 
 
 class Transition(nn.Module):

@@ -18,7 +18,6 @@ import jax.numpy as jnp
 from fedjax_gen.losses import gaussian
 from fedjax_gen.losses.gaussian import Gaussian
 from fedjax_gen.losses.likelihoods import Likelihood
-from fedjax_gen.models import networks
 from fedjax_gen.models.networks import Levels
 from fedjax_gen.models.vae_config import (
   DataSpec,
@@ -122,7 +121,16 @@ def build_vae(config: VaeConfig, spec: DataSpec) -> Vae:
   lower = next((level for level in sizes if level != top), None)
   # The level that the data depend on is the lower one, or all that there is.
   decoded = tuple(sizes) if config.decode_both else (lower or top,)
-  built = _Built(modules, sizes, top, lower, decoded, spec, config.conditional)
+  built = _Built(
+    modules,
+    sizes,
+    top,
+    lower,
+    decoded,
+    spec,
+    config.conditional,
+    config.posterior == 'residual',
+  )
   return Vae(
     built.init,
     built.infer,
@@ -147,6 +155,7 @@ class _Built(NamedTuple):
     decoded: the levels that the decoder is given.
     spec: of the data.
     conditional: whether labels are used.
+    is_residual: whether posteriors are relative to priors, see `_inferred`.
   """
 
   modules: dict[str, nn.Module]
@@ -156,6 +165,7 @@ class _Built(NamedTuple):
   decoded: tuple[str, ...]
   spec: DataSpec
   conditional: bool
+  is_residual: bool
 
   def init(self, key):
     keys = jax.random.split(key)
@@ -166,7 +176,7 @@ class _Built(NamedTuple):
     }
     encoder, decoder = self.modules['encoder'], self.modules['decoder']
     variables = {
-      'encoder': encoder.init(keys[0], data, labels, None, _draw()),
+      'encoder': encoder.init(keys[0], data, labels, None, _as_said),
       'decoder': decoder.init(keys[1], self._joined(latents), labels, None),
     }
     if 'transition' in self.modules:
@@ -180,7 +190,12 @@ class _Built(NamedTuple):
     (posterior, latents), encoder = _apply(
       self.modules['encoder'],
       variables['encoder'],
-      (data, self._condition(labels), mask, _draw(key)),
+      (
+        data,
+        self._condition(labels),
+        mask,
+        functools.partial(self._inferred, variables, labels, _draw(key)),
+      ),
     )
     priors = {
       level: self._prior(variables, level, latents[self.top], labels)
@@ -207,6 +222,22 @@ class _Built(NamedTuple):
       variables['decoder'],
       (self._joined(latents), self._condition(labels), mask),
     )
+
+  def _inferred(self, variables, labels, draw, level, heads, before):
+    """The posterior of a level and latents, from what the heads say of it.
+
+    A residual posterior is relative to the level's prior where the model has
+    priors of a group, so that the encoder need not find out which group it is.
+    So is that of a lower level, if the level that its prior is given is known
+    by then: with z1 on top. Without priors of a group it is the plain one.
+    """
+    posterior = heads
+    if self.is_residual and 'prior' in variables:
+      is_given = level == self.lower and 'transition' in self.modules
+      if not is_given or self.top in before:
+        prior = self._prior(variables, level, before.get(self.top), labels)
+        posterior = gaussian.relative(heads, prior)
+    return posterior, draw(list(self.sizes).index(level), posterior)
 
   def _condition(self, labels):
     """What networks are given of labels."""
@@ -265,7 +296,7 @@ def to_pixels(data: Array) -> Array:
   return jnp.round(jnp.clip(data, 0, 1) * 255.0).astype(jnp.uint8)
 
 
-def _draw(key: Key | None = None) -> networks.Draw:
+def _draw(key: Key | None) -> Callable[[int, Gaussian], Array]:
   """Draws of a level from a Gaussian; without a key, its mean."""
 
   def draw(number, distribution):
@@ -275,6 +306,12 @@ def _draw(key: Key | None = None) -> networks.Draw:
     return gaussian.sample(level_key, distribution)
 
   return draw
+
+
+def _as_said(level, heads, before):
+  """The posterior that the heads say, and its mean."""
+  del level, before
+  return heads, heads.mean
 
 
 def _kl(

@@ -14,6 +14,7 @@ from fedjax_gen.models import decoders, networks
 
 MODELS = ('conv', 'mlp', 'dugdale2023')
 HIERARCHIES = ('none', 'z1_top', 'z2_top')
+POSTERIORS = ('plain', 'residual')
 
 
 class DataSpec(NamedTuple):
@@ -79,6 +80,12 @@ class VaeConfig:
     'Normalisation; the running statistics of batch are averaged '
     'with the module that holds them',
     choices=networks.NORMS,
+  )
+  posterior: str = fields.option(
+    'plain',
+    'q(z | x): what the encoder says, or, where groups have priors, that '
+    'relative to the prior of the client’s group',
+    choices=POSTERIORS,
   )
   likelihood: str = fields.option(
     'gaussian',

@@ -247,8 +247,9 @@ def matching(
   if losses.dm_mode == 'mean':
     gap = (features - means).reshape(num_classes, each, -1).mean(axis=1)
     squared = gaussians.known[classes] * jnp.sum(gap**2, axis=-1)
-    # A sum over all classes, of which these are a sample.
-    distance = squared.sum() * (model.num_classes / num_classes)
+    # A sum over all known classes, of which these are a sample.
+    num_chosen = jnp.maximum(gaussians.known[classes].sum(), 1)
+    distance = squared.sum() * (gaussians.known.sum() / num_chosen)
   elif losses.dm_mode == 'sample':
     distance = _mean_of_known(
       jnp.mean(((features - means) / stddev) ** 2, axis=-1), known

@@ -20,6 +20,10 @@ from fedjax_gen.types import Array, Key
 # Squares of features with mean square 1 that are about Gaussian have a norm of
 # sqrt(3 F); few have one beyond this multiple of sqrt(F).
 _SQUARES_BOUND = 2.0
+# A class that nobody holds has a count beyond so many standard deviations of
+# the noise once in 30,000 releases.
+_LEVELS = 4.0
+_LEAST = 1e-3  # without noise; counts of clients that count alike are shares
 
 
 def class_sums(
@@ -143,6 +147,28 @@ def restored(sums: ClassSums) -> ClassSums:
 def count_stddev(stddev: float) -> float:
   """Of the noise on restored counts, if `stddev` is that on contributions."""
   return stddev * math.sqrt(3.0)
+
+
+def least_count(
+  noise_multiplier: float, num_clients: int, share: float = 1.0
+) -> float:
+  """The least count that tells a class from one that nobody holds.
+
+  For `ClassSums.moments` of noised sums. Below it the noise may be all that
+  there is, and a mean of noise over noise may be anything.
+
+  Args:
+    noise_multiplier: of `class_sums`.
+    num_clients: over which the sums are; 1 for what one client released.
+    share: of `class_sums`.
+  """
+  stddev = noise_multiplier * share * math.sqrt(num_clients)
+  return least_noised(count_stddev(stddev))
+
+
+def least_noised(stddev: float) -> float:
+  """`_LEVELS` standard deviations of the noise on counts, above zero."""
+  return max(_LEVELS * stddev, _LEAST)
 
 
 def _check(num_classes: int, noise_multiplier: float, unit: str) -> None:

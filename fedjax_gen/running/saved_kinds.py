@@ -17,9 +17,12 @@ import numpy as np
 from fedjax_gen import trees, validate
 from fedjax_gen.data.sources import DataSource
 from fedjax_gen.errors import InputError
+from fedjax_gen.federated import correlated_gaussians
 from fedjax_gen.federated.class_gaussians import ClassGaussians
+from fedjax_gen.federated.correlated_gaussians import CorrelatedGaussians
 from fedjax_gen.models import elbo, gan as gan_lib, meta_code
 from fedjax_gen.models.classifiers import to_pixels
+from fedjax_gen.models.feature_generator import build_feature_generator
 from fedjax_gen.models.gan import GanConfig, build_gan
 from fedjax_gen.models.hypernetwork import HyperVaeConfig, build_hyper_vae
 from fedjax_gen.models.vae import (
@@ -168,12 +171,8 @@ def _vtc(description: dict[str, Any], spec: DataSpec) -> Built:
   """Gaussians of features by class, and generators of images from them."""
   config = config_records.from_record(VtcConfig, description['config'])
   num, size = (description[n] for n in ('num_generators', 'feature_size'))
-  classes = tuple(description['classes'])
+  classes = _classes(description, spec)
   validate.positive_int(num_generators=num, feature_size=size)
-  if not classes or not set(classes) <= set(range(spec.num_classes)):
-    raise InputError(
-      f'Expected classes in [0, {spec.num_classes}), got classes={classes}.'
-    )
   vtc = build_vtc(config, size, spec)
 
   def generate(variables, labels, groups, key):
@@ -193,12 +192,74 @@ def _vtc(description: dict[str, Any], spec: DataSpec) -> Built:
   return Built(config, vtc, True, generate, shapes, classes=classes)
 
 
+def _gaussians(description: dict[str, Any], spec: DataSpec) -> Built:
+  """Gaussians of features by class."""
+  num, classes = description['num_factors'], _classes(description, spec)
+  [size] = spec.shape
+  validate.positive_int(num_factors=num)
+
+  def generate(variables, labels, groups, key):
+    del groups
+    known = jnp.isin(jnp.arange(spec.num_classes), jnp.asarray(classes))
+    gaussians = CorrelatedGaussians(known, **variables)
+    return np.asarray(correlated_gaussians.sample(gaussians, labels, key))
+
+  sizes = {
+    'counts': (spec.num_classes,),
+    'means': (spec.num_classes, size),
+    'factors': (num, size, size) if description['correlated'] else (num, size),
+  }
+  shapes = {
+    name: jax.ShapeDtypeStruct(shape, np.float32)
+    for name, shape in sizes.items()
+  }
+  return Built(
+    None, CorrelatedGaussians, True, generate, shapes, classes=classes
+  )
+
+
+def _features(description: dict[str, Any], spec: DataSpec) -> Built:
+  """A generator of features by class."""
+  [size] = spec.shape
+  generator = build_feature_generator(
+    spec.num_classes,
+    size,
+    description['noise_size'],
+    description['hidden_size'],
+    'gaussian',
+  )
+
+  def generate(variables, labels, groups, key):
+    del groups
+    return np.asarray(generator.sample_each(variables, labels, key))
+
+  shapes = jax.eval_shape(generator.init, jax.random.key(0))
+  classes = _classes(description, spec)
+  return Built(None, generator, True, generate, shapes, classes=classes)
+
+
+def _classes(description: dict[str, Any], spec: DataSpec) -> tuple[int, ...]:
+  """Labels that a model generates.
+
+  Raises:
+    InputError: there is none, or one is out of range.
+  """
+  classes = tuple(description['classes'])
+  if not classes or not set(classes) <= set(range(spec.num_classes)):
+    raise InputError(
+      f'Expected classes in [0, {spec.num_classes}), got classes={classes}.'
+    )
+  return classes
+
+
 KINDS: dict[str, Callable[[dict[str, Any], DataSpec], Built]] = {
   'vae': _vae,
   'groups': _vae_of_each_group,
   'gan': _gan,
   'hyper': _hyper,
   'vtc': _vtc,
+  'gaussians': _gaussians,
+  'features': _features,
 }
 
 

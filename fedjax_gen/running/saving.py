@@ -14,6 +14,7 @@ from fedjax_gen import validate
 from fedjax_gen.data.sources import DataSource
 from fedjax_gen.errors import InputError
 from fedjax_gen.federated.class_gaussians import ClassGaussians
+from fedjax_gen.federated.correlated_gaussians import CorrelatedGaussians
 from fedjax_gen.models.gan import GanConfig
 from fedjax_gen.models.hypernetwork import HyperVaeConfig
 from fedjax_gen.models.vae import VaeConfig
@@ -285,3 +286,83 @@ def save_vtc(
     'stddev': gaussians.stddev,
   }
   return saved.write(workdir, name, 'vtc', record, source, stored)
+
+
+def save_gaussians(
+  workdir: str | os.PathLike,
+  name: str,
+  source: DataSource,
+  gaussians: CorrelatedGaussians,
+) -> pathlib.Path:
+  """Writes Gaussians of features by class; features are sampled from them.
+
+  Args:
+    workdir: folder of the run.
+    name: as in `save_model`.
+    source: the data that they are of; shape and class names are kept.
+    gaussians: by class. Classes that they do not know are not generated, but
+      all are if none is known.
+
+  Returns:
+    The path of the description, `workdir/models/NAME.json`.
+
+  Raises:
+    InputError: they are not of these classes and features or not finite, or no
+      file can have the name.
+  """
+  if not all(np.isfinite(np.asarray(leaf)).all() for leaf in gaussians):
+    raise InputError('Expected Gaussians of finite numbers, got others.')
+  factors = np.asarray(gaussians.factors, np.float32)
+  record = {
+    'num_factors': len(factors),
+    'correlated': factors.ndim == 3,
+    'classes': _known(gaussians.known),
+  }
+  stored = {
+    'counts': np.asarray(gaussians.counts, np.float32),
+    'means': np.asarray(gaussians.means, np.float32),
+    'factors': factors,
+  }
+  return saved.write(workdir, name, 'gaussians', record, source, stored)
+
+
+def save_feature_generator(
+  workdir: str | os.PathLike,
+  name: str,
+  source: DataSource,
+  variables: Variables,
+  *,
+  noise_size: int,
+  hidden_size: int,
+  known: np.ndarray,
+) -> pathlib.Path:
+  """Writes a generator of features by class, with Gaussian noise.
+
+  Args:
+    workdir: folder of the run.
+    name: as in `save_model`.
+    source: the data that it is of; shape and class names are kept.
+    variables: of the generator.
+    noise_size: as `build_feature_generator` takes it.
+    hidden_size: likewise.
+    known: `[C]` bool, classes to generate; all if none is.
+
+  Returns:
+    The path of the description, `workdir/models/NAME.json`.
+
+  Raises:
+    InputError: the variables are not of that generator, or no file can have
+      the name.
+  """
+  record = {
+    'noise_size': noise_size,
+    'hidden_size': hidden_size,
+    'classes': _known(known),
+  }
+  return saved.write(workdir, name, 'features', record, source, variables)
+
+
+def _known(known: Array | np.ndarray) -> list[int]:
+  """Labels that are known, or all."""
+  known = np.asarray(known)
+  return np.flatnonzero(known if known.any() else ~known).tolist()

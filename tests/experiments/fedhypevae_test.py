@@ -27,9 +27,10 @@ from fedjax_gen.running import federated_step, stopping, training
 from fedjax_gen.streaming import asking
 from tests.experiments.runs import Run
 
-_METHODS = hype_methods.METHODS
+_METHODS = hype_methods.DEFAULT
 _TRAINED = tuple(name for name in _METHODS if name != 'FedLambda')
-_GENERATORS = ('FedHypeVAE', 'DP-CVAE', 'DP-CGAN')
+_UPLOADS = ('ClassGaussians', 'DP-MERF')
+_GENERATORS = (*_UPLOADS, 'FedHypeVAE', 'DP-CVAE', 'DP-CGAN')
 # The least that still has every part.
 _SMALL = (
   '--partition=iid',
@@ -42,6 +43,9 @@ _SMALL = (
   '--batch_size=8',
   '--gan_hidden_sizes=8',
   '--gan_latent_size=2',
+  '--merf_features=20',
+  '--merf_steps=5',
+  '--pretrain_steps=5',
   '--rounds=2',
   '--rounds_per_step=1',
   '--eval_every=2',
@@ -157,7 +161,8 @@ def test_a_run_ends_well_and_says_where_its_results_lie(finished):
   said = finished.out + finished.err
   assert 'FedHypeVAE: Privacy of one record' in said
   for method in _TRAINED:
-    assert f'{method}: 2/2' in finished.err
+    num = 1 if method in _UPLOADS else 2
+    assert f'{method}: {num}/{num}' in finished.err
   table = finished.out.splitlines()
   for method in (*_METHODS, 'local'):
     assert any(line.split()[:1] == [method] for line in table), method
@@ -171,9 +176,13 @@ def test_the_summary_keeps_the_contract(finished):
   assert summary['data'].endswith('embeddings.npz')
   assert len(summary['params_digest']) == 64
   assert summary['compile_seconds'] > 0
-  rows = ['FedHypeVAE', 'FedHypeVAE-clients', *_METHODS[1:], 'local']
+  rows = [*_METHODS, 'local']
+  rows.insert(rows.index('FedHypeVAE') + 1, 'FedHypeVAE-clients')
   assert list(summary['methods']) == rows
   assert list(summary['bytes']) == list(_TRAINED)
+  # Of 4 features in 2 classes: a triangle, sums and counts, once.
+  sent = {'up': 4 * (4 * 5 // 2 + 2 * 4 + 2), 'down': 0}
+  assert summary['bytes']['ClassGaussians'] == sent
   for method, metrics in summary['methods'].items():
     for name, value in metrics.items():
       assert isinstance(value, float), (method, name)
@@ -224,9 +233,10 @@ def test_the_directory_holds_everything_the_contract_names(finished):
     'report.html', 'samples/partition.png', 'samples/embeddings.png',
     'samples/clients.png', 'samples/codes.png', 'samples/way.png',
     'models/FedHypeVAE.msgpack', 'models/DP-CVAE.msgpack',
+    'models/ClassGaussians.msgpack', 'models/DP-MERF.msgpack',
   }  # fmt: skip
   for method in _TRAINED:
-    wanted.add(f'checkpoints/{method}/2')
+    wanted.add(f'checkpoints/{method}/{1 if method in _UPLOADS else 2}')
     assert any(n.startswith(f'tensorboard/{method}/') for n in names)
   assert wanted <= names
   assert not [name for name in names if 'tmp' in name]
@@ -272,7 +282,10 @@ def test_the_report_loads_nothing_and_shows_every_picture(finished):
 
 
 def test_the_log_has_every_round_of_every_method(finished):
-  for method in _TRAINED:
+  for method in _UPLOADS:
+    [record] = finished.records(method)
+    assert (record['round'], record['participants']) == (1, 3)
+  for method in set(_TRAINED) - set(_UPLOADS):
     records = finished.records(method)
     assert [record['round'] for record in records] == [1, 2], method
     assert records[0]['participants'] == 3
@@ -284,9 +297,15 @@ def test_the_log_has_every_round_of_every_method(finished):
 
 def test_saved_generators_generate(finished):
   first = {}
-  for method in ('FedHypeVAE', 'DP-CVAE'):
+  kinds = {
+    'FedHypeVAE': 'hyper',
+    'DP-CVAE': 'hyper',
+    'ClassGaussians': 'gaussians',
+    'DP-MERF': 'features',
+  }
+  for method, kind in kinds.items():
     model = fedjax_gen.load(finished.workdir, method)
-    assert (model.name, model.kind) == (method, 'hyper')
+    assert (model.name, model.kind) == (method, kind)
     inputs, labels = model.sample(6, seed=0)
     assert inputs.shape == (6, 4)
     assert np.isfinite(inputs).all()
@@ -294,6 +313,35 @@ def test_saved_generators_generate(finished):
     first[method] = inputs
   assert not np.array_equal(first['FedHypeVAE'], first['DP-CVAE'])
   assert fedjax_gen.load(finished.workdir).name == 'FedHypeVAE'
+
+
+def test_pretrained_generators_run_beside_the_others_and_are_saved(run):
+  names = ('FedHypeVAE-pretrained', 'DP-CVAE-pretrained')
+  done = run('pretrained', f'--methods={",".join(names)}')
+  assert done.status == 0, done.err
+  metrics = done.summary()['methods']
+  rows = [names[0], f'{names[0]}-clients', names[1], 'local']
+  assert list(metrics) == rows
+  for name in names:
+    assert 7.9 < metrics[name]['epsilon'] <= 8.0
+    assert len(done.records(f'{name}-gaussians')) == 1
+    assert len(done.records(name)) == 2
+    inputs, _ = fedjax_gen.load(done.workdir, name).sample(4)
+    assert np.isfinite(inputs).all()
+
+
+def test_class_gaussians_alone_and_without_privacy_know_the_classes(run):
+  done = run(
+    'gaussians', '--methods=ClassGaussians', '--privacy=none',
+    '--population_on_host=true', '--gaussians=by_class',
+  )  # fmt: skip
+  assert done.status == 0, done.err
+  found = done.summary()['methods']['ClassGaussians']
+  assert found['synthetic_balanced_accuracy'] > 0.9
+  assert 'epsilon' not in found
+  inputs, labels = fedjax_gen.load(done.workdir).sample(2000)
+  gap = inputs[labels == 1].mean(0) - inputs[labels == 0].mean(0)
+  np.testing.assert_allclose(gap, [2, 0, 0, 0], atol=0.4)
 
 
 def test_a_finished_run_is_only_pointed_at(finished, run, no_training):
@@ -398,7 +446,10 @@ def test_stopped_and_resumed_a_method_ends_with_the_same_bits(
   [
     ('--privacy=none',),
     ('--privacy=record_joint', '--local_mode=epochs'),
-    ('--noise_placement=distributed', '--methods=FedHypeVAE,DP-CVAE'),
+    (
+      '--noise_placement=distributed',
+      '--methods=ClassGaussians,FedHypeVAE,DP-CVAE',
+    ),
     ('--privacy=record_server_code',),
     ('--privacy=client',),
     ('--epsilon=inf',),
@@ -408,7 +459,7 @@ def test_stopped_and_resumed_a_method_ends_with_the_same_bits(
 def test_every_kind_of_privacy_can_be_traced(untrained, args):
   """A round of all methods, as far as shapes and budgets go."""
   said, rounds = untrained(*args)
-  assert rounds == 2
+  assert rounds == 1  # of the first method, of one upload
   assert ('Privacy of one' in said) == (args[0] != '--privacy=none')
   assert 'nominal' not in said
 
@@ -476,6 +527,7 @@ def test_the_published_formulas_are_never_called_private(untrained):
   assert 'nominal epsilon, NOT a guarantee' in ours
   assert 'Privacy of' not in ours
   assert 'DP-CVAE and DP-CGAN: Privacy of one record' in said
+  assert 'ClassGaussians and DP-MERF: Privacy of one record' in said
 
 
 def test_a_budget_that_ends_early_leaves_fewer_rounds(untrained):
@@ -510,6 +562,11 @@ def test_a_budget_that_ends_early_leaves_fewer_rounds(untrained):
     (['--audit_confidence=1'], 'audit_confidence=1.0'),
     (['--moments_share=0'], 'moments_share'),
     (['--moments_share=1'], 'moments_share'),
+    (['--gaussians_share=0'], 'gaussians_share'),
+    (['--gaussians=banded'], 'pooled, by_class, diagonal'),
+    (['--gaussian_rank=5'], 'gaussian_rank=5'),
+    (['--merf_features=3'], 'merf_features=3'),
+    (['--mmd_samples=1'], 'mmd_samples >= 2'),
     (['--methods=FedHyperVAE'], 'FedHyperVAE'),
     (['--methods='], 'methods'),
     (['--methods=FedAvg,FedAvg'], 'FedAvg,FedAvg'),

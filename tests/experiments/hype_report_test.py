@@ -20,8 +20,11 @@ from experiments import (
 )
 from experiments.hype_budgets import HypePrivacyConfig
 from experiments.hype_synthesis import Synthetic
+from experiments.hype_uploads import GaussianConfig
 from fedjax_gen.algorithms.dp_cgan import CganConfig
+from fedjax_gen.algorithms.dp_merf import MerfConfig
 from fedjax_gen.algorithms.fedhypevae import Config
+from fedjax_gen.algorithms.hyper_pretraining import PretrainingConfig
 from fedjax_gen.algorithms.linear_head import LinearConfig
 from fedjax_gen.data.examples import DataSource, Examples
 from fedjax_gen.data.federated import federated_dataset
@@ -71,6 +74,9 @@ def _methods(names=_TRAINED, **privacy):
       ),
       cgan=CganConfig(),
       linear=LinearConfig(linear_rounds=2),
+      gaussians=GaussianConfig(),
+      merf=MerfConfig(),
+      pretraining=PretrainingConfig(),
       privacy=asked,
       federation=FederationConfig(),
       data=federated_dataset(train.inputs, train.labels, _partition()),

@@ -1,6 +1,7 @@
 """Server optimizers descend the mean update; statistics are averaged."""
 
 from absl.testing import absltest, parameterized
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,15 +12,19 @@ from fedjax_gen.federated import aggregates, servers
 _DELTA = 0.5
 
 
-def _two_steps(name, rate=1.0, momentum=0.9):
-  program = servers.learned_server(
+def _program(name, rate=1.0, momentum=0.9, *, keep_weight=False):
+  return servers.learned_server(
     lambda key: {
       'params': jnp.array([1.0]),
       'batch_stats': jnp.array([1.0]),
     },
-    aggregates.weighted_mean(),
+    aggregates.weighted_mean(keep_weight=keep_weight),
     servers.server_optimizer(name, rate, momentum),
   )
+
+
+def _two_steps(name, rate=1.0, momentum=0.9):
+  program = _program(name, rate, momentum)
   server = program.init(jax.random.key(0))
   delta = {'params': jnp.array([_DELTA]), 'batch_stats': jnp.array([_DELTA])}
   for _ in range(2):
@@ -39,6 +44,43 @@ class ServersTest(parameterized.TestCase):
   def test_two_steps_by_hand(self, name, rate, expected):
     variables, _ = _two_steps(name, rate)
     np.testing.assert_allclose(variables['params'], [expected], rtol=1e-4)
+
+  def test_yogi_is_as_published(self):
+    # Reddi et al. (2021), Algorithm 2, in float64.
+    mean, square, expected = 0.0, 1e-3**2, 1.0
+    for _ in range(2):
+      mean = 0.9 * mean + 0.1 * _DELTA
+      square -= 0.01 * _DELTA**2 * np.sign(square - _DELTA**2)
+      expected -= 0.1 * mean / (np.sqrt(square) + 1e-3)
+    variables, _ = _two_steps('fedyogi', 0.1)
+    np.testing.assert_allclose(variables['params'], [expected], rtol=1e-5)
+
+  @parameterized.parameters('fedavg', 'fedavgm', 'fedadam', 'fedyogi')
+  def test_a_first_round_without_anyone_does_not_move(self, name):
+    program = _program(name, 0.1)
+    start = program.init(jax.random.key(0))
+    nothing = jax.tree.map(jnp.zeros_like, start.variables)
+    server, metrics = program.update(start, nothing, jax.random.key(0))
+    chex.assert_trees_all_equal(server.variables, start.variables)
+    self.assertEqual(metrics['update_norm'], 0)
+
+  @parameterized.parameters('fedavg', 'fedavgm', 'fedadam', 'fedyogi')
+  def test_a_round_without_anyone_keeps_the_state_where_that_is_known(
+    self, name
+  ):
+    program = _program(name, 0.1, keep_weight=True)
+    start = program.init(jax.random.key(0))
+    delta = {'params': jnp.array([0.5]), 'batch_stats': jnp.array([0.5])}
+    moved, _ = program.update(
+      start, aggregates.WeighedMean(delta, jnp.array(3.0)), jax.random.key(0)
+    )
+    self.assertNotEqual(moved.variables['params'], start.variables['params'])
+    nothing = jax.tree.map(jnp.zeros_like, delta)
+    after, metrics = program.update(
+      moved, aggregates.WeighedMean(nothing, jnp.array(0.0)), jax.random.key(0)
+    )
+    chex.assert_trees_all_equal(after, moved)
+    self.assertEqual(metrics['update_norm'], 0)
 
   def test_yogi_differs_from_adam_and_descends(self):
     yogi, _ = _two_steps('fedyogi', 0.1)
@@ -61,6 +103,8 @@ class ServersTest(parameterized.TestCase):
     (('adam', 1.0), 'server_optimizer=.adam'),
     (('fedavg', 0.0), 'server_learning_rate=0.0'),
     (('fedavgm', 1.0, 1.5), 'server_momentum=1.5'),
+    (('fedadam', 1.0, 1.0), "optimizer='fedadam', got server_momentum=1.0"),
+    (('fedyogi', 1.0, 1.0), "optimizer='fedyogi', got server_momentum=1.0"),
   )
   def test_bad_arguments_are_refused(self, arguments, message):
     with self.assertRaisesRegex(InputError, message):

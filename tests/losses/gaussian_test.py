@@ -93,7 +93,20 @@ class GaussianTest(parameterized.TestCase):
     # (exp(l) - 1) / 2 at the end of the range.
     at = np.array([-10.0, 1.5, 10.0])
     np.testing.assert_allclose(slopes, (np.exp(at) - 1) / 2, rtol=1e-6)
-    chex.assert_trees_all_equal(slopes, jax.jacfwd(divergence)(logvar))
+
+  def test_nothing_pushes_a_value_further_out_of_the_range(self):
+    value = jnp.array([-50.0, -10.0, 1.5, 10.0, 50.0])
+
+    def slopes(direction):
+      return jax.grad(
+        lambda v: direction * gaussian.kept_in(v, -10.0, 10.0).sum()
+      )(value)
+
+    # Descent of the sum leads down, of its negative up.
+    np.testing.assert_array_equal(slopes(1.0), [0, 1, 1, 1, 1])
+    np.testing.assert_array_equal(slopes(-1.0), [-1, -1, -1, -1, 0])
+    clipped = jax.vmap(lambda v: gaussian.kept_in(v, -10.0, 10.0))(value)
+    np.testing.assert_array_equal(clipped, [-10, -10, 1.5, 10, 10])
 
   def test_samples_have_the_mean_and_the_variance(self):
     wide = jax.tree.map(

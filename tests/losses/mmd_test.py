@@ -1,11 +1,14 @@
 """MMD agrees with a loop over pairs, and splits into terms of records."""
 
+import itertools
+
 from absl.testing import absltest, parameterized
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedjax_gen.errors import InputError
 from fedjax_gen.losses import mmd
 
 _REAL = jax.random.normal(jax.random.key(0), (7, 4))
@@ -77,10 +80,44 @@ class MmdTest(parameterized.TestCase):
 
   def test_record_terms_are_the_mmd_less_what_no_generator_changes(self):
     terms = jax.vmap(mmd.record_term, (0, None))(_REAL, _GENERATED)
-    constant = mmd.multi_kernel(_REAL, _REAL).mean()
+    among = mmd.multi_kernel(_REAL, _REAL)
+    constant = (among.sum() - jnp.trace(among)) / (7 * 6)
     np.testing.assert_allclose(
-      terms.mean() + constant, mmd.squared(_REAL, _GENERATED), atol=1e-6
+      terms.mean() + constant, mmd.unbiased(_REAL, _GENERATED), atol=1e-6
     )
+
+  def test_without_pairs_of_itself_it_equals_a_loop(self):
+    pairs = [
+      np.mean([_kernel(a, b) for a, b in itertools.permutations(values, 2)])
+      for values in (_REAL, _GENERATED)
+    ]
+    across = np.mean([_kernel(a, b) for a in _REAL for b in _GENERATED])
+    np.testing.assert_allclose(
+      mmd.unbiased(_REAL, _GENERATED), sum(pairs) - 2 * across, rtol=1e-5
+    )
+
+  @parameterized.parameters(2, 4)
+  def test_the_optimal_spread_of_a_generator_is_the_true_one(self, num):
+    """Of the term alone, whatever the number of samples."""
+    size, draws = 32, 3000
+    keys = jax.random.split(jax.random.key(5), 2)
+    records = jax.random.normal(keys[0], (draws, size))
+    samples = jax.random.normal(keys[1], (draws, num, size))
+
+    @jax.jit
+    def means(stddevs):
+      def of(stddev):
+        return jax.vmap(mmd.record_term)(records, stddev * samples).mean()
+
+      return jax.lax.map(of, stddevs)
+
+    stddevs = jnp.linspace(0.7, 1.3, 61)
+    best = stddevs[jnp.argmin(means(stddevs))]
+    self.assertBetween(float(best), 0.95, 1.05)
+
+  def test_of_one_generated_example_there_is_no_pair(self):
+    with self.assertRaisesRegex(InputError, '2 or more generated'):
+      mmd.record_term(_REAL[0], _GENERATED[:1])
 
   def test_gradients_of_record_terms_average_to_that_of_the_mmd(self):
     latents = jax.random.normal(jax.random.key(3), (6, 3))
@@ -95,7 +132,7 @@ class MmdTest(parameterized.TestCase):
     @jax.jit
     def gradients(weights):
       each = jax.vmap(jax.grad(term), (None, 0))(weights, _REAL)
-      whole = jax.grad(lambda w: mmd.squared(_REAL, generate(w)))(weights)
+      whole = jax.grad(lambda w: mmd.unbiased(_REAL, generate(w)))(weights)
       return each, whole
 
     each, whole = gradients(weights)

@@ -445,6 +445,116 @@ class PriorTest(parameterized.TestCase):
     )
 
 
+def _residual(config):
+  return dataclasses.replace(config, posterior='residual')
+
+
+class ResidualPosteriorTest(parameterized.TestCase):
+  """Posteriors that are relative to the prior of a group."""
+
+  @parameterized.product(
+    case=[(_BASE, 'z'), (_Z1_TOP, 'z1'), (_Z2_TOP, 'z2')], learned=[True, False]
+  )
+  def test_a_level_is_what_the_encoder_says_relative_to_its_prior(
+    self, case, learned
+  ):
+    config, level = case
+    size = _model(config)[0].latent_sizes[level]
+    mean, logvar = jnp.arange(1.0, size + 1), jnp.zeros(size)
+    prior = vaes.fixed_prior({level: mean})
+    if learned:
+      logvar = jnp.linspace(-1.0, 1.0, size)
+      prior = {'params': {level: {'mean': mean, 'logvar': logvar}}}
+    plain = _infer(config, prior=prior)
+    told = _infer(_residual(config), prior=prior)
+    said = plain.posterior[level]
+    expected = gaussian.Gaussian(
+      said.mean + mean[None], said.logvar + logvar[None]
+    )
+    chex.assert_trees_all_close(told.posterior[level], expected, rtol=1e-5)
+    chex.assert_trees_all_close(told.latents[level], expected.mean, rtol=1e-5)
+    chex.assert_trees_all_equal(told.prior[level], plain.prior[level])
+    # What it costs does not depend on where the group lives (NVAE, eq. 2).
+    squared = said.mean**2 * np.exp(-logvar)[None]
+    cost = np.exp(said.logvar) + squared - said.logvar - 1
+    np.testing.assert_allclose(
+      told.kl[level], cost.sum(axis=-1) / 2, rtol=1e-4, atol=1e-5
+    )
+
+  def test_a_draw_is_from_the_posterior_that_is_returned(self):
+    prior = vaes.fixed_prior({'z': jnp.array([50.0, -50.0])})
+    data = jnp.tile(_data(1), (_NUM_DRAWS, 1))
+    inferred = _infer(_residual(_BASE), data, jax.random.key(2), prior=prior)
+    posterior = inferred.posterior['z']
+    noise = (inferred.latents['z'] - posterior.mean) / np.exp(
+      posterior.logvar / 2
+    )
+    np.testing.assert_allclose(noise.mean(axis=0), 0, atol=0.05)
+    np.testing.assert_allclose(noise.std(axis=0), 1, rtol=0.05)
+
+  def test_z2_below_z1_is_relative_to_its_prior_given_the_draw_of_z1(self):
+    prior = vaes.fixed_prior({'z1': jnp.array([3.0, -3.0])})
+    model, variables = _model(_Z1_TOP)
+    told = _infer(_residual(_Z1_TOP), key=jax.random.key(3), prior=prior)
+    # Heads that say N(0, I): q(z2 | x, z1) is then p(z2 | z1).
+    heads = jax.tree.map(
+      jnp.zeros_like, variables['encoder']['params']['Heads_1']
+    )
+    params = {**variables['encoder']['params'], 'Heads_1': heads}
+    silent = {**variables, 'encoder': {'params': params}, 'prior': prior}
+    inferred = _inferred(
+      vaes.build_vae(_residual(_Z1_TOP), _SPEC).infer,
+      silent, _data(), jnp.zeros(4, jnp.int32), jax.random.key(3),
+    )  # fmt: skip
+    chex.assert_trees_all_close(
+      inferred.posterior['z2'], inferred.prior['z2'], rtol=1e-5
+    )
+    np.testing.assert_allclose(inferred.kl['z2'], 0, atol=1e-5)
+    chex.assert_trees_all_close(inferred.latents['z1'], told.latents['z1'])
+    given = networks.Transition(model.latent_sizes['z2'], 4).apply(
+      variables['transition'],
+      told.latents['z1'],
+      jax.nn.one_hot(jnp.zeros(4, jnp.int32), 2),
+      None,
+    )
+    chex.assert_trees_all_close(told.prior['z2'], given, rtol=1e-4)
+
+  def test_z1_below_z2_is_inferred_before_its_prior_is_known(self):
+    prior = vaes.fixed_prior({'z2': jnp.full(3, 4.0)})
+    told = _infer(_residual(_Z2_TOP), prior=prior)
+    plain = _infer(_Z2_TOP, prior=prior)
+    chex.assert_trees_all_equal(told.posterior['z1'], plain.posterior['z1'])
+
+  @parameterized.parameters(_BASE, _Z1_TOP, _Z2_TOP)
+  def test_without_priors_of_a_group_it_is_the_plain_one_bit_for_bit(
+    self, config
+  ):
+    key = jax.random.key(4)
+    chex.assert_trees_all_equal(
+      _infer(_residual(config), key=key), _infer(config, key=key)
+    )
+
+  @parameterized.parameters(
+    _BASE, _Z1_TOP, _Z2_TOP, dataclasses.replace(_Z2_TOP, **_STANDARD)
+  )
+  def test_the_bound_is_still_one(self, config):
+    """E_q [log q - log p] is the sum of the KL terms."""
+    level = _model(config)[0].top
+    size = _model(config)[0].latent_sizes[level]
+    inferred = jax.device_get(
+      _infer(
+        _residual(config),
+        jnp.tile(_data(1), (_NUM_DRAWS, 1)),
+        jax.random.key(2),
+        prior=vaes.fixed_prior({level: jnp.full(size, 2.0)}),
+      )
+    )
+    difference = sum(inferred.kl.values()) + np.asarray(inferred.log_ratio())
+    error = difference.std() / _NUM_DRAWS**0.5
+    self.assertLess(error, 0.1)
+    self.assertLess(abs(difference.mean()), 5 * error + 1e-3)
+
+
 class SizesTest(parameterized.TestCase):
   # Features 3, classes 2, hidden 4, z1 of 2 and z2 of 3 dimensions.
   @parameterized.parameters(
@@ -515,6 +625,7 @@ class SettingsTest(parameterized.TestCase):
   @parameterized.parameters(
     ({'hierarchy': 'three'}, "hierarchy='three'"),
     ({'lower_prior': 'flat'}, "lower_prior='flat'"),
+    ({'posterior': 'told'}, "posterior='told'"),
     ({'z2_size': -1}, 'z2_size=-1'),
     ({'latent_size': 0}, 'latent_size=0'),
     (

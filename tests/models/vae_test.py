@@ -60,6 +60,17 @@ class SizesTest(parameterized.TestCase):
     _, variables = _shapes(dataclasses.replace(_PUBLISHED, **field), _MNIST)
     self.assertNotEqual(num_parameters(variables), 11_087_731)
 
+  def test_dugdale2023_starts_where_pytorch_starts(self):
+    model = vae.build_vae(_PUBLISHED, DataSpec((8, 8, 1), 10))
+    params = jax.jit(model.init)(jax.random.key(0))['decoder']['params']
+    # U(-1, 1) / sqrt(fan-in), of a transposed kernel [in, out, k, k] out * k^2.
+    for name, fan_in in (
+      ('ConvTranspose_0', 16 * 9), ('ConvTranspose_1', 1 * 9)
+    ):  # fmt: skip
+      largest = jnp.abs(params[name]['kernel']).max()
+      np.testing.assert_allclose(largest, fan_in**-0.5, rtol=0.03)
+      self.assertLessEqual(largest, fan_in**-0.5)
+
   def test_running_statistics_are_not_counted_as_parameters(self):
     _, variables = _shapes(VaeConfig(norm='batch'), _MNIST)
     leaves = jax.tree.leaves(variables['encoder'])

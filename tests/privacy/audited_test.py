@@ -158,7 +158,7 @@ def _programs():
   plan = _plan()._replace(canaries=hidden.canaries)
 
   def algorithm(noise_multiplier):
-    config = fedhypevae.Config(batch_size=500, mmd_samples=1)
+    config = fedhypevae.Config(batch_size=500, mmd_samples=2)
     noised = plan._replace(noise_multiplier=noise_multiplier)
     return audited.audited(
       fedhypevae.fedhypevae(config, _MODEL, 'record_joint', noised), hidden

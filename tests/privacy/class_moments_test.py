@@ -13,7 +13,7 @@ from fedjax_gen.data.federated import federated_dataset
 from fedjax_gen.data.partition import Partition
 from fedjax_gen.errors import InputError
 from fedjax_gen.federated import blocks
-from fedjax_gen.privacy import class_moments, clipping
+from fedjax_gen.privacy import accounting, class_moments, clipping
 from fedjax_gen.privacy.class_moments import ClassSums
 
 _NUM_CLASSES, _NUM_FEATURES = 3, 8
@@ -183,6 +183,37 @@ class ClassSumsTest(parameterized.TestCase):
       np.testing.assert_array_equal(np.asarray(counts) == 0, unknown)
       np.testing.assert_array_equal(np.asarray(means)[unknown], 0)
       np.testing.assert_array_equal(np.asarray(variances)[unknown], 0)
+
+  @parameterized.parameters(8.0, 1.0)
+  def test_a_class_that_nobody_holds_is_never_taken_as_known(self, epsilon):
+    """Of ten clients with thousands of records, at 15 percent of epsilon."""
+    num, classes = 10, 5
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, classes - 1, 5000)
+    inputs = rng.normal(size=(5000, 4)).astype(np.float32)
+    inputs[:, 0] += labels
+    inputs /= np.sqrt((inputs**2).mean(axis=1, keepdims=True))
+    order = np.arange(5000, dtype=np.int32)
+    sizes = np.full(num, 500, np.int32)
+    groups = np.zeros_like(sizes)
+    data = federated_dataset(
+      inputs, labels, Partition(order, sizes, groups, 'toy')
+    )
+    multiplier = accounting.noise_multiplier(
+      0.15 * epsilon, 1e-4, accountant='rdp'
+    )
+    least = class_moments.least_count(multiplier, num)
+    known_anyhow = 0
+    for seed in range(12):
+      sums = class_moments.class_sums(
+        jax.random.key(seed), data, classes, noise_multiplier=multiplier
+      )
+      counts, means, _ = sums.moments(least)
+      self.assertEqual(counts[-1], 0)
+      np.testing.assert_array_equal(means[-1], 0)
+      self.assertTrue((counts[:-1] > 0).all())
+      known_anyhow += bool(sums.moments()[0][-1] > 0)
+    self.assertGreater(known_anyhow, 2)  # by the noise alone
 
   @parameterized.parameters(
     ({'num_classes': 0}, 'num_classes'),

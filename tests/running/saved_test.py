@@ -1,5 +1,6 @@
 """A model saved and loaded is the model, and nothing else is taken for one."""
 
+import dataclasses
 import functools
 import json
 
@@ -395,11 +396,33 @@ def test_a_prior_of_its_own_comes_back_with_a_model(tmp_path):
   assert not np.array_equal(images, plain)
 
 
+def test_a_loaded_model_knows_how_its_posterior_was_told_the_group(tmp_path):
+  config = dataclasses.replace(_MLP, posterior='residual')
+  vae = build_vae(config, DataSpec(_SOURCE.input_shape, 3))
+  variables = vae.init(jax.random.key(0))
+  variables['prior'] = fixed_prior({'z': jnp.array([9.0, 9.0])})
+  saving.save_model(tmp_path, 'federated', config, _SOURCE, variables)
+  loaded = saved.load_model(tmp_path)
+  assert loaded.config == config
+  inputs, labels = _SOURCE.test.inputs[:2], _SOURCE.test.labels[:2]
+  means = [
+    elbo.reconstruct(model, own, inputs, labels)[0]
+    for model, own in (
+      (loaded.functions, loaded.variables),
+      (vae, variables),
+      (build_vae(_MLP, DataSpec(_SOURCE.input_shape, 3)), variables),
+    )
+  ]
+  np.testing.assert_array_equal(means[0], means[1])
+  np.testing.assert_allclose(means[1], means[2] + 9.0, rtol=1e-5)
+
+
 def test_models_of_the_first_version_are_read(tmp_path):
   _save(tmp_path)
   path = tmp_path / 'models/federated.json'
   description = json.loads(path.read_text())
   del description['prior']
+  del description['config']['posterior']
   path.write_text(json.dumps(description))
   assert saved.load_model(tmp_path).sample(1)[0].shape == (1, 4, 4, 1)
 
