@@ -218,6 +218,7 @@ def _results(shown: Shown, facts: Facts) -> report.Section:
       hype_tables.results(facts.metrics),
       ' '.join(
         [
+          hype_tables.advice(facts.metrics),
           *methods,
           'The scores are of classifiers made of what is shared alone. Clients '
           'interpolate these with classifiers of their own, which are not '
@@ -227,6 +228,7 @@ def _results(shown: Shown, facts: Facts) -> report.Section:
     )
   text = ' '.join(
     [
+      hype_tables.advice(facts.metrics),
       *methods,
       _LOCAL,
       'With a generator, a classifier is trained on synthetic embeddings and '

@@ -84,6 +84,9 @@ class _Column(NamedTuple):
     return percent(value) + ('' if spread is None else f' ± {percent(spread)}')
 
 
+ONE_UPLOAD = ('ClassGaussians', 'DP-MERF')
+_ALONE = 'synthetic_balanced_accuracy'
+
 _PERCENT = (
   'accuracy',
   'balanced_accuracy',
@@ -126,6 +129,38 @@ def show(metrics: Mapping[str, Mapping[str, float]]) -> None:
       method, *(report_tables.number(values.get(c.metric)) for c in columns)
     )
   console.print(table)
+  if text := advice(metrics):
+    console.print(text)
+
+
+def advice(metrics: Mapping[str, Mapping[str, float]]) -> str:
+  """Which generator to prefer, by the score that generators are made for.
+
+  Args:
+    metrics: by row; empty text unless one upload of class Gaussians is compared
+      with a generator that is trained.
+  """
+  scores = {
+    name: values[_ALONE] for name, values in metrics.items() if _ALONE in values
+  }
+  trained = {
+    name: score for name, score in scores.items() if name not in ONE_UPLOAD
+  }
+  simple = scores.get('ClassGaussians')
+  if simple is None or not trained:
+    return ''
+  best = max(trained, key=lambda name: trained[name])
+  compared = (
+    f'synthetic data alone are right on {percent(simple)}% with '
+    f'ClassGaussians and on {percent(trained[best])}% with {best}, the best '
+    'generator that is trained'
+  )
+  if simple >= trained[best]:
+    return (
+      f'Prefer ClassGaussians here: {compared}. It is one upload, with nothing '
+      'to train or to tune.'
+    )
+  return f'{best} serves better here than one upload: {compared}.'
 
 
 def explained(name: str) -> Metric:

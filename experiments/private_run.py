@@ -198,7 +198,7 @@ class Protection(NamedTuple):
       'lies in the folder private of this run, such as the log, which a '
       'deployment would not have; summary.json, for it has numbers of all '
       'methods; and settings chosen by looking at earlier runs. Noise is drawn '
-      'in 32-bit floats by a generator made for simulation.'
+      'in 32-bit floats.'
     )
     if others:
       is_one = len(others) == 1

@@ -161,9 +161,10 @@ class Shown(NamedTuple):
         'do not give it away. '
       )
     return (
-      'This page holds what the protected methods released. Numbers are '
-      'measured on held-out records, which are not protected; nothing else '
-      'in it is made of real data. '
+      'This page shows what the methods released that trained under '
+      'differential privacy. Scores are exact: they are measured on held-out '
+      'records, some by networks that were trained on real ones, and are not '
+      'protected. Nothing else in it is made of real data. '
     )
 
   def where(self) -> str:

@@ -146,6 +146,21 @@ def test_each_row_holds_images_of_its_class(digits, monkeypatch, tmp_path):
       np.testing.assert_array_equal(seen[str(label)][name], expected)
 
 
+def test_generated_images_can_stand_alone(digits, tmp_path):
+  made = _examples(digits)
+  drawn = class_pictures.draw_class_images(
+    None, {'a': made}, tmp_path / 'a.png', class_names=_NAMES
+  )
+  assert (drawn.unprotected, drawn.made_by) == ('', ('a',))
+  assert 'eal' not in drawn.caption
+  beside = class_pictures.draw_class_images(
+    made, {'a': made}, tmp_path / 'b.png', class_names=_NAMES
+  )
+  assert beside.unprotected
+  widths = [Image.open(tmp_path / f'{n}.png').width for n in 'ab']
+  assert widths[0] < widths[1]
+
+
 def test_columns_keep_their_order_where_the_first_row_lacks_one(tmp_path):
   grey = np.full([1, 8, 8, 1], 90, np.uint8)
   rows = {'a': {'made': grey}, 'b': {'real': grey, 'made': grey}}

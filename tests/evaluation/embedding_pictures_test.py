@@ -33,7 +33,38 @@ def _way(path):
   )
 
 
-@pytest.mark.parametrize('draw', [_embeddings, _codes, _way])
+def _generated(path):
+  return embedding_pictures.draw_embeddings(
+    None, {'ours': _REAL}, path, class_names=_NAMES
+  )
+
+
+def _unmarked(path):
+  return embedding_pictures.draw_codes(_REAL.inputs[:4], None, path)
+
+
+def _generated_way(path):
+  return embedding_pictures.draw_way(
+    _WAY, None, path, end_names=('a', 'b'), class_names=_NAMES
+  )
+
+
+@pytest.mark.parametrize(
+  ('draw', 'is_real'),
+  [
+    (_embeddings, True), (_codes, True), (_way, True),
+    (_generated, False), (_unmarked, False), (_generated_way, False),
+  ],
+)  # fmt: skip
+def test_pictures_say_whether_they_show_what_is_real(draw, is_real, tmp_path):
+  drawn = draw(tmp_path / 'a.png')
+  assert bool(drawn.unprotected) == is_real
+  assert ('real' in drawn.caption or 'domain' in drawn.caption) == is_real
+
+
+@pytest.mark.parametrize(
+  'draw', [_embeddings, _codes, _way, _generated, _unmarked, _generated_way]
+)
 def test_picture_is_a_light_reproducible_png_without_global_traces(
   draw, tmp_path
 ):
@@ -114,7 +145,7 @@ class DrawnTest(drawing.DrawnTestCase):
       lambda p: embedding_pictures.draw_embeddings(
         _REAL, {'real': _REAL}, p, class_names=_NAMES
       ),
-      "methods, got 'real'",
+      "other than 'real', got",
     ),
     (
       lambda p: embedding_pictures.draw_embeddings(

@@ -45,6 +45,20 @@ def grids(monkeypatch):
   return seen
 
 
+def test_without_real_images_generated_ones_are_drawn_alone(tmp_path):
+  source = _source()
+  vae, variables = _model(source)
+  drawn = gallery.draw_all(
+    vae, {'a': variables}, source, tmp_path, seed=0, show_real=False
+  )
+  assert [(d.path.name, d.unprotected, d.made_by) for d in drawn] == [
+    ('samples_a.png', '', ('a',))
+  ]
+  assert [path.name for path in tmp_path.iterdir()] == ['samples_a.png']
+  shown = gallery.draw_all(vae, {'a': variables}, source, tmp_path, seed=0)
+  assert {d.path.stem for d in shown if not d.unprotected} == {'samples_a'}
+
+
 def test_every_method_has_its_pictures_beside_the_real_ones(tmp_path):
   source = _source()
   vae, variables = _model(source)

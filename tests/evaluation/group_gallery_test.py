@@ -71,6 +71,16 @@ def seen(monkeypatch):
   return rows
 
 
+def test_without_real_images_no_row_and_no_picture_has_any(seen, tmp_path):
+  generators = {'L+D': group_models.of_vaes(_models(3, 1))}
+  [drawn] = group_gallery.draw_all(
+    generators, _source(1), tmp_path, seed=0, show_real=False
+  )
+  assert list(seen) == ['groups.png']
+  assert list(seen['groups.png']) == ['L+D']
+  assert (drawn.unprotected, drawn.made_by) == ('', ('L+D',))
+
+
 @pytest.mark.parametrize('channels', [1, 3], ids=['grey', 'rgb'])
 def test_every_picture_is_written_and_has_its_words(channels, tmp_path):
   models = _models(3, channels)

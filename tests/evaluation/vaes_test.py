@@ -54,6 +54,17 @@ def _untrained(conditional=True, seeds=(0,)):
   return vae, [vae.init(jax.random.key(seed)) for seed in seeds]
 
 
+def test_training_records_can_be_left_alone(source, extractor):
+  vae, models = _untrained()
+  found, without = (
+    vaes.evaluate_vaes(
+      vae, models, source, extractor, _CONFIG, seed=0, by_training=by_training
+    )
+    for by_training in (True, False)
+  )
+  assert found.keys() - without.keys() == {'memorised_share'}
+
+
 def test_a_conditional_model_is_measured_by_every_name(source, extractor):
   vae, models = _untrained()
   metrics = vaes.evaluate_vaes(vae, models, source, extractor, _CONFIG, seed=0)

@@ -49,10 +49,26 @@ def features_file(tmp_path_factory):
 
 
 @pytest.fixture(scope='session')
-def finished(digits_file, tmp_path_factory) -> Run:
+def run_fedvae(digits_file, tmp_path_factory):
+  """Runs FedVAE small, under a name and with more arguments."""
+  folder = tmp_path_factory.mktemp('runs')
+
+  def run(name, *args):
+    # A folder for each: private runs warn of others next to them.
+    workdir = folder / f'of_{name}' / name
+    return _executed(workdir, (f'--data={digits_file}', *SMALL, *args))
+
+  return run
+
+
+@pytest.fixture(scope='session')
+def finished(run_fedvae) -> Run:
   """A finished run of FedVAE; not to be changed."""
-  workdir = tmp_path_factory.mktemp('runs') / 'fedvae'
-  args = (f'--workdir={workdir}', f'--data={digits_file}', *SMALL)
+  return run_fedvae('fedvae')
+
+
+def _executed(workdir, args) -> Run:
+  args = (f'--workdir={workdir}', *args)
   out, err = io.StringIO(), io.StringIO()
   train = classifiers.train
 

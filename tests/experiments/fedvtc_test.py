@@ -16,7 +16,7 @@ from fedjax_gen.data import sources
 from fedjax_gen.federation import FederationConfig
 from fedjax_gen.running import federated_step, stopping
 from fedjax_gen.streaming import asking
-from tests.experiments.runs import Run
+from tests.experiments.runs import Page, Run
 
 # The least that still has every part.
 _SMALL = (
@@ -227,7 +227,63 @@ def test_clients_can_be_protected(folder, digits_file):
   assert (run.workdir / 'ledger.json').exists()
   # One of each architecture was measured, and is there to be asked.
   assert fedjax_gen.load_clients(run.workdir).clients == ((0,), (1,))
-  assert 'Privacy' in (run.workdir / 'report.html').read_text()
+  assert 'Privacy' in Page(run.workdir / 'report.html').headings
+
+
+def test_what_is_given_away_tells_nothing_of_classifiers(folder, digits_file):
+  run = _execute(
+    folder / 'given' / 'run',
+    f'--data={digits_file}',
+    '--baselines=local',
+    '--privacy=client',
+    '--accountant=rdp',
+    '--epsilon=500',  # so that some classes are known for certain
+    *_SMALL,
+  )
+  assert run.status == 0, run.err
+  page = Page(run.workdir / 'release/report.html')
+  # Of clients' classifiers, which train without noise, nothing is told.
+  assert (page.images, page.curves) == (1, 0)
+  assert {path.stem for path in run.workdir.rglob('*.png')} == {'synthetic'}
+  told = {'accuracy', 'Accuracy, %', 'local_accuracy', 'best_accuracy'}
+  assert not told & page.heads()
+  assert {'FedVTC', 'bytes_up'} <= page.heads()
+  assert 'local' not in page.heads()
+  given = run.workdir / 'release'
+  assert {path.name for path in (given / 'models').iterdir()} == {
+    'FedVTC.json', 'FedVTC.msgpack',
+  }  # fmt: skip
+  images, _ = fedjax_gen.load(given).sample(3)
+  np.testing.assert_array_equal(
+    images, fedjax_gen.load(run.workdir).sample(3)[0]
+  )
+
+
+def test_what_clients_keep_is_shown_if_asked_for(folder, digits_file):
+  run = _execute(
+    folder / 'asked' / 'run',
+    f'--data={digits_file}',
+    '--baselines=local',
+    '--privacy=client',
+    '--accountant=rdp',
+    '--epsilon=500',
+    '--vtc_scope=local',
+    '--show_real',
+    *_SMALL,
+  )
+  assert run.status == 0, run.err
+  page = Page((run.workdir / 'report.html').resolve())
+  assert {path.stem for path in (run.workdir / 'private').rglob('*.png')} == {
+    'methods', 'curves', 'bytes', 'missing_classes', 'synthetic', 'features',
+    'partition',
+  }  # fmt: skip
+  marked = [c for c in page.captions if c.endswith(': not protected.')]
+  assert len(marked) == page.images == 7
+  assert {'accuracy', 'local'} <= page.heads()
+  # Generators of single clients are theirs.
+  released = {path.name for path in (run.workdir / 'release').rglob('*.*')}
+  assert released == {'ledger.json'}
+  assert fedjax_gen.load(run.workdir).name == 'FedVTC'
 
 
 @pytest.mark.parametrize(

@@ -21,13 +21,13 @@ from fedjax_gen.data.federated import federated_dataset
 from fedjax_gen.data.partition import Partition
 from fedjax_gen.evaluation import classifiers, features
 from fedjax_gen.federated import collect, grouping as grouping_lib
-from fedjax_gen.privacy import ledger as ledger_lib
+from fedjax_gen.privacy import releases
 from fedjax_gen.running import (
   federated_step,
   groupings,
   training,
 )
-from tests.experiments.runs import Links, Run
+from tests.experiments.runs import Links, Page, Run
 
 _METHODS = ('FedVAE', 'L+D', 'L+D+het', 'local', 'central', 'fedgan')
 # The least that still has every part: groups of two and of four clients, of
@@ -283,13 +283,53 @@ def test_groups_of_private_clients_are_trained_and_accounted_for(run, folder):
     assert len(made.records(method)) == summary['rounds']
   assert summary['methods']['L+D']['epsilon'] <= 3
   assert 'epsilon' not in summary['methods']['central']
-  ledger = ledger_lib.from_json((made.workdir / 'ledger.json').read_text())
-  assert len(ledger.histories) == 6
-  assert ledger.worst() == summary['methods']['L+D']['epsilon']
+  ledger = releases.from_json((made.workdir / 'ledger.json').read_text())
+  assert list(ledger.parts) == ['L+D']
+  assert len(ledger.parts['L+D'].histories) == 6
+  assert ledger.alone('L+D').epsilon == summary['methods']['L+D']['epsilon']
   page = Links()
   page.feed((made.workdir / 'report.html').read_text(encoding='utf-8'))
   assert 'What L+D released' in page.text
   assert 'central trained without privacy' in page.text
+
+
+@pytest.mark.parametrize('is_asked', [False, True])
+def test_real_images_of_private_clients_are_shown_if_asked_for(
+  run, folder, is_asked
+):
+  made = run(
+    f'shown_{is_asked}/run',
+    f'--data={folder}/few.npz',
+    '--methods=FedVAE,L+D,central',
+    '--privacy=client',
+    '--accountant=rdp',
+    f'--show_real={is_asked}',
+  )
+  assert made.status == 0, made.err
+  given = made.workdir / 'release'
+  models = {path.stem for path in (given / 'models').iterdir()}
+  assert models == {'FedVAE', 'L+D'}
+  assert (made.workdir / 'private/models/central.json').exists()
+  assert fedjax_gen.load(given, 'L+D').sample(4, group='shapes')[0].any()
+  page = Page((made.workdir / 'report.html').resolve())
+  pictures = {path.stem for path in given.rglob('*.png')}
+  kept = {path.stem for path in (made.workdir / 'private').rglob('*.png')}
+  real = {'partition', 'between_L+D', 'between_FedVAE'}
+  real |= {f'reconstructions_group_{group}' for group in range(2)}
+  measured = made.summary()['methods']['L+D']
+  assert ('latent_separation' in measured) == is_asked
+  assert ('central' in page.heads()) == is_asked
+  assert bool(page.curves) == is_asked
+  if is_asked:
+    assert pictures == set()
+    assert kept == {'groups', *real}
+    marked = [c for c in page.captions if c.endswith(': not protected.')]
+    assert len(marked) == page.images == len(kept)
+  else:
+    assert (pictures, kept) == ({'groups'}, set())
+    assert page.images == 1
+    assert 'L+D' in page.heads()
+    assert not [c for c in page.captions if 'central' in c or 'real' in c]
 
 
 def test_the_report_loads_nothing_from_elsewhere(finished):

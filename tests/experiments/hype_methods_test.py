@@ -120,9 +120,9 @@ def test_one_upload_is_one_gaussian_event_of_all_records():
 def test_one_upload_has_its_noise_once_where_a_sum_is_all_that_is_seen(fields):
   for method in _methods(_UPLOADS, **fields).values():
     plan = method.budget.protection.plan
-    # In shares, there is enough without that of a client who subtracts its own.
-    needed = 1.5**0.5 if 'noise_placement' in fields else 1.0
-    assert method.model.stddev == pytest.approx(needed * plan.noise_multiplier)
+    # Of three shares, two are there for who subtracts its own.
+    shares = 1.0 if 'privacy' in fields else math.sqrt(3 / 2)
+    assert method.model.stddev == pytest.approx(shares * plan.noise_multiplier)
     assert plan.unit == ('client' if 'privacy' in fields else 'record')
 
 

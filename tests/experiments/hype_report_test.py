@@ -496,3 +496,22 @@ def test_every_metric_is_explained_and_directed():
   assert 'mean over' not in alone
   assert hype_tables.explained('class_mmd').better == 'lower'
   assert hype_tables.explained('anything').explanation == ''
+
+
+@pytest.mark.parametrize(
+  ('ours', 'expected'),
+  [(0.6, 'Prefer ClassGaussians'), (0.8, 'DP-CVAE serves')],
+)
+def test_the_simplest_generator_is_recommended_where_it_is_best(ours, expected):
+  score = 'synthetic_balanced_accuracy'
+  metrics = {
+    'ClassGaussians': {score: 0.7},
+    'DP-MERF': {score: 0.9},  # one upload too
+    'DP-CVAE': {score: ours},
+    'FedHypeVAE': {score: 0.5},
+    'FedAvg': {'balanced_accuracy': 0.99},
+  }
+  text = hype_tables.advice(metrics)
+  assert text.startswith(expected)
+  assert '70.0%' in text
+  assert hype_tables.advice({'ClassGaussians': {score: 0.7}}) == ''

@@ -42,3 +42,57 @@ class Links(html.parser.HTMLParser):
 
   def handle_data(self, data):
     self.text += data
+
+
+class Page(html.parser.HTMLParser):
+  """What a report is made of.
+
+  Attributes:
+    headings: of its sections.
+    tables: rows of cells of each table, the header first.
+    captions: of pictures, charts and tables.
+    images: how many pictures it has.
+    curves: how many charts.
+  """
+
+  def __init__(self, path):
+    super().__init__()
+    self.headings, self.captions, self.tables = [], [], []
+    self.images = self.curves = 0
+    self._into = None
+    self.feed(path.read_text(encoding='utf-8'))
+
+  def handle_starttag(self, tag, attrs):
+    self.images += tag == 'img'
+    self.curves += ('class', 'chart') in attrs
+    if tag == 'table':
+      self.tables.append([])
+    elif tag == 'tr':
+      self.tables[-1].append([])
+    into = None
+    if tag == 'h2':
+      into = self.headings
+    elif tag in ('figcaption', 'caption'):
+      into = self.captions
+    elif tag in ('td', 'th'):
+      into = self.tables[-1][-1]
+    if into is not None:
+      into.append('')
+      self._into = into
+
+  def handle_endtag(self, tag):
+    if tag in ('h2', 'figcaption', 'caption', 'td', 'th'):
+      self._into = None
+
+  def handle_data(self, data):
+    if self._into is not None:
+      self._into[-1] += data
+
+  def heads(self):
+    """What stands in the headers and first columns of all tables."""
+    return {
+      cell.strip()
+      for table in self.tables
+      for number, row in enumerate(table)
+      for cell in (row[:1] if number else row)
+    }

@@ -1,0 +1,254 @@
+"""The tables of the results book: what is run, and how it is shown."""
+
+from collections.abc import Callable, Mapping, Sequence
+import itertools
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+
+class Cell(NamedTuple):
+  """A command that is run once a seed.
+
+  Attributes:
+    name: of its files.
+    arguments: of the program; `{inputs}` is the folder of input files.
+    seeds: of its runs.
+  """
+
+  name: str
+  arguments: tuple[str, ...]
+  seeds: tuple[int, ...]
+
+
+class Record(NamedTuple):
+  """One run, as its file has it; see `results.record`."""
+
+  table: str
+  cell: str
+  seed: int
+  command: str
+  commit: str
+  date: str
+  seconds: int
+  machine: str
+  methods: Mapping[str, Mapping[str, float]]
+
+
+class Table(NamedTuple):
+  """A table of the docs.
+
+  Attributes:
+    name: on the command line, and of its folder.
+    page: where it stands.
+    program: in `experiments`.
+    metrics: that are recorded.
+    cells: what is run.
+    render: from records to Markdown.
+  """
+
+  name: str
+  page: str
+  program: str
+  metrics: tuple[str, ...]
+  cells: tuple[Cell, ...]
+  render: Callable[[Sequence[Record]], str]
+
+
+def values(
+  records: Sequence[Record], cell: str, method: str, metric: str
+) -> dict[int, float]:
+  """By seed, in percent."""
+  return {
+    r.seed: 100 * r.methods[method][metric]
+    for r in records
+    if r.cell == cell and metric in r.methods.get(method, {})
+  }
+
+
+def mean_and_spread(found: Mapping[int, float]) -> str:
+  """Mean and standard deviation over seeds; a dash for nothing."""
+  if not found:
+    return '–'
+  numbers = np.array(list(found.values()))
+  spread = numbers.std(ddof=1) if len(numbers) > 1 else 0.0
+  return f'{numbers.mean():.1f} ± {spread:.1f}'
+
+
+class Difference(NamedTuple):
+  """Of two methods over the seeds that both have.
+
+  Attributes:
+    mean: of the first less the second.
+    error: its standard error.
+    p_value: of a paired t-test, two-sided.
+    seeds: how many.
+  """
+
+  mean: float
+  error: float
+  p_value: float
+  seeds: int
+
+
+def difference(
+  first: Mapping[int, float], second: Mapping[int, float]
+) -> Difference:
+  """A paired comparison: seeds draw the partition, the same for both."""
+  seeds = sorted(set(first) & set(second))
+  deltas = np.array([first[seed] - second[seed] for seed in seeds])
+  if len(deltas) < 2 or not deltas.std():
+    return Difference(float(deltas.mean()), 0.0, 1.0, len(deltas))
+  error = deltas.std(ddof=1) / np.sqrt(len(deltas))
+  found = stats.ttest_1samp(deltas, 0.0)
+  return Difference(
+    float(deltas.mean()), float(error), float(found.pvalue), len(deltas)
+  )
+
+
+_ALONE = 'synthetic_balanced_accuracy'
+_METRICS = (
+  'accuracy', 'balanced_accuracy', 'balanced_accuracy_worst', _ALONE, 'epsilon',
+  'delta',
+)  # fmt: skip
+_ROWS = (
+  'ClassGaussians', 'DP-MERF', 'FedHypeVAE', 'FedHypeVAE-clients',
+  'FedHypeVAE-pretrained', 'FedHypeVAE-pretrained-clients', 'DP-CVAE',
+  'DP-CVAE-pretrained', 'DP-CGAN', 'FedAvg', 'FedProx',
+)  # fmt: skip
+_TRAINED = ('FedHypeVAE', 'DP-CVAE')
+_EPSILONS = ('8', '3', '1', 'none')
+
+
+def _score(records: Sequence[Record], cell: str, row: str) -> dict[int, float]:
+  """Of what is shared alone: of the classifier itself, for FedAvg."""
+  metric = 'balanced_accuracy' if row in ('FedAvg', 'FedProx') else _ALONE
+  return values(records, cell, row, metric)
+
+
+def by_epsilon(title: str, prefix: str, records: Sequence[Record]) -> list[str]:
+  """A table of rows by epsilon, for cells named `PREFIX-EPSILON`."""
+  cells = [f'{prefix}-{e}' for e in _EPSILONS]
+  present = [c for c in cells if any(r.cell == c for r in records)]
+  if not present:
+    return []
+  heads = [
+    'no privacy' if c.endswith('none') else f'ε = {c.rpartition("-")[2]}'
+    for c in present
+  ]
+  seeds = ', '.join(
+    f'{len({r.seed for r in records if r.cell == cell})} ({head})'
+    for head, cell in zip(heads, present, strict=True)
+  )
+  lines = [
+    f'{title}. Seeds: {seeds}.',
+    '',
+    f'| | {" | ".join(heads)} |',
+    f'| --- |{" --- |" * len(heads)}',
+  ]
+  for row in _ROWS:
+    found = [_score(records, cell, row) for cell in present]
+    if any(found):
+      cells_text = ' | '.join(mean_and_spread(f) for f in found)
+      lines.append(f'| {row} | {cells_text} |')
+  return [*lines, '']
+
+
+def best_trained_against(
+  records: Sequence[Record], cell: str, baseline: str = 'ClassGaussians'
+) -> str:
+  """The best generator that is trained, against a baseline, as a sentence."""
+  against = _score(records, cell, baseline)
+  scores = {
+    row: found
+    for row in _ROWS
+    if row.startswith(_TRAINED) and (found := _score(records, cell, row))
+  }
+  if not scores or not against:
+    return ''
+  best = max(scores, key=lambda row: np.mean(list(scores[row].values())))
+  found = difference(scores[best], against)
+  verdict = (
+    'above' if found.mean > 2 * found.error > 0
+    else 'below' if found.mean < -2 * found.error
+    else 'no different by two standard errors'
+  )  # fmt: skip
+  return (
+    f'{best} less {baseline}: {found.mean:+.1f} ± {found.error:.1f} points '
+    f'(standard error, {found.seeds} seeds, paired t-test p = '
+    f'{found.p_value:.2g}): {verdict}.'
+  )
+
+
+_DATA = {
+  'mnist': ('MNIST, Dirichlet 0.3', ('--partition=dirichlet', '--alpha=0.3')),
+  'mnist_iid': ('MNIST, iid', ('--partition=iid',)),
+  'pneumonia': (
+    'PneumoniaMNIST, Dirichlet 0.3', ('--partition=dirichlet', '--alpha=0.3'),
+  ),
+  'cifar': (
+    'CIFAR subset, Dirichlet 0.3', ('--partition=dirichlet', '--alpha=0.3'),
+  ),
+  'digit_sources': (
+    'Two real sources of digits, MNIST and UCI, five clients each',
+    ('--partition=natural', '--num_clients=0'),
+  ),
+  'cifar_shifts': (
+    'CIFAR subset in six made domains, two clients each',
+    ('--partition=natural', '--num_clients=0'),
+  ),
+}  # fmt: skip
+_COMMON = ('--preset=mnist_embeddings', '--delta=1e-5', '--accountant=rdp')
+_TRAINED_ON = ('mnist', 'digit_sources', 'cifar_shifts')
+_ONCE = '--methods=ClassGaussians,DP-MERF,FedAvg,FedProx'
+_ALL = (
+  '--methods=ClassGaussians,DP-MERF,FedHypeVAE,FedHypeVAE-pretrained,DP-CVAE,'
+  'DP-CVAE-pretrained,FedAvg,FedProx'
+)
+
+
+def _cell(data: str, epsilon: str) -> Cell:
+  file = data.removesuffix('_iid')
+  privacy = (
+    ('--privacy=none',) if epsilon == 'none' else (f'--epsilon={epsilon}',)
+  )
+  has_all = data in ('mnist', 'digit_sources', 'cifar_shifts') and epsilon in (
+    '8',
+    'none',
+  )
+  return Cell(
+    f'{data}-{epsilon}',
+    (
+      *_COMMON, f'--data={{inputs}}/{file}.npz', *_DATA[data][1], *privacy,
+      _ALL if has_all else _ONCE,
+    ),
+    tuple(range(5)),
+  )  # fmt: skip
+
+
+def _embeddings(records: Sequence[Record]) -> str:
+  lines: list[str] = []
+  for data, (title, _) in _DATA.items():
+    lines += by_epsilon(title, data, records)
+    text = best_trained_against(records, f'{data}-8')
+    lines += [f'At ε = 8, {text}', ''] if text else []
+  return '\n'.join(lines)
+
+
+TABLES = {
+  table.name: table
+  for table in [
+    Table(
+      'fedhypevae_embeddings',
+      'docs/fedhypevae.md',
+      'fedhypevae',
+      _METRICS,
+      tuple(
+        _cell(data, epsilon)
+        for data, epsilon in itertools.product(_DATA, _EPSILONS)
+      ),
+      _embeddings,
+    ),
+  ]
+}
