@@ -20,7 +20,7 @@ from fedjax_gen.privacy import plan as plan_lib, releases as releases_lib
 from fedjax_gen.privacy.ledger import Ledger
 from fedjax_gen.privacy.plan import Plan, PrivacyConfig
 from fedjax_gen.privacy.releases import Releases
-from fedjax_gen.privacy.report import RELATIONS, rows
+from fedjax_gen.privacy.report import rows
 from fedjax_gen.running import report, run_secrets
 from fedjax_gen.running.workdir import RELEASE
 
@@ -76,12 +76,8 @@ class Protection(NamedTuple):
         f' {self.asked} rounds were asked for: the budget epsilon='
         f'{config.epsilon:g} ends before.'
       )
-    if config.delta * self.num_units > 0.1:
-      said += (
-        f' With {self.num_units} {plan.unit}s a delta of {config.delta:g} '
-        f'promises little: far below {1 / self.num_units:.1g} is usual.'
-      )
-    return said
+    warning = plan_lib.delta_warning(config.delta, self.num_units, plan.unit)
+    return f'{said} {warning}' if warning else said
 
   def metrics(self) -> dict[str, float]:
     """`epsilon` (if finite) and `delta`, for a method's final metrics.
@@ -112,11 +108,11 @@ class Protection(NamedTuple):
       self._claim(protected), folder_sentence(releases), remarks,
       self._limits(others),
     ]  # fmt: skip
-    header, *table = rows(self.ledger)
+    header, *table = rows(releases)
     ledger = report.Table(
       header,
       [report.Row(head, cells) for head, *cells in table],
-      'What one method released about each client, and what it costs. A '
+      'What each method released about each client, and what it costs. A '
       'noise multiplier is the standard deviation of the noise on a sum over '
       'the most that one contribution adds to it.' + self._set_aside(),
     )
@@ -130,7 +126,7 @@ class Protection(NamedTuple):
     plan, config = self.plan, self.config
     facts: list[tuple[Any, ...]] = [
       ('Protected', UNITS[plan.unit]),
-      ('Neighbours', RELATIONS[self.ledger.neighbouring]),
+      ('Neighbouring data', self.ledger.relation),
       (
         NOMINAL if config.is_nominal else 'ε',
         wording.number(self.epsilon),
@@ -314,7 +310,7 @@ def protection(
   Raises:
     BudgetSpentError: the rounds cost more than the budget.
   """
-  charged = plan.charged(plan.rounds) if ledger is None else ledger
+  charged = plan.ledger if ledger is None else ledger
   return Protection(config, plan, charged, rounds, num_units)
 
 

@@ -20,9 +20,9 @@ from fedjax_gen.privacy.events import Event
 ACCOUNTANTS = ('pld', 'rdp')
 NEIGHBOURING = ('zero_out', 'add_or_remove_one', 'replace_one')
 LEAST_DELTA = 1e-12
-"""Below it the numbers of loss distributions are lost in rounding."""
-MOST_EPSILON = 500.0
-"""Above it accountants take minutes, for a promise that is none."""
+"""Below it `pld` is loose or gives infinity: it drops such tails."""
+MOST_EPSILON = 100.0
+"""A factor of e^100 promises nothing; up to it a search takes seconds."""
 # Ratio of a calibrated noise multiplier to the smallest that would do.
 _TOLERANCE = 1 + 1e-4
 # Below this no guarantee is worth having, and loss distributions grow huge.
@@ -51,8 +51,8 @@ def epsilon(
 
   Args:
     events: all that was released, in any order.
-    delta: in (0, 1); well below one over the number of units (records, or
-      clients), or it promises nothing.
+    delta: from 1e-12 to below 1; well below one over the number of units
+      (records, or clients), or it promises nothing.
     accountant: `pld` or `rdp`.
     neighbouring: what "one" means.
 
@@ -61,16 +61,23 @@ def epsilon(
       an event under this relation.
   """
   released = (events,) if isinstance(events, Event) else tuple(events)
+  check_delta(delta)
+  validate.one_of(ACCOUNTANTS, accountant=accountant)
+  validate.one_of(NEIGHBOURING, neighbouring=neighbouring)
+  return composition.epsilon(released, delta, accountant, neighbouring)
+
+
+def check_delta(delta: float) -> None:
+  """Checks that the accountants can resolve a delta.
+
+  Raises:
+    InputError: it is not in [1e-12, 1).
+  """
   if not LEAST_DELTA <= delta < 1:
     raise InputError(
       f'Expected {LEAST_DELTA:g} <= delta < 1, which accountants can resolve, '
       f'got delta={delta!r}.'
     )
-  validate.one_of(ACCOUNTANTS, accountant=accountant)
-  validate.one_of(NEIGHBOURING, neighbouring=neighbouring)
-  if neighbouring == 'zero_out':
-    neighbouring = 'add_or_remove_one'  # a contribution is there or is zero
-  return composition.epsilon(released, delta, accountant, neighbouring)
 
 
 def check_epsilon(epsilon: float) -> None:
@@ -86,7 +93,8 @@ def check_epsilon(epsilon: float) -> None:
   if epsilon > MOST_EPSILON:
     raise InputError(
       f'Expected epsilon <= {MOST_EPSILON:g}, or inf for no noise, got '
-      f'epsilon={epsilon!r}: such a budget promises nothing.'
+      f'epsilon={epsilon!r}: it lets a probability change by a factor of '
+      f'e^{epsilon:g}, which promises nothing.'
     )
 
 
@@ -124,7 +132,7 @@ def noise_multiplier(
     below 0.01, where the search ends.
 
   Args:
-    target_epsilon: infinity asks for no noise, and gives 0.
+    target_epsilon: at most 100; infinity asks for no noise, and gives 0.
     delta: see `epsilon`.
     sampling_probability: q; 1 for no sampling.
     steps: T.
@@ -182,14 +190,24 @@ def calibrate(
   if target_epsilon == math.inf:
     return 0.0
 
-  def fits(value):
-    cost = epsilon(
-      (*others, make_event(value)),
+  def cost(*released):
+    return epsilon(
+      (*others, *released),
       delta,
       accountant=accountant,
       neighbouring=neighbouring,
     )
-    return cost <= target_epsilon
+
+  def fits(value):
+    return cost(make_event(value)) <= target_epsilon
+
+  spent = cost()
+  if spent >= target_epsilon:
+    raise InputError(
+      f'Expected epsilon={target_epsilon!r} to leave something beside what '
+      f'else is released, got {len(others)} other events, which cost '
+      f'{spent:.4g}.'
+    )
 
   # Near the noise for epsilon = 1: far less would have losses too many to list.
   event = make_event(1.0)
@@ -198,9 +216,9 @@ def calibrate(
     high *= 2
     if high > _MOST_NOISE:
       raise InputError(
-        f'Expected epsilon={target_epsilon!r} to leave something beside what '
-        f'else is released, got {len(others)} other events: no noise '
-        f'multiplier up to {_MOST_NOISE:g} fits.'
+        f'Expected epsilon={target_epsilon!r} at delta={delta!r} to be within '
+        f'reach, got {len(others)} other events, and a noise multiplier of '
+        f'{_MOST_NOISE:g} that does not fit by accountant={accountant!r}.'
       )
   low = high / 2
   while low >= _LEAST_NOISE and fits(low):

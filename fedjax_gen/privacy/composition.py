@@ -4,8 +4,9 @@ The translation lies apart from `accounting.py`, which is what others call,
 because each of the library's accountants has its own idea of neighbours.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 import contextlib
+import dataclasses
 import functools
 import math
 from typing import Any
@@ -20,11 +21,20 @@ from fedjax_gen.privacy.events import Event
 # Loss distributions are discretised to a part of what a step loses.
 _GRID_SHARE = 0.2
 _FINEST_GRID, _COARSEST_GRID = 1e-5, 1e-3
+# Of one step; where noise is so little that there are more, the grid is
+# coarser.
+_MOST_LOSSES = 200_000
+# dp-accounting's names. For a sum, to zero a contribution is to remove it: the
+# two pairs of output distributions are the same.
+_RELATIONS = {
+  'zero_out': 'ADD_OR_REMOVE_ONE',
+  'add_or_remove_one': 'ADD_OR_REMOVE_ONE',
+  'replace_one': 'REPLACE_ONE',
+}
 
 
-@functools.lru_cache(maxsize=4096)
 def epsilon(
-  events: tuple[Event, ...], delta: float, accountant: str, neighbouring: str
+  events: Iterable[Event], delta: float, accountant: str, neighbouring: str
 ) -> float:
   """`accounting.epsilon`, of checked arguments; remembers what it computed.
 
@@ -34,13 +44,22 @@ def epsilon(
   Raises:
     InputError: this accountant does not know an event under this relation.
   """
-  import dp_accounting
-
+  events = _joined(events)
   if not all(event.is_private for event in events):
     return math.inf
   if not events:
     return 0.0
-  relation = getattr(dp_accounting.NeighboringRelation, neighbouring.upper())
+  return _composed(events, delta, accountant, neighbouring)
+
+
+@functools.lru_cache(maxsize=4096)
+def _composed(
+  events: tuple[Event, ...], delta: float, accountant: str, neighbouring: str
+) -> float:
+  """The epsilon of some events, all of them private."""
+  import dp_accounting
+
+  relation = dp_accounting.NeighboringRelation[_RELATIONS[neighbouring]]
   composed: Any
   if accountant == 'pld':
     events = _gaussians_joined(events)
@@ -64,6 +83,20 @@ def epsilon(
     return float(composed.get_epsilon(delta))
 
 
+def _joined(events: Iterable[Event]) -> tuple[Event, ...]:
+  """Like events as one of more steps, in a fixed order.
+
+  What is composed is a multiset: it costs the same, to the last digit, however
+  releases are listed.
+  """
+  steps: dict[Event, int] = {}
+  for event in events:
+    once = dataclasses.replace(event, steps=1)
+    steps[once] = steps.get(once, 0) + event.steps
+  joined = (event.repeated(count) for event, count in steps.items())
+  return tuple(sorted(joined, key=dataclasses.astuple))
+
+
 def _gaussians_joined(events: Sequence[Event]) -> tuple[Event, ...]:
   """All events of kind `gaussian` as the one that costs the same."""
   rest = [event for event in events if event.kind != 'gaussian']
@@ -81,6 +114,7 @@ def _grid(events: Sequence[Event]) -> float:
 
   With a coarser one the result is an upper bound still, but a loose one: a
   quarter too much, for q = 0.001 and ten thousand steps on a grid of 1e-3.
+  Nor with so fine a one that the losses are too many to list.
   """
   losses = [
     event.sampling_probability / max(event.noise_multiplier, 1.0)
@@ -88,7 +122,12 @@ def _grid(events: Sequence[Event]) -> float:
     if event.sampling_probability > 0
   ]
   finest = _GRID_SHARE * min(losses, default=1.0)
-  return min(max(finest, _FINEST_GRID), _COARSEST_GRID)
+  grid = min(max(finest, _FINEST_GRID), _COARSEST_GRID)
+  # Losses of a Gaussian lie within 10 standard deviations, 1 / z, of their
+  # mean, 1 / (2 z^2).
+  least = min((event.noise_multiplier for event in events), default=1.0)
+  widest = (0.5 / least + 10) / least
+  return max(grid, widest / _MOST_LOSSES)
 
 
 def _translated(event: Event, accountant: str, neighbouring: str) -> Any:

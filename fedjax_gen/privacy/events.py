@@ -67,7 +67,8 @@ def gaussian(noise_multiplier: float, steps: int = 1) -> Event:
   Guarantees:
     Released: a sum of contributions of L2 norm at most C, with noise of
       standard deviation `noise_multiplier * C` on every value, `steps` times.
-    Neighbouring: any; the sum changes by C if one is added or removed.
+    Neighbouring: any; the sum changes by C if a contribution is zeroed, or one
+      is added or removed.
 
   Args:
     noise_multiplier: the noise's standard deviation over C.
@@ -88,7 +89,8 @@ def poisson_gaussian(
     Released: T noisy sums, each over a sample of its own that every record
       (or client) enters by its own coin. Sums, or sums divided by the
       expected size; not by the size drawn.
-    Neighbouring: add or remove one; replacing one with the `pld` accountant.
+    Neighbouring: zero out, or add or remove one; replacing one with the `pld`
+      accountant.
 
   Args:
     noise_multiplier: the noise's standard deviation over C, on the sum.
@@ -118,7 +120,7 @@ def truncated_poisson_gaussian(
 
   Guarantees:
     Released: T noisy sums, each over a truncated sample of its own.
-    Neighbouring: add or remove one, or replace one; `pld` accountant only.
+    Neighbouring: any; `pld` accountant only.
 
   Args:
     noise_multiplier: the noise's standard deviation over C, on the sum.
@@ -181,7 +183,8 @@ def laplace(noise_multiplier: float, steps: int = 1) -> Event:
   Guarantees:
     Released: sums that change by at most S in L1, with Laplace noise of scale
       `noise_multiplier * S`, `steps` times.
-    Neighbouring: add or remove one; replacing one with the `rdp` accountant.
+    Neighbouring: zero out, or add or remove one; replacing one with the `rdp`
+      accountant.
 
   Args:
     noise_multiplier: the noise's scale over S.

@@ -25,6 +25,28 @@ from fedjax_gen.privacy import accounting
 from fedjax_gen.privacy.events import Event
 
 UNITS = ('record', 'client')
+# How neighbouring data differ, in words for people, by unit and relation.
+RELATIONS = {
+  ('record', 'zero_out'): (
+    "one record's contribution zeroed; the number of records of each client "
+    'is public'
+  ),
+  ('client', 'zero_out'): (
+    "one client's contribution zeroed; the number of clients is public"
+  ),
+  ('record', 'add_or_remove_one'): 'one record of one client added or removed',
+  ('client', 'add_or_remove_one'): (
+    'one client with all its data added or removed'
+  ),
+  ('record', 'replace_one'): (
+    'one record of one client replaced by another; the number of records of '
+    'each client is public'
+  ),
+  ('client', 'replace_one'): (
+    'one client with all its data replaced by another; the number of clients '
+    'is public'
+  ),
+}
 _MOST_STEPS = 1 << 24
 
 
@@ -58,11 +80,11 @@ class Ledger:
 
   Attributes:
     epsilon: the budget of each client; infinity for none.
-    delta: its delta.
+    delta: its delta, all that was asked for.
     histories: one tuple of entries a client.
     unit: record or client.
     accountant: of `accounting.epsilon`.
-    neighbouring: likewise.
+    neighbouring: likewise; `relation` says it in words.
     set_aside: the part of delta that the accountant is not given, kept for
       samples that do not fit their batch.
   """
@@ -76,11 +98,16 @@ class Ledger:
   set_aside: float = 0.0
 
   def __post_init__(self):
-    if self.epsilon != math.inf:
-      validate.positive(epsilon=self.epsilon)
+    accounting.check_epsilon(self.epsilon)
+    accounting.check_delta(self.delta)
     validate.positive_int(num_clients=len(self.histories))
     validate.one_of(UNITS, unit=self.unit)
     validate.non_negative(set_aside=self.set_aside)
+    if self.accounted_delta < accounting.LEAST_DELTA:
+      raise InputError(
+        f'Expected set_aside to leave a part of delta={self.delta!r} to the '
+        f'accountant, got set_aside={self.set_aside!r}.'
+      )
     accounting.epsilon(
       (),
       self.accounted_delta,
@@ -92,6 +119,19 @@ class Ledger:
   def accounted_delta(self) -> float:
     """What of delta the accountant is given."""
     return self.delta - self.set_aside
+
+  @property
+  def relation(self) -> str:
+    """How neighbouring data differ, in words for people."""
+    return RELATIONS[self.unit, self.neighbouring]
+
+  def setting_aside(self, delta: float) -> 'Ledger':
+    """The ledger with more of its delta kept for samples that do not fit.
+
+    Raises:
+      InputError: nothing is left for the accountant.
+    """
+    return dataclasses.replace(self, set_aside=self.set_aside + delta)
 
   def spent(self, delta: float | None = None) -> np.ndarray:
     """`[N]` epsilon of each client, at the budget's delta or another.

@@ -195,12 +195,14 @@ class Placement(NamedTuple):
     server: of the noise that the server adds to the sum.
     num_shares: m', the clients whose noise together is what was asked for;
       0 where it does not matter.
+    colluding: clients who may pool what they know; they subtract their shares.
   """
 
   name: str
   client: float
   server: float
   num_shares: int
+  colluding: int = 0
 
   def on_sum(self, num_present: int) -> float:
     """Standard deviation on the sum of the messages that arrive."""
@@ -211,11 +213,12 @@ class Placement(NamedTuple):
     """Standard deviation that an accountant may charge.
 
     Where noise is local it protects each message by itself, before any sum:
-    the sum's larger noise is no part of that guarantee.
+    the sum's larger noise is no part of that guarantee. Where it is in shares,
+    those of the clients who collude do not protect from them.
     """
     if self.name == 'local':
       return self.client
-    return self.on_sum(num_present)
+    return self.on_sum(max(num_present - self.colluding, 0))
 
 
 def placement(
@@ -224,7 +227,7 @@ def placement(
   *,
   num_clients: int,
   max_dropouts: int = 0,
-  colluding: int = 0,
+  colluding: int = 1,
 ) -> Placement:
   """How noise of a wanted standard deviation is shared out.
 
@@ -232,35 +235,41 @@ def placement(
     Released: `server`: the sum with one draw, to those who do not see the
       messages. `distributed`: the sum that a secure summation reveals, of
       which each client holds a share of the noise, N(0, stddev^2 / m') with
-      m' = `num_clients - max_dropouts - colluding`. `local`: every message by
-      itself, each with noise in full, to everyone, the server included.
+      m' = `num_clients - max_dropouts - colluding`, to the server together
+      with `colluding` clients. `local`: every message by itself, each with
+      noise in full, to everyone, the server included.
     Neighbouring: one record of one client; or one client's data replaced by
       nothing, the client still taking part. Not, with `distributed`, a client
       that is away: its share of the noise is away too, and the mechanism on
       neighbouring data would have another variance.
     Sensitivity: what the contributions were clipped to. With `distributed`,
-      if d clients drop the sum has `stddev * sqrt((num_clients - d) / m')`: at
-      least `stddev` for d up to `max_dropouts` and less beyond, which
-      `Placement.guaranteed` says and the ledger must be charged with.
-      Clients who pool their shares of noise subtract them, as if they had
-      dropped: a single client that looks at the sum is one of them.
+      if d clients drop, and c = `colluding` subtract their own shares, the sum
+      has `stddev * sqrt((num_clients - d - c) / m')`: at least `stddev` for d
+      up to `max_dropouts` and less beyond, which `Placement.guaranteed` says
+      and the ledger must be charged with. A single client that looks at the
+      sum is one of the c.
 
   Args:
     name: server, distributed or local.
     stddev: wanted, on the sum or, if local, on each message.
     num_clients: m, those who take part.
     max_dropouts: how many may drop with the guarantee intact.
-    colluding: how many may pool what they know; 1 for a guarantee against any
-      other client by itself, 0 against those who hold no share.
+    colluding: with `distributed`, how many may pool what they know; 1 for a
+      guarantee against any other client by itself, 0 against those who hold no
+      share.
 
   Raises:
-    InputError: unknown name, `stddev` negative, or dropouts that leave nobody.
+    InputError: unknown name, `stddev` negative, or dropouts and clients who
+      collude that leave nobody.
   """
   validate.one_of(PLACEMENTS, noise_placement=name)
   validate.non_negative(stddev=stddev)
   validate.positive_int(num_clients=num_clients)
   validate.non_negative_int(max_dropouts=max_dropouts, colluding=colluding)
-  if max_dropouts + colluding >= num_clients:
+  if name != 'distributed':
+    colluding = 0  # there are no shares to be subtracted
+  shares = num_clients - max_dropouts - colluding
+  if shares <= 0:
     raise InputError(
       f'Expected max_dropouts + colluding < num_clients={num_clients}, got '
       f'max_dropouts={max_dropouts}, colluding={colluding}: nobody would be '
@@ -270,5 +279,4 @@ def placement(
     return Placement(name, 0.0, stddev, 0)
   if name == 'local':
     return Placement(name, stddev, 0.0, 0)
-  shares = num_clients - max_dropouts - colluding
-  return Placement(name, stddev / math.sqrt(shares), 0.0, shares)
+  return Placement(name, stddev / math.sqrt(shares), 0.0, shares, colluding)

@@ -4,6 +4,7 @@ A plan is made before anything is trained. It knows the schedule, so that noise
 is chosen for the whole run and the ledger can say what every round costs.
 """
 
+from collections.abc import Callable, Sequence
 import dataclasses
 import math
 from typing import NamedTuple
@@ -26,6 +27,9 @@ LEVELS = ('none', 'record', 'client')
 PLACEMENTS = ('local', 'distributed')
 # Probability, over delta e^-epsilon, that a batch of the run lacks room.
 _OVERFLOW = 1e-3
+# What that may cost, over delta.
+_SET_ASIDE = 2 * _OVERFLOW
+_LABEL = 'training'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +52,9 @@ class PrivacyConfig:
     'noise, which protects nothing',
   )
   delta: float = fields.option(
-    1e-4, 'Its delta; below one over the number of records, or of clients'
+    1e-4,
+    'Its delta; at most one over ten times the number of records, or of '
+    'clients',
   )
   clip_norm: float = fields.option(
     1.0, 'C, the most that one record, or one client, adds to a sum'
@@ -94,7 +100,7 @@ class PrivacyConfig:
 
   def __post_init__(self):
     accounting.check_epsilon(self.epsilon)
-    accounting.epsilon((), self.delta)  # checks delta
+    accounting.check_delta(self.delta)
     validate.positive(clip_norm=self.clip_norm)
     validate.non_negative(noise_multiplier=self.noise_multiplier)
     validate.one_of(PLACEMENTS, noise_placement=self.noise_placement)
@@ -132,13 +138,15 @@ class Plan(NamedTuple):
     rounds: that fit the budget, at most those asked for.
     event: what one round costs.
     ledger: with all rounds charged, before the first of them.
-    before: without; what else is released is charged in both.
+    before: the same before training; what else is released is charged in
+      both.
     sampling_rate: q, of a client's records in a step, or of clients.
     steps: steps of a client in a round; with clients as the unit 0, since it
       does not matter there.
     capacity: rows of a record's batch; 0 with clients as the unit.
     share: part of the noise's standard deviation that each client adds to
-      what it sends: 1, or less where noise is distributed.
+      what it sends: 1, or less where noise is distributed, so that the shares
+      of all but those who pool theirs add up to the noise that is charged.
     chunk_size: records whose gradients are in memory at once.
     expected_cohort: clients expected in a round, the denominator of clipped
       messages; 0 with records as the unit.
@@ -161,15 +169,49 @@ class Plan(NamedTuple):
   expected_cohort: float = 0.0
   canaries: Canaries | None = None
 
-  def charged(self, rounds: int, label: str = 'training') -> Ledger:
-    """The ledger after some rounds.
+  def charged(self, rounds: int, label: str = _LABEL) -> Ledger:
+    """The ledger after some rounds; `ledger` after all of them.
 
     Raises:
       BudgetSpentError: they cost more than the budget.
     """
     if not rounds:
       return self.before
-    return self.before.charge(label, self.event.repeated(rounds))
+    kept = dataclasses.replace(self.before, set_aside=self.ledger.set_aside)
+    return kept.charge(label, self.event.repeated(rounds))
+
+
+def usual_delta(num_units: int) -> float:
+  """1 / (10 n): with a larger one some units may be published outright.
+
+  Args:
+    num_units: n, records or clients in all.
+
+  Raises:
+    InputError: `num_units` is not a whole number above 0.
+  """
+  validate.positive_int(num_units=num_units)
+  return 0.1 / num_units
+
+
+def delta_warning(delta: float, num_units: int, unit: str = 'record') -> str:
+  """A sentence for people if a delta promises little; else nothing.
+
+  Args:
+    delta: of a ledger.
+    num_units: records or clients in all.
+    unit: record or client.
+
+  Raises:
+    InputError: `num_units` is not a whole number above 0.
+  """
+  most = usual_delta(num_units)
+  if delta <= most:
+    return ''
+  return (
+    f'With {num_units} {unit}s a delta of {delta:g} promises little: at most '
+    f'{most:.1g}, a tenth of one over their number, is usual.'
+  )
 
 
 def record_sampling(
@@ -211,14 +253,18 @@ def record_plan(
     Released: in each step of each round, the noised sum of the clipped
       gradients of a Poisson sample of the client's records, jointly over all
       that the client trains; with `noise_placement=distributed` the part that
-      is sent is released in the sum over clients only.
-    Neighbouring: the contribution of one record of one client is there, or is
-      zero. The numbers of records are public: the batch's expected size follows
-      from them.
+      is sent is released in the sum over clients only, to the server and to
+      `colluding` clients who subtract their own shares of its noise.
+    Neighbouring: the ledger's relation; by default the contribution of one
+      record of one client is there, or is zero. The numbers of records are
+      public: the batch's expected size and the clients' weights follow from
+      them.
     Sensitivity: `clip_norm`. Every client is charged for every round, whether
-      it took part or not. The event is that of untruncated samples; room in
+      it took part or not. Noise is such that every client, with what else was
+      released about it, stays within the smaller of the configuration's and
+      the ledger's epsilon. The event is that of untruncated samples; room in
       the batch is such that truncation costs two thousandths of delta at most,
-      which are taken off what the accountant is given.
+      which `Plan.ledger` sets aside.
 
   Args:
     config: budget, norm, noise. Of the budget and that of `ledger` the smaller
@@ -232,45 +278,45 @@ def record_plan(
     ledger: what was, or will be, released beside; an empty one by default.
 
   Raises:
-    InputError: an argument is out of range.
+    InputError: an argument is out of range, the ledger is of other clients or
+      units, or as many collude as add noise.
     BudgetSpentError: not even one round fits.
   """
   validate.positive_int(rounds=rounds)
   rate, steps = record_sampling(sizes, batch_size, epochs)
   most = max(int(np.max(sizes)), 1)
-  overflow = config.delta * _OVERFLOW * math.exp(-min(config.epsilon, 500.0))
-  if config.epsilon == math.inf:
-    overflow = _OVERFLOW  # nothing is protected that truncation could break
-  # Where exp underflows nothing but room for all will do.
-  capacity = most
-  if overflow > 1e-200:
-    # The neighbour may have a record more.
-    capacity = sampling.capacity_for(
-      most + 1, rate, rounds * steps, overflow=overflow
-    )
+  before = record_ledger(config, len(sizes)) if ledger is None else ledger
+  _check_ledger(before, 'record', len(sizes))
+  target, kept = min(config.epsilon, before.epsilon), before
+  overflow = _OVERFLOW  # nothing is protected that truncation could break
+  if target < math.inf:
+    overflow = before.delta * _OVERFLOW * math.exp(-target)
+    kept = before.setting_aside(before.delta * _SET_ASIDE)
+  # The neighbour may have a record more.
+  capacity = sampling.capacity_for(
+    most + 1, rate, rounds * steps, overflow=overflow
+  )
   # In whole chunks: a last one of another size would be compiled apart.
   chunks = -(-capacity // config.clip_chunk)
   capacity = capacity if chunks == 1 else chunks * config.clip_chunk
-  if ledger is None:
-    ledger = record_ledger(config, len(sizes))
 
   def event(noise_multiplier, count):
     if rate == 1:
       return events.gaussian(noise_multiplier, count)
     return events.poisson_gaussian(noise_multiplier, rate, count)
 
-  noise, event_of_round, rounds = _calibrated(
-    config, ledger, lambda z: event(z, steps), rounds
-  )
   share = 1.0
   if config.noise_placement == 'distributed':
     # A client without records adds no noise either.
     share = noise_share(
       cohort_size or int(np.count_nonzero(sizes)), config.colluding
     )
-  charged = ledger.charge('training', event_of_round.repeated(rounds))
+  noise, event_of_round, rounds = _calibrated(
+    config, kept, lambda z: event(z, steps), rounds
+  )
+  charged = kept.charge(_LABEL, event_of_round.repeated(rounds))
   return Plan(
-    'record', config.clip_norm, noise, rounds, event_of_round, charged, ledger,
+    'record', config.clip_norm, noise, rounds, event_of_round, charged, before,
     rate, steps, capacity, share, config.clip_chunk,
   )  # fmt: skip
 
@@ -296,17 +342,13 @@ def noise_share(num_clients: int, colluding: int) -> float:
 def record_ledger(config: PrivacyConfig, num_clients: int) -> Ledger:
   """An empty ledger with records as the unit.
 
-  What truncated batches may cost is set aside; see `record_plan`.
+  A plan sets aside what its truncated batches may cost; see `record_plan`.
 
   Raises:
     InputError: an argument is out of range.
   """
   return ledger_lib.ledger(
-    num_clients,
-    config.epsilon,
-    config.delta,
-    accountant=config.accountant,
-    set_aside=2 * _OVERFLOW * config.delta,
+    num_clients, config.epsilon, config.delta, accountant=config.accountant
   )
 
 
@@ -323,10 +365,11 @@ def client_plan(
 
   Guarantees:
     Released: in each round the noised sum of clipped messages.
-    Neighbouring: the contribution of one client, with all its data, is there,
-      or is zero; how many clients there are is public.
+    Neighbouring: the ledger's relation; by default the contribution of one
+      client, with all its data, is there, or is zero; how many clients there
+      are is public.
     Sensitivity: `clip_norm`, whatever a client computes. Rounds compose, local
-      steps do not matter.
+      steps do not matter. What noise is made for is as in `record_plan`.
 
   Args:
     config: budget, norm, noise.
@@ -340,7 +383,8 @@ def client_plan(
     ledger: what else is released about clients.
 
   Raises:
-    InputError: an argument is out of range.
+    InputError: an argument is out of range, or the ledger is of other clients
+      or units.
     BudgetSpentError: not even one round fits.
   """
   validate.fraction(sampling_rate=sampling_rate)
@@ -352,6 +396,7 @@ def client_plan(
       unit='client',
       accountant=config.accountant,
     )
+  _check_ledger(ledger, 'client', num_clients)
 
   def event(noise_multiplier):
     if sampling_rate == 1:
@@ -359,7 +404,7 @@ def client_plan(
     return events.poisson_gaussian(noise_multiplier, sampling_rate, 1)
 
   noise, event_of_round, rounds = _calibrated(config, ledger, event, rounds)
-  charged = ledger.charge('training', event_of_round.repeated(rounds))
+  charged = ledger.charge(_LABEL, event_of_round.repeated(rounds))
   return Plan(
     'client', config.clip_norm, noise, rounds, event_of_round, charged, ledger,
     sampling_rate, 0, 0, 1.0, config.clip_chunk,
@@ -367,31 +412,73 @@ def client_plan(
   )  # fmt: skip
 
 
-def _calibrated(config, ledger, event_of, rounds):
+def _check_ledger(ledger: Ledger, unit: str, num_clients: int) -> None:
+  """Raises InputError if a ledger is not of these clients."""
+  found = len(ledger.histories)
+  if (ledger.unit, found) != (unit, num_clients):
+    raise InputError(
+      f'Expected a ledger with unit={unit!r} of {num_clients} clients, got '
+      f'unit={ledger.unit!r} of {found} clients.'
+    )
+
+
+def _calibrated(
+  config: PrivacyConfig,
+  ledger: Ledger,
+  event_of: Callable[[float], Event],
+  rounds: int,
+) -> tuple[float, Event, int]:
   """(noise multiplier, event of a round, rounds that fit)."""
   validate.positive_int(rounds=rounds)
-  if min(config.epsilon, ledger.epsilon) == math.inf:
+  target = min(config.epsilon, ledger.epsilon)
+  if target == math.inf:
     return 0.0, events.non_private(), rounds
+  ledger = dataclasses.replace(ledger, epsilon=target)
   if config.noise_multiplier:
     event = event_of(config.noise_multiplier)
+    if not ledger.would_exceed(event.repeated(rounds)):
+      return config.noise_multiplier, event, rounds
     fits = ledger.remaining_steps(event)
-    if fits == 0:
+    if not fits:
       ledger.charge('the first round', event)  # raises, and says what it costs
-    return (
-      config.noise_multiplier,
-      event,
-      rounds if fits is None else min(rounds, fits),
-    )
-  # Enough for every client, whatever else was released about it.
-  noise = max(
-    accounting.calibrate(
-      lambda z: event_of(z).repeated(rounds),
-      min(config.epsilon, ledger.epsilon),
+    return config.noise_multiplier, event, min(rounds, fits or rounds)
+  noise = _least_noise(ledger, lambda z: event_of(z).repeated(rounds))
+  return noise, event_of(noise), rounds
+
+
+def _least_noise(ledger: Ledger, event_of: Callable[[float], Event]) -> float:
+  """The least noise by which an event fits the history of every client."""
+  spent = {
+    tuple(entry.event for entry in history): cost
+    for history, cost in zip(ledger.histories, ledger.spent(), strict=True)
+  }
+  noise = 0.0
+  # Of two histories the one that costs more need not be the one beside which
+  # the event needs more noise: all are looked at.
+  for others, cost in sorted(spent.items(), key=lambda item: -item[1]):
+    if cost >= ledger.epsilon:
+      raise ledger_lib.BudgetSpentError(
+        f'Expected something of epsilon={ledger.epsilon:g} at delta='
+        f'{ledger.delta:g} to be left for every client, got one of whom '
+        f'{cost:.4g} are spent.'
+      )
+    if noise and _cost(ledger, (*others, event_of(noise))) <= ledger.epsilon:
+      continue
+    noise = accounting.calibrate(
+      event_of,
+      ledger.epsilon,
       ledger.accounted_delta,
-      others=[entry.event for entry in history],
+      others=others,
       accountant=ledger.accountant,
       neighbouring=ledger.neighbouring,
     )
-    for history in set(ledger.histories)
+  return noise
+
+
+def _cost(ledger: Ledger, released: Sequence[Event]) -> float:
+  return accounting.epsilon(
+    released,
+    ledger.accounted_delta,
+    accountant=ledger.accountant,
+    neighbouring=ledger.neighbouring,
   )
-  return noise, event_of(noise), rounds

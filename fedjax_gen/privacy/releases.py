@@ -8,14 +8,17 @@ here and nowhere else.
 
 from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
+import itertools
 import json
 import math
+import types
 from typing import Any, NamedTuple
 
+from fedjax_gen import validate
 from fedjax_gen.errors import InputError
 from fedjax_gen.privacy import accounting, ledger as ledger_lib
 from fedjax_gen.privacy.events import Event
-from fedjax_gen.privacy.ledger import Ledger
+from fedjax_gen.privacy.ledger import Entry, Ledger
 
 
 class Cost(NamedTuple):
@@ -39,10 +42,11 @@ class Releases:
     Neighbouring: that of the ledgers, which is the same in all of them.
     What `joint` gives holds if the noise of every part is independent of that
     of the others and secret. With `is_nominal` the noise follows from a public
-    seed, and nothing holds against who knows it.
+    seed, and nothing holds against who knows it. Methods without protection
+    are no part of it.
 
   Attributes:
-    parts: the ledger of each method, by name.
+    parts: the ledger of each method, by name; not to be changed.
     is_nominal: see above.
 
   Raises:
@@ -53,6 +57,8 @@ class Releases:
   is_nominal: bool = False
 
   def __post_init__(self):
+    parts = types.MappingProxyType(dict(self.parts))
+    object.__setattr__(self, 'parts', parts)
     for name, ledger in self.parts.items():
       kinds = {
         'unit': (self._first.unit, ledger.unit),
@@ -77,21 +83,47 @@ class Releases:
     return self._first.neighbouring if self.parts else ''
 
   def alone(self, name: str) -> Cost:
-    """What one method costs somebody who sees nothing of the others."""
+    """What one method costs somebody who sees nothing of the others.
+
+    Raises:
+      InputError: there is no such method.
+    """
+    validate.one_of(self.parts, name=name)
     ledger = self.parts[name]
     return Cost(ledger.worst(), ledger.delta)
 
   def joint(self) -> Cost:
     """What all of it costs: the epsilon of the folder.
 
-    With records, clients hold disjoint data, and the client about whom most
-    was released decides; with clients, the one with the largest epsilon.
+    Guarantees:
+      Whoever sees all of it is bounded by it, about any one unit. Of each
+      client the releases of all parts are composed by one accountant, at the
+      delta of the parts (the largest, if they differ), and the client that
+      costs most counts: with records, clients hold disjoint data. Every part
+      may lack room in a batch, so that the accountant is given what is left of
+      delta when all have set their part aside; that a batch lacks room is
+      decided by coins that fall alike for neighbouring data, so that the
+      probabilities add up whatever epsilon is. If one part is counted by
+      `rdp`, all are: it is looser, and holds if noise was chosen by what was
+      released before. Infinite if a part is not private or if nothing is left
+      of delta. Nothing released costs (0, 0).
+
+    Raises:
+      InputError: accountants differ, and `rdp` does not know an event of the
+        other parts.
     """
     if not self.parts:
       return Cost(0.0, 0.0)
     ledgers = list(self.parts.values())
-    everyones = zip(*(ledger.histories for ledger in ledgers), strict=True)
-    return _cost(ledgers, (sum(of_all, ()) for of_all in set(everyones)))
+    return _cost(ledgers, self.histories(), max(part.delta for part in ledgers))
+
+  def histories(self) -> set[tuple[Entry, ...]]:
+    """All that was released about a client, once for each that differs."""
+    of_parts = (part.histories for part in self.parts.values())
+    return {
+      tuple(itertools.chain.from_iterable(of_client))
+      for of_client in zip(*of_parts, strict=True)
+    }
 
   def summary(self) -> dict[str, Any]:
     """The folder's epsilon with all that it needs to mean something.
@@ -111,6 +143,9 @@ class Releases:
     """What a file of one method says of its privacy, as JSON has it.
 
     An infinite epsilon is None: nothing is promised.
+
+    Raises:
+      InputError: there is no such method.
     """
     alone, joint = self.alone(name), self.joint()
     return {
@@ -166,15 +201,22 @@ def from_json(text: str) -> Releases:
 def together(folders: Sequence[Releases]) -> Cost:
   """What several folders cost that were made of the same data.
 
-  Who holds which record may differ between them: of each folder, the client
-  about whom most was released counts, and nothing is known of the others.
+  Guarantees:
+    Whoever sees all folders is bounded by it, about any one unit. Who holds
+    which record may differ between them: whatever one folder released about a
+    client is composed with whatever the others did, and the most counts. The
+    delta is that of the first folder that released something; what all parts
+    of all folders set aside is taken off it. Otherwise as `Releases.joint`.
 
   Args:
-    folders: with at least one release each.
+    folders: in which nothing was released cost nothing.
 
   Raises:
     InputError: they protect different units, or under different relations.
   """
+  folders = [folder for folder in folders if folder.parts]
+  if not folders:
+    return Cost(0.0, 0.0)
   kinds = {(folder.unit, folder.relation) for folder in folders}
   if len(kinds) != 1:
     raise InputError(
@@ -182,48 +224,68 @@ def together(folders: Sequence[Releases]) -> Cost:
       f'{sorted(kinds)}.'
     )
   ledgers = [ledger for folder in folders for ledger in folder.parts.values()]
-  released = sum((_costliest(folder) for folder in folders), ())
-  return _cost(ledgers, [released])
-
-
-def _costliest(folder: Releases) -> tuple[ledger_lib.Entry, ...]:
-  """What was released about the client that costs most, by all methods."""
-  ledgers = list(folder.parts.values())
-  everyones = zip(*(ledger.histories for ledger in ledgers), strict=True)
-  return max(
-    (sum(of_all, ()) for of_all in set(everyones)),
-    key=lambda history: _cost(ledgers, [history]).epsilon,
+  histories = {
+    tuple(itertools.chain.from_iterable(of_folders))
+    for of_folders in itertools.product(
+      *(_greatest(folder.histories()) for folder in folders)
+    )
+  }
+  return _cost(
+    ledgers, histories, max(part.delta for part in folders[0].parts.values())
   )
+
+
+def _greatest(
+  histories: Iterable[tuple[Entry, ...]],
+) -> list[tuple[Entry, ...]]:
+  """Histories without those that are a part of another.
+
+  Any of the others may be the one that costs most together with what other
+  folders released, whatever each costs alone.
+  """
+  found: list[tuple[tuple[Entry, ...], dict[Event, int]]] = []
+  for history in histories:
+    steps = _steps(history)
+    if any(_is_within(steps, known) for _, known in found):
+      continue
+    found = [(h, known) for h, known in found if not _is_within(known, steps)]
+    found.append((history, steps))
+  return [history for history, _ in found]
+
+
+def _steps(history: Iterable[Entry]) -> dict[Event, int]:
+  """How often each event was done."""
+  steps: dict[Event, int] = {}
+  for entry in history:
+    once = dataclasses.replace(entry.event, steps=1)
+    steps[once] = steps.get(once, 0) + entry.event.steps
+  return steps
+
+
+def _is_within(few: Mapping[Event, int], many: Mapping[Event, int]) -> bool:
+  return all(count <= many.get(event, 0) for event, count in few.items())
 
 
 def _cost(
   ledgers: Sequence[Ledger],
-  histories: Iterable[tuple[ledger_lib.Entry, ...]],
+  histories: Iterable[tuple[Entry, ...]],
+  delta: float,
 ) -> Cost:
   """Of the costliest history of releases that ledgers list."""
-  delta = max(ledger.delta for ledger in ledgers)
-  # Every method's batches may lack room.
-  accounted = delta - sum(ledger.set_aside for ledger in ledgers)
+  accounted = delta - math.fsum(ledger.set_aside for ledger in ledgers)
   if accounted < accounting.LEAST_DELTA:
     return Cost(math.inf, delta)
-  accountants = {ledger.accountant for ledger in ledgers}
-  # Any accountant's epsilon is an upper bound; pld's is tight.
-  accountant = accountants.pop() if len(accountants) == 1 else 'pld'
+  is_mixed = len({ledger.accountant for ledger in ledgers}) > 1
   epsilon = accounting.parallel(
     accounting.epsilon(
-      _joined(entry.event for entry in history),
+      (entry.event for entry in history),
       accounted,
-      accountant=accountant,
+      accountant='rdp' if is_mixed else ledgers[0].accountant,
       neighbouring=ledgers[0].neighbouring,
     )
     for history in histories
   )
   return Cost(epsilon, delta)
-
-
-def _joined(events: Iterable[Event]) -> list[Event]:
-  """The same, in a fixed order: what is composed is a multiset."""
-  return sorted(events, key=dataclasses.astuple)
 
 
 def _finite(epsilon: float) -> float | None:

@@ -1,21 +1,14 @@
-"""A ledger as a table for people."""
+"""A ledger, or all releases of a folder, as a table for people."""
 
 from collections.abc import Sequence
 
 from fedjax_gen.privacy.ledger import Ledger
-
-RELATIONS = {
-  'zero_out': 'the contribution of one is there, or is zero; how many there '
-  'are is public',
-  'add_or_remove_one': 'one is added or removed',
-  'replace_one': 'one is replaced by another',
-}
-"""What "one" means, in words."""
+from fedjax_gen.privacy.releases import Releases
 
 _HEADER = ('clients', 'released', 'mechanism', 'steps', 'q', 'noise multiplier')
 
 
-def table(ledger: Ledger) -> str:
+def table(released: Ledger | Releases) -> str:
   """Markdown: what was released, about whom, at what cost.
 
   Clients to whom the same happened share their rows.
@@ -24,22 +17,62 @@ def table(ledger: Ledger) -> str:
     Released: nothing; a ledger holds no data. It does tell which clients took
       part in what.
   """
-  header, *released = rows(ledger)
-  budget = f'Budget: epsilon={ledger.epsilon:g}; {ledger.accountant}, '
-  relation = f'neighbours: {RELATIONS[ledger.neighbouring]}.'
+  header, *cells = rows(released)
   lines = [
-    f'| {" | ".join(row)} |'
-    for row in (header, ['---'] * len(header), *released)
+    f'| {" | ".join(row)} |' for row in (header, ['---'] * len(header), *cells)
   ]
-  return '\n'.join([*lines, '', budget + relation])
+  return '\n'.join([*lines, '', promise(released)])
 
 
-def rows(ledger: Ledger) -> list[list[str]]:
-  """The cells of `table`, the header first.
+def rows(released: Ledger | Releases) -> list[list[str]]:
+  """The cells of `table`, the header first; of releases by method.
 
   Guarantees:
     As `table`.
   """
+  if isinstance(released, Ledger):
+    return _ledger_rows(released)
+  made: list[list[str]] = []
+  for name, part in released.parts.items():
+    header, *cells = _ledger_rows(part)
+    made = made or [['Method', *header]]
+    # The method is said in its first row.
+    heads = [name, *[''] * (len(cells) - 1)]
+    made += [[head, *row] for head, row in zip(heads, cells, strict=True)]
+  return made or [['Method', *_HEADER, 'epsilon']]
+
+
+def promise(released: Ledger | Releases) -> str:
+  """In a few sentences: the budget or the joint cost, and who are neighbours.
+
+  Guarantees:
+    As `table`.
+  """
+  if isinstance(released, Ledger):
+    kept = ''
+    if released.set_aside:
+      kept = (
+        f', of which {released.set_aside:.3g} are kept for batches that lack '
+        'room'
+      )
+    return (
+      f'Budget: epsilon={released.epsilon:g} at delta={released.delta:g}{kept}'
+      f'; {released.accountant}. Neighbouring data: {released.relation}.'
+    )
+  if not released.parts:
+    return 'Nothing was released under differential privacy.'
+  epsilon, delta = released.joint()
+  first = next(iter(released.parts.values()))
+  said = (
+    f'All together: epsilon={epsilon:.4g} at delta={delta:g}. Neighbouring '
+    f'data: {first.relation}.'
+  )
+  if released.is_nominal:
+    said += ' Nominal: the noise is from a public seed.'
+  return said
+
+
+def _ledger_rows(ledger: Ledger) -> list[list[str]]:
   unit = f'epsilon of one {ledger.unit} (delta={ledger.delta:g})'
   made = [[*_HEADER, unit]]
   spent = ledger.spent()

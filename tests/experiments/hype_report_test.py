@@ -295,9 +295,11 @@ def test_the_table_has_methods_down_and_marks_the_best(private, page):
 def test_the_page_says_what_is_protected_and_what_is_not(private, page):
   methods, privacy = private
   written = page(methods, privacy)
-  # The ledger of the first method, then all in a row.
-  assert 'class moments' in str(written.table('clients'))
-  others = written.table('Method', 1)
+  # The ledger of all methods, then all in a row.
+  ledger = written.table('Method', 1)
+  assert [row[0] for row in ledger[1:] if row[0]] == list(_TRAINED)
+  assert 'class moments' in str(ledger)
+  others = written.table('Method', 2)
   assert [row[0] for row in others[1:]] == list(_TRAINED)
   assert {row[2] for row in others[1:]} == {'0.001'}
   for text in (

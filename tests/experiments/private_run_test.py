@@ -89,7 +89,8 @@ def test_the_section_says_who_is_protected_and_who_not():
   assert 'central trained without privacy' in text
   assert facts['Rounds'] == '4 of 4'
   assert facts['Protected'] == 'one client with all its data'
-  assert rows[0][:4] == ['0-2', 'training', 'gaussian', '4']
+  assert [row[0] for row in rows] == ['FedVAE', 'L', 'D']
+  assert rows[0][1:5] == ['0-2', 'training', 'gaussian', '4']
   # Three models are three times the rounds.
   event = protection.plan.event.repeated(12)
   together = accounting.epsilon(event, protection.config.delta)

@@ -1,10 +1,12 @@
 """What releases cost: published values, relations that must hold, refusals."""
 
+import itertools
 import math
 import os
 import pathlib
 import subprocess
 import sys
+from unittest import mock
 
 from absl.testing import absltest, parameterized
 import dp_accounting
@@ -12,7 +14,7 @@ import numpy as np
 from scipy import stats
 
 from fedjax_gen.errors import InputError
-from fedjax_gen.privacy import accounting, events
+from fedjax_gen.privacy import accounting, composition, events
 
 _DELTA = 1e-5
 # Noise multipliers for epsilon = 1 at delta = 1e-4 with 1,613 records, by
@@ -79,6 +81,48 @@ class EpsilonTest(parameterized.TestCase):
       )
       halved = accounting.epsilon(kind(2.0), _DELTA, accountant=accountant)
       np.testing.assert_allclose(replaced, halved, rtol=1e-6)
+
+  @parameterized.parameters('pld', 'rdp')
+  def test_zeroing_one_out_costs_what_removing_it_does(self, accountant):
+    for event in (events.gaussian(2.0), events.poisson_gaussian(1.0, 0.1, 9)):
+      default = accounting.epsilon(event, _DELTA, accountant=accountant)
+      for relation in ('zero_out', 'add_or_remove_one'):
+        got = accounting.epsilon(
+          event, _DELTA, accountant=accountant, neighbouring=relation
+        )
+        self.assertEqual(got, default)
+
+  def test_little_noise_has_an_epsilon_all_the_same(self):
+    # Its losses on a fine grid would take minutes to list. Each step costs
+    # about 1 / (2 z^2) where it is drawn.
+    got = accounting.epsilon(events.poisson_gaussian(0.02, 0.5, 10), _DELTA)
+    self.assertBetween(got, 10 / (2 * 0.02**2), 1.5 * 10 / (2 * 0.02**2))
+
+  def test_a_coarser_grid_is_an_upper_bound(self):
+    event = events.poisson_gaussian(0.1, 0.1, 10)
+    fine = accounting.epsilon(event, _DELTA)
+    with mock.patch.object(composition, '_MOST_LOSSES', 5_000):
+      composition._composed.cache_clear()
+      coarse = accounting.epsilon(event, _DELTA)
+    composition._composed.cache_clear()
+    self.assertGreaterEqual(coarse, fine)
+    np.testing.assert_allclose(coarse, fine, rtol=1e-3)
+
+  def test_the_order_of_releases_decides_no_digit(self):
+    released = [events.gaussian(3.0), events.poisson_gaussian(1.0, 0.1, 20),
+                events.gaussian(2.0), events.poisson_gaussian(1.1, 0.2, 5),
+                events.poisson_gaussian(1.0, 0.1, 7)]  # fmt: skip
+    for accountant in accounting.ACCOUNTANTS:
+      costs = {
+        accounting.epsilon(order, _DELTA, accountant=accountant)
+        for order in itertools.permutations(released[:4])
+      }
+      self.assertLen(costs, 1)
+    joined = [*released[:1], events.poisson_gaussian(1.0, 0.1, 27),
+              *released[2:4]]  # fmt: skip
+    self.assertEqual(
+      accounting.epsilon(released, _DELTA), accounting.epsilon(joined, _DELTA)
+    )
 
   def test_replacing_one_costs_more_with_every_kind_of_sample(self):
     for event in (
@@ -192,13 +236,45 @@ class CalibrationTest(parameterized.TestCase):
     self.assertGreater(beside, alone)
     together = (events.gaussian(beside, 10), moments)
     self.assertLessEqual(accounting.epsilon(together, _DELTA), 1.0)
-    with self.assertRaisesRegex(InputError, 'epsilon=1.0.*1 other events'):
+    with self.assertRaisesRegex(InputError, 'epsilon=1.0.*1 other events.*4'):
       accounting.noise_multiplier(1.0, _DELTA, others=(events.gaussian(1.0),))
 
   def test_little_noise_is_found_too(self):
     got = accounting.noise_multiplier(8.0, _DELTA)
     cost = accounting.epsilon(events.gaussian(got), _DELTA)
     self.assertBetween(cost, 7.99, 8.0)
+
+  @parameterized.parameters('pld', 'rdp')
+  def test_a_tiny_epsilon_has_its_noise(self, accountant):
+    for target in (1e-4, 1e-9):
+      got = accounting.noise_multiplier(
+        target, 1e-4, sampling_probability=0.1, steps=10, accountant=accountant
+      )
+      cost = accounting.epsilon(
+        events.poisson_gaussian(got, 0.1, 10), 1e-4, accountant=accountant
+      )
+      self.assertLessEqual(cost, target)
+      self.assertBetween(got, 10.0, 1e5)
+
+  def test_what_no_noise_reaches_is_refused(self):
+    with self.assertRaisesRegex(InputError, 'epsilon=1e-09 at delta=1e-12'):
+      accounting.noise_multiplier(1e-9, 1e-12, steps=10)
+
+  def test_the_largest_epsilon_is_found(self):
+    got = accounting.noise_multiplier(
+      accounting.MOST_EPSILON, _DELTA, sampling_probability=0.2, steps=100
+    )
+    cost = accounting.epsilon(events.poisson_gaussian(got, 0.2, 100), _DELTA)
+    self.assertBetween(cost, 99.9, 100.0)
+
+  def test_the_least_delta_is_resolved(self):
+    # By both accountants alike, and not as infinity.
+    event = events.poisson_gaussian(1.0, 0.05, 300)
+    pld, rdp = (
+      accounting.epsilon(event, accounting.LEAST_DELTA, accountant=accountant)
+      for accountant in accounting.ACCOUNTANTS
+    )
+    self.assertBetween(pld, 0.9 * rdp, rdp)
 
   def test_infinity_asks_for_no_noise(self):
     self.assertEqual(accounting.noise_multiplier(math.inf, _DELTA), 0)
@@ -260,6 +336,8 @@ class RefusalTest(parameterized.TestCase):
   @parameterized.parameters(
     (lambda: accounting.epsilon((), 0.0), 'delta=0.0'),
     (lambda: accounting.epsilon((), 1), 'delta=1'),
+    (lambda: accounting.epsilon((), 1e-300), 'delta=1e-300'),
+    (lambda: accounting.noise_multiplier(1e4, 0.1), 'epsilon=10000.0.*nothing'),
     (lambda: accounting.epsilon((), 0.1, accountant='prv'), "accountant='prv'"),
     (lambda: accounting.epsilon((), 0.1, neighbouring='x'), "neighbouring='x'"),
     (lambda: accounting.noise_multiplier(0.0, 0.1), 'epsilon=0.0'),

@@ -73,7 +73,7 @@ class LedgerTest(parameterized.TestCase):
     self.assertTrue(issubclass(ledgers.BudgetSpentError, InputError))
 
   def test_a_release_without_noise_exceeds_every_budget_but_infinity(self):
-    ledger = ledgers.ledger(2, 1e6, _DELTA)
+    ledger = ledgers.ledger(2, 100.0, _DELTA)
     with self.assertRaises(ledgers.BudgetSpentError):
       ledger.charge('means', events.non_private())
     open_end = ledgers.ledger(2, math.inf, _DELTA)
@@ -82,12 +82,34 @@ class LedgerTest(parameterized.TestCase):
     np.testing.assert_array_equal(open_end.remaining(), math.inf)
     self.assertIsNone(open_end.remaining_steps(_STEP))
 
+  def test_the_accountant_is_given_what_is_not_set_aside(self):
+    whole = ledgers.ledger(1, 3.0, _DELTA).charge('moments', _MOMENTS)
+    part = whole.setting_aside(0.3 * _DELTA).setting_aside(0.2 * _DELTA)
+    self.assertEqual(part.delta, _DELTA)
+    np.testing.assert_allclose(part.accounted_delta, 0.5 * _DELTA)
+    np.testing.assert_allclose(part.spent(), whole.spent(0.5 * _DELTA))
+    self.assertGreater(part.worst(), whole.worst())
+    with self.assertRaisesRegex(InputError, 'set_aside'):
+      part.setting_aside(0.5 * _DELTA)
+
+  def test_the_relation_is_said_in_words(self):
+    for unit, public in (('record', 'of records of each client'),
+                         ('client', 'of clients')):  # fmt: skip
+      zeroed = ledgers.ledger(2, 3.0, _DELTA, unit=unit)
+      self.assertEqual(zeroed.neighbouring, 'zero_out')
+      self.assertIn(f"one {unit}'s contribution zeroed", zeroed.relation)
+      self.assertIn(f'the number {public} is public', zeroed.relation)
+      for name, word in (('add_or_remove_one', 'added or removed'),
+                         ('replace_one', 'replaced by another')):  # fmt: skip
+        other = ledgers.ledger(2, 3.0, _DELTA, unit=unit, neighbouring=name)
+        self.assertIn(word, other.relation)
+
   def test_survives_being_written_and_read(self):
     finite = _used()
     endless = ledgers.ledger(
       2, math.inf, _DELTA, unit='client', accountant='rdp'
     ).charge('all', events.non_private())
-    for ledger in (finite, endless):
+    for ledger in (finite, endless, finite.setting_aside(1e-7)):
       text = ledger.to_json()
       self.assertEqual(ledgers.from_json(text), ledger)
     fields = json.loads(finite.to_json())
@@ -119,7 +141,11 @@ class LedgerTest(parameterized.TestCase):
       ['2', 'training', 'poisson gaussian', '20', '0.1', '2', cost], rows
     )
     self.assertEqual([row[0] for row in rows[2:]], ['0', '', '1, 3', '', '2'])
-    self.assertIn('Budget: epsilon=3; pld', table)
+    self.assertIn('Budget: epsilon=3 at delta=1e-05; pld', table)
+    self.assertIn("Neighbouring data: one record's contribution zeroed", table)
+    kept = report.table(_used().setting_aside(2e-8))
+    self.assertIn('delta=1e-05, of which 2e-08 are kept', kept)
+    self.assertIn('one record (delta=1e-05)', kept)
     fresh = report.table(ledgers.ledger(5, math.inf, _DELTA))
     self.assertIn('| 0-4 | nothing |', fresh)
 
@@ -127,6 +153,12 @@ class LedgerTest(parameterized.TestCase):
     (lambda: ledgers.ledger(0, 1.0, _DELTA), 'num_clients=0'),
     (lambda: ledgers.ledger(1, 0.0, _DELTA), 'epsilon=0.0'),
     (lambda: ledgers.ledger(1, 1.0, 0.0), 'delta=0.0'),
+    (lambda: ledgers.ledger(1, 1.0, 1e-300), 'delta=1e-300'),
+    (lambda: ledgers.ledger(1, 1e4, _DELTA), 'epsilon=10000.0'),
+    (lambda: ledgers.ledger(1, 1.0, _DELTA, set_aside=_DELTA),
+     'set_aside=1e-05'),
+    (lambda: ledgers.ledger(1, 1.0, _DELTA, set_aside=-1e-9),
+     'set_aside=-1e-09'),
     (lambda: ledgers.ledger(1, 1.0, _DELTA, unit='x'), "unit='x'"),
     (lambda: ledgers.ledger(1, 1.0, _DELTA, accountant='x'), "accountant='x'"),
     (lambda: ledgers.ledger(3, 1.0, _DELTA).charge('x', _STEP, [1, 3]),

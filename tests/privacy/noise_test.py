@@ -163,15 +163,36 @@ class PlacementTest(parameterized.TestCase):
       )
 
   def test_shares_are_enough_up_to_the_dropouts_allowed(self):
-    place = noise.placement('distributed', 3.0, num_clients=6, max_dropouts=2)
+    place = noise.placement(
+      'distributed', 3.0, num_clients=6, max_dropouts=2, colluding=0
+    )
     np.testing.assert_allclose(place.guaranteed(4), 3.0)
     self.assertGreater(place.guaranteed(6), 3.0)
     # One more is gone: what remains is less, and is what must be charged.
     np.testing.assert_allclose(place.guaranteed(3), 3.0 * math.sqrt(3 / 4))
     # Shares of all six would not do if two of them drop.
-    naive = noise.placement('distributed', 3.0, num_clients=6)
+    naive = noise.placement('distributed', 3.0, num_clients=6, colluding=0)
     self.assertLess(naive.guaranteed(4), 2.5)
     self.assertEqual(naive.guaranteed(0), 0.0)
+
+  @parameterized.parameters(
+    (2, 0, 1), (5, 0, 1), (10, 0, 1), (10, 3, 1), (10, 0, 4)
+  )
+  def test_shares_hold_against_clients_who_subtract_theirs(
+    self, num_clients, max_dropouts, colluding
+  ):
+    place = noise.placement(
+      'distributed', 3.0, num_clients=num_clients,
+      max_dropouts=max_dropouts, colluding=colluding,
+    )  # fmt: skip
+    present = num_clients - max_dropouts
+    left = place.client * math.sqrt(present - colluding)
+    np.testing.assert_allclose(left, 3.0)
+    np.testing.assert_allclose(place.guaranteed(present), left)
+    # Who holds no share faces more.
+    self.assertGreater(place.on_sum(present), left)
+    self.assertEqual(place.guaranteed(colluding), 0.0)
+    self.assertEqual(place.guaranteed(0), 0.0)
 
   def test_local_noise_protects_each_message_not_more(self):
     place = noise.placement('local', 3.0, num_clients=6)
@@ -186,7 +207,13 @@ class PlacementTest(parameterized.TestCase):
     ({'name': 'nowhere'}, "noise_placement='nowhere'"),
     ({'stddev': -1.0}, 'stddev=-1.0'),
     ({'num_clients': 0}, 'num_clients=0'),
-    ({'max_dropouts': 3}, 'max_dropouts < num_clients=3.*max_dropouts=3'),
+    ({'max_dropouts': 3}, 'colluding < num_clients=3.*max_dropouts=3'),
+    (
+      {'name': 'distributed', 'max_dropouts': 1, 'colluding': 2},
+      'max_dropouts=1, colluding=2',
+    ),
+    ({'name': 'distributed', 'num_clients': 1}, 'colluding=1'),
+    ({'colluding': -1}, 'colluding=-1'),
   )
   def test_bad_arguments_are_refused(self, change, message):
     arguments = {'name': 'server', 'stddev': 1.0, 'num_clients': 3, **change}

@@ -7,7 +7,13 @@ from absl.testing import absltest, parameterized
 import numpy as np
 
 from fedjax_gen.errors import InputError
-from fedjax_gen.privacy import accounting, events, plan as plans, sampling
+from fedjax_gen.privacy import (
+  accounting,
+  events,
+  ledger as ledgers,
+  plan as plans,
+  sampling,
+)
 from fedjax_gen.privacy.ledger import BudgetSpentError
 
 _SIZES = np.array([40, 60, 0, 100])
@@ -159,6 +165,76 @@ class RecordTest(parameterized.TestCase):
     for name, value in changes.items():
       self.assertEqual(getattr(plan.ledger, name), value)
 
+  def test_two_histories_of_which_neither_is_within_the_other(self):
+    # Alone they cost about the same; next to training they do not.
+    ledger = plans.record_ledger(_RECORD, 4)
+    ledger = ledger.charge('once', events.gaussian(2.0), [0])
+    ledger = ledger.charge('often', events.gaussian(5.6, 8), [1])
+    ledger = ledger.charge(
+      'sampled', events.poisson_gaussian(0.9, 0.05, 40), [3]
+    )
+    plan = _record_plan(batch_size=99, ledger=ledger)
+    spent = plan.ledger.spent()
+    self.assertLessEqual(spent.max(), 3.0)
+    self.assertGreater(spent.max(), 2.99)
+    self.assertLess(spent[2], spent.max())
+
+  def test_noise_that_is_given_ends_with_the_smaller_budget(self):
+    ledger = dataclasses.replace(plans.record_ledger(_RECORD, 4), epsilon=8.0)
+    plan = _record_plan(
+      rounds=1000, batch_size=99, noise_multiplier=3.0, ledger=ledger
+    )
+    alone = _record_plan(rounds=1000, batch_size=99, noise_multiplier=3.0)
+    self.assertEqual(plan.rounds, alone.rounds)
+    self.assertLessEqual(plan.ledger.worst(), 3.0)
+    small = dataclasses.replace(ledger, epsilon=1.0)
+    fewer = _record_plan(
+      rounds=1000, batch_size=99, noise_multiplier=3.0, ledger=small
+    )
+    self.assertLess(fewer.rounds, plan.rounds)
+    self.assertLessEqual(fewer.ledger.worst(), 1.0)
+
+  def test_a_ledger_with_a_budget_is_kept_though_none_is_configured(self):
+    ledger = plans.record_ledger(_RECORD, 4)
+    plan = _record_plan(epsilon=math.inf, batch_size=99, ledger=ledger)
+    self.assertGreater(plan.noise_multiplier, 0)
+    self.assertLessEqual(plan.ledger.worst(), 3.0)
+
+  def test_every_plan_sets_aside_what_its_batches_may_lack(self):
+    ledger = plans.record_ledger(_RECORD, 4)
+    self.assertEqual(ledger.set_aside, 0.0)
+    first = _record_plan(ledger=ledger, noise_multiplier=9.0)
+    np.testing.assert_allclose(first.ledger.set_aside, 2e-3 * _RECORD.delta)
+    self.assertEqual(first.ledger.delta, _RECORD.delta)
+    self.assertEqual(first.before, ledger)
+    self.assertEqual(
+      first.charged(1).set_aside, first.charged(first.rounds).set_aside
+    )
+    # Who goes on from there trains on batches that may lack room, again.
+    more = _record_plan(ledger=first.ledger)
+    np.testing.assert_allclose(more.ledger.set_aside, 4e-3 * _RECORD.delta)
+    self.assertLessEqual(more.ledger.worst(), 3.0)
+
+  def test_a_ledger_of_others_is_refused(self):
+    with self.assertRaisesRegex(InputError, "unit='record' of 4 clients.*3 cl"):
+      _record_plan(ledger=plans.record_ledger(_RECORD, 3))
+    clients = ledgers.ledger(4, 3.0, 1e-3, unit='client')
+    with self.assertRaisesRegex(InputError, "got unit='client' of 4"):
+      _record_plan(ledger=clients)
+    with self.assertRaisesRegex(InputError, "unit='client' of 5 clients"):
+      plans.client_plan(_CLIENT, 5, rounds=1, ledger=clients)
+
+  def test_a_budget_that_is_spent_stops_before_training(self):
+    ledger = plans.record_ledger(_RECORD, 4)
+    spent = ledger.charge('all', events.gaussian(1.38), [2])
+    self.assertLess(spent.worst(), 3.0)
+    open_end = dataclasses.replace(ledger, epsilon=math.inf)
+    open_end = open_end.charge('means', events.non_private(), [1])
+    for before, told in ((open_end, 'inf are spent'), (
+      dataclasses.replace(spent, epsilon=2.0), 'are spent')):  # fmt: skip
+      with self.assertRaisesRegex(BudgetSpentError, told):
+        _record_plan(ledger=before)
+
   def test_what_does_not_fit_is_refused_before_training(self):
     config = dataclasses.replace(_RECORD, epsilon=50.0)
     ledger = plans.record_ledger(config, 4).charge(
@@ -210,6 +286,17 @@ class ConfigTest(parameterized.TestCase):
   def test_bad_fields_are_refused(self, fields, message):
     with self.assertRaisesRegex(InputError, message):
       plans.PrivacyConfig(**fields)
+
+  def test_a_weak_delta_is_named(self):
+    self.assertEqual(plans.usual_delta(50), 0.002)
+    self.assertEqual(plans.delta_warning(0.002, 50), '')
+    said = plans.delta_warning(0.0021, 50, 'client')
+    self.assertIn('With 50 clients a delta of 0.0021 promises little', said)
+    self.assertIn('at most 0.002,', said)
+    # One over ten times the records, where one over them was accepted once.
+    self.assertIn('12799 records', plans.delta_warning(1e-5, 12_799))
+    with self.assertRaisesRegex(InputError, 'num_units=0'):
+      plans.usual_delta(0)
 
   def test_nothing_is_private_unless_asked_for(self):
     self.assertFalse(plans.PrivacyConfig().is_private)
