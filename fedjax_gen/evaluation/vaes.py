@@ -146,13 +146,14 @@ def evaluate_vaes(
     extractor: of features; None leaves out all that looks at images.
     config: what to measure.
     seed: of all draws.
-  if reference.distances is not None:
-    metrics['memorised_share'] = neighbours.memorised_share(
-      neighbours.nearest(images, source.train.inputs).distances,
-      reference.distances,
-    )
-    metrics['dcr_share'] = neighbours.dcr_share(
-      images, source.train.inputs, source.test.inputs, seed=seed
+    by_training: whether to compare with training records too, which no
+      differential privacy of the model covers.
+
+  Returns:
+    flat, finite numbers: bounds (`test_elbo`, ...), `fid_<extractor>` and its
+    kin, `memorised_share` and `dcr_share` (with `by_training`), and the
+    accuracy of a classifier trained on generated and tested on real data:
+    `tstr_accuracy` for a conditional model,
     `tstr_accuracy_labels_by_<extractor>` where the extractor's classifier has
     to label the samples.
   """

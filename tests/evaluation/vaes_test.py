@@ -87,11 +87,14 @@ def test_in_a_private_run_training_images_are_not_asked_for_copies(
   vae, models = _untrained()
   public, private = (
     vaes.evaluate_vaes(
-      vae, models, source, extractor, _CONFIG, seed=0, is_private=is_private
+      vae, models, source, extractor, _CONFIG, seed=0, by_training=by_training
     )
-    for is_private in (False, True)
+    for by_training in (True, False)
   )
-  assert set(public) - set(private) == {'dcr_share'}
+  assert set(public) - set(private) == {
+    'dcr_share',
+    'memorised_share',
+  }
 
 
 def test_without_labels_the_extractor_labels_and_says_so(source, extractor):
