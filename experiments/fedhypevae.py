@@ -221,6 +221,7 @@ def _build(asked: Configs, num_processes: int) -> Comparison:
     asked.run.seed,
     measured=asked.measured,
     on_host=asked.population.population_on_host,
+    by_class=asked.privacy.unit == 'none',
   )
   source = clients.source
   names = hype_methods.ordered(asked.comparison.methods)

@@ -45,8 +45,18 @@ def build_clients(
   *,
   measured: MeasuredConfig,
   on_host: bool = False,
+  by_class: bool = True,
 ) -> Clients:
   """Deals embeddings to clients, and each client's in three parts.
+
+  Args:
+    source: the data.
+    federation: how they are dealt.
+    normalise: of every embedding by itself.
+    seed: of what is drawn.
+    measured: whose rows are measured.
+    on_host: where the clients' training rows lie.
+    by_class: whether each class is in all parts in the same shares.
 
   Raises:
     InputError: the data are images, or do not fit the federation.
@@ -59,7 +69,10 @@ def build_clients(
   source = _normalised(source, normalise)
   train = source.train
   partition = build_partition(federation, source, seed=seed)
-  split = heldout.split_clients(partition, train.labels, seed=seed)
+  # By class the sizes of the parts would follow from labels, and with them the
+  # noise: those of a private run follow from public numbers alone.
+  strata = train.labels if by_class else np.zeros_like(train.labels)
+  split = heldout.split_clients(partition, strata, seed=seed)
   [chosen] = measured.rows([partition.num_clients])
   rows = ClientRows(
     train.inputs,

@@ -197,7 +197,8 @@ def released(
   """
   found = {}
   for row, values in metrics.items():
-    found[row] = dict(values)
+    values = {n: v for n, v in values.items() if n not in audits.EXPLAINED}
+    found[row] = values
     if 'interpolation_lambda' in values:
       alone = {
         name.removeprefix('synthetic_'): value

@@ -28,6 +28,11 @@ UNITS = {
   'record': 'one record of one client',
   'client': 'one client with all its data',
 }
+SHARES = (
+  'Clients add shares of the noise: this rests on a secure sum that reveals '
+  'nothing else, which is only simulated here, on every client taking part, '
+  'and on no more than {} of the clients pooling what they know.'
+)
 NOMINAL = 'nominal epsilon, NOT a guarantee'
 _PUBLIC_SEED = 'nominal, since --noise_seed makes the noise public'
 
@@ -71,6 +76,8 @@ class Protection(NamedTuple):
       f'delta={config.delta:g}{", " * config.is_nominal}'
       f'{_PUBLIC_SEED * config.is_nominal}.'
     )
+    if plan.share < 1:
+      said += f' {SHARES.format(config.colluding)}'
     if plan.rounds < self.asked:
       said += (
         f' {self.asked} rounds were asked for: the budget epsilon='
@@ -176,10 +183,16 @@ class Protection(NamedTuple):
       'anything that can be concluded from it by a factor of '
       f'e^{wording.number(self.epsilon)} at most, but for δ. '
     )
-    if self.plan.unit == 'record':
+    if self.plan.unit == 'record' and self.plan.share < 1:
       claim += (
-        'Clients add the noise themselves, in every step: it holds against '
-        'the server too. Whoever is in several records is protected less.'
+        f'{SHARES.format(self.config.colluding)} Whoever is in several records '
+        'is protected less.'
+      )
+    elif self.plan.unit == 'record':
+      claim += (
+        'Clients add the noise themselves, to all that they send: it holds '
+        'against the server too. Whoever is in several records is protected '
+        'less.'
       )
     else:
       claim += (

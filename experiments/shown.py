@@ -11,6 +11,7 @@ import os
 import pathlib
 from typing import Any, NamedTuple, TypeVar
 
+from experiments import audits
 from fedjax_gen.data.sources import DataSource
 from fedjax_gen.evaluation.gallery import TRAINED, Drawn
 from fedjax_gen.running import report
@@ -121,6 +122,19 @@ class Shown(NamedTuple):
       if field.name in _BY_METHOD:
         values: Mapping[str, Any] = getattr(facts, field.name)
         held[field.name] = {n: values[n] for n in self.names(values)}
+    held['metrics'] = {
+      method: {n: v for n, v in values.items() if n not in audits.EXPLAINED}
+      for method, values in held['metrics'].items()
+    }
+    if expected := _expected_cohort(facts):
+      held['results'] = {
+        method: result._replace(
+          history=_expected_log(
+            result.history, held['traffic'][method], expected
+          )
+        )
+        for method, result in held['results'].items()
+      }
     return dataclasses.replace(facts, **(held | fields))  # type: ignore[type-var]
 
   def log(self, section: report.Section) -> list[report.Section]:
@@ -207,6 +221,37 @@ def all_of(path: str | os.PathLike) -> Shown:
   """Everything, of a run without privacy in a folder."""
   folder = pathlib.Path(path)
   return Shown(folder, folder, folder)
+
+
+def _expected_cohort(facts: Any) -> float:
+  """Clients expected in a round, where clients are protected; else 0.
+
+  Who came is decided by secret coins: amplification rests on them.
+  """
+  plans = [facts.protection.plan] if facts.protection is not None else []
+  for method in getattr(facts, 'methods', {}).values():
+    plans += [method.budget.client_plan] if method.budget.client_plan else []
+  return max(
+    (p.expected_cohort for p in plans if p.unit == 'client'), default=0
+  )
+
+
+def _expected_log(
+  history: Sequence[Mapping[str, float]], traffic: Any, expected: float
+) -> list[dict[str, float]]:
+  """A log of rounds as they are expected, from constants alone."""
+  fleets = [traffic] if hasattr(traffic, 'bytes_up') else list(traffic)
+  up = sum(fleet.bytes_up for fleet in fleets) / len(fleets)
+  down = sum(fleet.bytes_down for fleet in fleets) / len(fleets)
+  return [
+    {
+      'round': record['round'],
+      'participants': expected,
+      'bytes_up': expected * up,
+      'bytes_down': expected * down,
+    }
+    for record in history
+  ]
 
 
 def _marked(table: report.Table, others: set[str]) -> report.Table:

@@ -102,13 +102,11 @@ def clipped_sum(
 ) -> ClippedSum:
   """Sum of records' gradients, each clipped, without B gradients in memory.
 
-  In two passes. The first takes the gradients of `chunk_size` records at a
-  time and keeps their norms alone. The second is one ordinary backward pass
-  of `sum_j min(1, C / norm_j) * loss_j`, whose gradient is the sum wanted:
-  exact, not an approximation. It costs two forward and backward passes, and
-  holds `chunk_size` gradients. Matrix products take full float32 precision
-  in both passes, on accelerators too: the second would otherwise round other
-  gradients than those that the first measured.
+  The gradients of `chunk_size` records are there at a time: each is measured,
+  clipped and added. What is measured is what is added: a second backward pass
+  for the sum would round otherwise, and where a loss cancels digits by more
+  than a tenth of C. Matrix products take full float32 precision, on
+  accelerators too.
 
   All that a record's loss differentiates is clipped jointly, so `variables`
   must hold everything that is trained on these records: a part trained beside
@@ -140,36 +138,55 @@ def clipped_sum(
   validate.positive_int(chunk_size=chunk_size)
   slots = jnp.arange(batch.mask.shape[0])
   keys = jax.vmap(jax.random.fold_in, (None, 0))(key, slots)
-  gradient_fn = jax.grad(loss_fn, has_aux=True)
+  gradient_fn = jax.vmap(jax.grad(loss_fn, has_aux=True), (None, 0, 0))
+  # Rows that fill the last chunk are masked, as absent records are.
+  num_chunks = -(-len(slots) // chunk_size)
+  missing = num_chunks * chunk_size - len(slots)
 
-  def norm_of(record):
-    return tree_norm(gradient_fn(variables, *record)[0])
+  def chunked(leaf):
+    padded = jnp.concatenate([leaf, leaf[:1].repeat(missing, axis=0)])
+    return padded.reshape(num_chunks, chunk_size, *leaf.shape[1:])
 
+  records, keys = jax.tree.map(chunked, (batch, keys))
+  present = chunked(batch.mask) & (
+    jnp.arange(num_chunks * chunk_size).reshape(num_chunks, -1) < len(slots)
+  )
+
+  def add_chunk(total, chunk):
+    records, keys, present = chunk
+    gradients, metrics = gradient_fn(variables, records, keys)
+    clipped, norms = jax.vmap(lambda tree: clip(tree, max_norm))(gradients)
+    counted = present & jnp.isfinite(norms)
+    total = jax.tree.map(
+      lambda sums, leaf: sums + jnp.sum(_kept(counted, leaf), axis=0),
+      total,
+      clipped,
+    )
+    return total, (norms, counted, metrics)
+
+  nothing = jax.tree.map(
+    lambda leaf: jnp.zeros(leaf.shape, jnp.float32), variables
+  )
   with jax.default_matmul_precision('float32'):
-    norms = jax.lax.map(norm_of, (batch, keys), batch_size=chunk_size)
-    counted = batch.mask & jnp.isfinite(norms)
-    factors = jnp.where(counted, _factor(norms, max_norm), 0.0)
-    # Zero times a gradient of NaN is NaN: records that do not count are
-    # replaced by one that does, whose gradient is known to be finite.
-    rows = jnp.where(counted, slots, jnp.argmax(counted))
-    records = trees.take((batch, keys), rows)
-
-    def weighted_loss(variables):
-      losses, metrics = jax.vmap(loss_fn, (None, 0, 0))(variables, *records)
-      return jnp.sum(jax.lax.stop_gradient(factors) * losses), metrics
-
-    total, metrics = jax.grad(weighted_loss, has_aux=True)(variables)
-  total = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), total)
-  total = trees.where(counted.any(), total, trees.zeros_like(total))
+    total, found = jax.lax.scan(add_chunk, nothing, (records, keys, present))
+  norms, counted, metrics = jax.tree.map(
+    lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[: len(slots)], found
+  )
   count = jnp.maximum(counted.sum(), 1)
   return ClippedSum(
     total,
     jnp.where(counted, norms, 0.0),
     jnp.sum(counted & (norms > max_norm)) / count,
     jax.tree.map(
-      lambda values: jnp.where(counted, values, 0.0).sum() / count, metrics
+      lambda values: _kept(counted, values).sum(axis=0) / count, metrics
     ),
   )
+
+
+def _kept(counted: Array, values: Array) -> Array:
+  """Values of rows that count, zero for the others, whatever they hold."""
+  shape = (-1, *(1,) * (values.ndim - 1))
+  return jnp.where(counted.reshape(shape), values, 0.0)
 
 
 def clipped_messages(max_norm: float, expected_cohort: float) -> Aggregate:

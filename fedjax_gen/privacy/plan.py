@@ -296,9 +296,6 @@ def record_plan(
   capacity = sampling.capacity_for(
     most + 1, rate, rounds * steps, overflow=overflow
   )
-  # In whole chunks: a last one of another size would be compiled apart.
-  chunks = -(-capacity // config.clip_chunk)
-  capacity = capacity if chunks == 1 else chunks * config.clip_chunk
 
   def event(noise_multiplier, count):
     if rate == 1:

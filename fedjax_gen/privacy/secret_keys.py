@@ -39,6 +39,7 @@ from fedjax_gen.types import Array, Key
 
 _LANES = 4  # Threefry keys of 64 bits, for noise and for everything else each
 _ROOT_BYTES = 32
+_FOLDED = 0x666F6C64
 
 
 class Secrets(NamedTuple):
@@ -193,7 +194,9 @@ def _split(data: Array, shape: tuple[int, ...]) -> Array:
 
 
 def _fold_in(data: Array, number: int) -> Array:
-  folded = jax.vmap(jax.random.fold_in, (0, None))(_lanes(data), number)
+  # Else `split(key)[i]` and `fold_in(key, i)` would be the same key, and noise.
+  lanes = jax.vmap(jax.random.fold_in, (0, None))(_lanes(data), _FOLDED)
+  folded = jax.vmap(jax.random.fold_in, (0, None))(lanes, number)
   return jax.random.key_data(folded).reshape(_KEY_SHAPE)
 
 

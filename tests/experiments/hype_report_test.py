@@ -515,3 +515,9 @@ def test_the_simplest_generator_is_recommended_where_it_is_best(ours, expected):
   assert text.startswith(expected)
   assert '70.0%' in text
   assert hype_tables.advice({'ClassGaussians': {score: 0.7}}) == ''
+
+
+def test_what_an_audit_found_is_no_part_of_a_page_to_give_away():
+  values = {'synthetic_balanced_accuracy': 0.5, 'audit_epsilon_lower': 0.2}
+  released = hype_tables.released({'FedAvg': values})
+  assert set(released['FedAvg']) == {'synthetic_balanced_accuracy'}

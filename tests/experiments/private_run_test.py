@@ -8,7 +8,12 @@ import pytest
 from experiments import private_run
 from fedjax_gen.errors import InputError
 from fedjax_gen.federation import FederationConfig
-from fedjax_gen.privacy import accounting, events, releases as releases_lib
+from fedjax_gen.privacy import (
+  accounting,
+  events,
+  plan as plan_lib,
+  releases as releases_lib,
+)
 from fedjax_gen.privacy.plan import PrivacyConfig
 from tests.federated import toys
 
@@ -155,3 +160,19 @@ def test_without_noise_nothing_is_claimed():
 def test_noise_in_shares_is_refused():
   with pytest.raises(InputError, match="noise_placement='distributed'"):
     _protect(privacy='record', noise_placement='distributed')
+
+
+def test_noise_in_shares_names_what_it_rests_on():
+  config = PrivacyConfig(
+    'record', 5.0, 1e-3, noise_placement='distributed', colluding=1
+  )
+  plan = plan_lib.record_plan(
+    config, np.array([30, 20, 10]), batch_size=20, epochs=1.0, rounds=4
+  )
+  protection = private_run.protection(config, plan, rounds=4, num_units=60)
+  releases = private_run.releases_of({'FedHypeVAE': protection})
+  text, _, _ = _text(protection.section(['FedHypeVAE'], releases=releases))
+  for said in (text, protection.sentence()):
+    assert 'secure sum' in said
+    assert 'no more than 1 of the clients' in said
+  assert 'holds against the server too' not in text

@@ -139,6 +139,34 @@ class ClippedSumTest(parameterized.TestCase):
     self.assertBetween(share, 0.2, 0.8)  # else the test would be blind
     np.testing.assert_allclose(got.share_clipped, share, rtol=1e-6)
 
+  def test_what_is_added_is_what_was_measured_where_digits_cancel(self):
+    """Features of 1e8: a loss's gradient depends on how it is rounded."""
+    rng = np.random.default_rng(0)
+    size, num = 64, 4000
+    directions = rng.normal(size=(num, size))
+    scales = 10 ** rng.uniform(6, 9, size=(num, 1))
+    inputs = jnp.asarray(directions * scales, jnp.float32)
+    labels = jnp.asarray(rng.integers(4, size=num), jnp.int32)
+    kernel = jnp.asarray(rng.normal(size=(size, 4)) * 1e-8, jnp.float32)
+
+    def loss(variables, record, key):
+      del key
+      logits = record.inputs @ variables
+      found = optax.softmax_cross_entropy_with_integer_labels(
+        logits, record.labels
+      )
+      return found, {}
+
+    @jax.jit
+    def norm(record, label):
+      batch = Batch(record[None], label[None], jnp.ones(1, bool))
+      total = clipping.clipped_sum(loss, kernel, batch, self.key, 1.0).total
+      return clipping.tree_norm(total)
+
+    norms = jax.lax.map(lambda pair: norm(*pair), (inputs, labels))
+    self.assertLessEqual(float(norms.max()), 1 + 1e-5)
+    self.assertGreater(float(norms.max()), 0.99)
+
   def test_agrees_with_optax(self):
     batch = _batch()
     keys = jax.vmap(jax.random.fold_in, (None, 0))(self.key, jnp.arange(_SIZE))

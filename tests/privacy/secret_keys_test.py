@@ -207,3 +207,12 @@ def test_two_runs_of_a_method_share_no_noise():
   found, bound = _correlation(first, second)
   assert found < bound
   np.testing.assert_array_equal(second, again)
+
+
+def test_keys_that_are_split_and_folded_are_not_the_same():
+  key = secret_keys.nominal(0).key('method', 'training')
+  for index, part in enumerate(jax.random.split(key, 3)):
+    folded = jax.random.fold_in(key, index)
+    assert not np.any(
+      secret_keys.normal(part, 50) == secret_keys.normal(folded, 50)
+    )
