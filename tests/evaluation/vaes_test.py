@@ -62,7 +62,7 @@ def test_training_records_can_be_left_alone(source, extractor):
     )
     for by_training in (True, False)
   )
-  assert found.keys() - without.keys() == {'memorised_share'}
+  assert found.keys() - without.keys() == {'memorised_share', 'dcr_share'}
 
 
 def test_a_conditional_model_is_measured_by_every_name(source, extractor):

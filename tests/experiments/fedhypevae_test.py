@@ -537,12 +537,12 @@ def test_an_audit_stands_beside_epsilon_and_changes_no_other_number(
 ):
   pytest.importorskip('jax_privacy')
   methods = '--methods=FedHypeVAE,FedLambda'
-  audited = run('audited', methods, '--audit_canaries=20')
+  audited = run('audited', methods, '--audit_canaries=20', *_REPEATED)
   assert audited.status == 0, audited.err
   found = audited.summary()['methods']
   for method in ('FedHypeVAE', 'FedHypeVAE-clients', 'FedLambda'):
     lower = found[method].pop('audit_epsilon_lower')
-    assert 0 <= lower < found[method]['epsilon']
+    assert 0 <= lower < found[method]['nominal_epsilon']
     assert found[method].pop('audit_canaries') == 20
   measured = finished.summary()['methods']
   assert found == {name: measured[name] for name in found}

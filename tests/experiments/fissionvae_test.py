@@ -201,9 +201,11 @@ def test_every_method_is_measured_for_each_group(finished):
     assert 'group_mean_fid_kinds_classifier' in metrics[method]
     assert ('latent_separation' in metrics[method]) == ('test_elbo' in wanted)
   # In the proportions of the training data, alike for all.
-  for own in metrics.values():
+  for method, own in metrics.items():
     numbers = [own[f'num_generated/{kind}'] for kind in ('digits', 'shapes')]
-    assert numbers[0] == numbers[1] > 0
+    assert min(numbers) > 0
+    # Of real images those that the judge was fitted to are left out.
+    assert numbers[0] == numbers[1] or method == 'real_data'
 
 
 def test_a_group_costs_its_clients_nothing_but_its_number(finished):
