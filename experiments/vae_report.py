@@ -35,9 +35,13 @@ _EXPLAINED = {
   'test_iw_bound': Metric('Tighter, importance-weighted bound.', 'higher'),
   'num_real': Metric('Held-out images compared with.'),
   'num_generated': Metric('Generated images; FID falls with their number.'),
-  'fid': Metric('Fréchet distance of features.', 'lower'),
-  'kid': Metric('Kernel distance of features.', 'lower'),
+  'kid': Metric(
+    'Kernel distance of features; its mean does not depend on the number of '
+    'images.',
+    'lower',
+  ),
   'kid_stddev': Metric('Its spread over subsets.'),
+  'fid': Metric('Fréchet distance of features.', 'lower'),
   'inception_score': Metric(
     'Confident and varied classes; 1 to the number of classes.', 'higher'
   ),
@@ -59,6 +63,10 @@ _EXPLAINED = {
   'memorised_share': Metric(
     'Generated images nearer to a training image than 99% of held-out ones; '
     '0.01 is what new images would give.'
+  ),
+  'dcr_share': Metric(
+    'Generated images nearer to a training image than to any of as many '
+    'held-out ones; 0.5 is no copying.'
   ),
   'group_mean_fid': Metric('Unweighted mean of the groups’ FID.', 'lower'),
   'group_leakage': Metric(

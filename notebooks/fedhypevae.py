@@ -261,7 +261,9 @@ plt.show()
 #
 # Now every record's gradient is clipped and noise is added before anything
 # leaves the client (`record_joint`). The plan chooses the noise for the whole
-# run from $\varepsilon$ and counts what is spent, at $\delta = 10^{-4}$.
+# run from $\varepsilon$ and counts what is spent, at $\delta = 10^{-4}$. Here
+# the noise follows from a seed that everyone can read, so that $\varepsilon$ is
+# *nominal*; the program draws it from the system's entropy.
 
 # %%
 accountant = 'rdp' if SMALL else 'pld'

@@ -29,9 +29,25 @@ class Recipe(NamedTuple):
   """examples in a step, drawn with replacement."""
   learning_rate: float = 2e-3
   """of Adam at the start; a cosine takes it to zero."""
+  shift: int = 0
+  """pixels that each training image is moved at most, at random, each way."""
+  flip: bool = False
+  """whether training images are mirrored at random, left to right."""
 
 
 DEFAULT_RECIPE = Recipe()
+
+
+def judge_recipe(shape: tuple[int, ...]) -> Recipe:
+  """The recipe of a network that judges generated images `(H, W, C)`.
+
+  A few thousand photographs are learnt by heart in 1200 steps, so they are
+  moved by up to a sixteenth of their side, and mirrored if they have colours:
+  what is grey here are digits, letters, garments and scans, and those are not
+  the same in a mirror.
+  """
+  height, width, channels = shape
+  return Recipe(shift=min(height, width) // 16, flip=channels == 3)
 
 
 class Network(nn.Module):
@@ -113,6 +129,7 @@ def train(
     num_steps=recipe.num_steps, batch_size=recipe.batch_size
   )
   validate.positive(learning_rate=recipe.learning_rate)
+  validate.non_negative_int(shift=recipe.shift)
   network = network_for(inputs.shape[1:], num_classes)
   params = _fit(
     network,
@@ -165,12 +182,13 @@ def map_batches(
 def _fit(network, recipe, images, labels, key):
   """Returns the parameters after `recipe.num_steps` steps of Adam."""
   init_key, batches_key = jax.random.split(key)
+  augment = functools.partial(_augment, recipe)
   optimizer = optax.adam(
     optax.cosine_decay_schedule(recipe.learning_rate, recipe.num_steps)
   )
 
-  def loss(params, index):
-    logits, _ = network.apply(params, images[index])
+  def loss(params, index, key):
+    logits, _ = network.apply(params, augment(images[index], key))
     return optax.softmax_cross_entropy_with_integer_labels(
       logits, labels[index]
     ).mean()
@@ -179,7 +197,7 @@ def _fit(network, recipe, images, labels, key):
     params, optimizer_state = carry
     index = jax.random.randint(batch_key, [recipe.batch_size], 0, len(images))
     updates, optimizer_state = optimizer.update(
-      jax.grad(loss)(params, index), optimizer_state
+      jax.grad(loss)(params, index, batch_key), optimizer_state
     )
     return (optax.apply_updates(params, updates), optimizer_state), None
 
@@ -190,6 +208,26 @@ def _fit(network, recipe, images, labels, key):
     jax.random.split(batches_key, recipe.num_steps),
   )
   return params
+
+
+def _augment(recipe, images, key):
+  """Images moved and mirrored at random; edges are continued."""
+  num, height, width, _ = images.shape
+  if recipe.shift:
+    size, shift_key = recipe.shift, jax.random.fold_in(key, 1)
+    padded = jnp.pad(
+      images, ((0, 0), (size, size), (size, size), (0, 0)), 'edge'
+    )
+    starts = jax.random.randint(shift_key, (num, 2), 0, 2 * size + 1)
+    rows = starts[:, :1] + jnp.arange(height)[None]
+    columns = starts[:, 1:] + jnp.arange(width)[None]
+    images = jax.vmap(lambda p, r, c: p[r][:, c])(padded, rows, columns)
+  if recipe.flip:
+    mirrored = jax.random.bernoulli(jax.random.fold_in(key, 2), shape=(num,))
+    images = jnp.where(
+      mirrored[:, None, None, None], images[:, :, ::-1], images
+    )
+  return images
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -40,6 +40,14 @@ class FeatureExtractor(NamedTuple):
   """whether the classes of `probabilities` are those of the data."""
   head: np.ndarray | None = None
   """`[F, classes]` weights that make logits of features; None if unknown."""
+  fitted_rows: np.ndarray | None = None
+  """`[k]` the training images that it was fitted to; None if to none."""
+
+  def unseen_rows(self, num: int) -> np.ndarray:
+    """Those of `num` training images that it was not fitted to, in order."""
+    if self.fitted_rows is None:
+      return np.arange(num)
+    return np.setdiff1d(np.arange(num), self.fitted_rows)
 
 
 def classifier_extractor(

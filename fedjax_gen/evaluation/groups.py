@@ -167,7 +167,8 @@ def evaluate_real_groups(
 ) -> dict[str, float]:
   """Measures real training images as if they had been generated.
 
-  What a perfect generator would score at this number of samples. Leakage and
+  What a perfect generator would score at this number of samples. Images that
+  the extractor of classes was fitted to are left out. Leakage and
   entropy are those of the real held-out images, `GroupReference.floor`: the
   classifier of groups has seen the training images before.
 
@@ -186,7 +187,10 @@ def evaluate_real_groups(
   groups = groups_of(reference.source, 'train')
   validate.positive_int(num=num)
   validate.non_negative_int(seed=seed)
-  order = np.random.default_rng(seed).permutation(len(groups))
+  unseen = np.arange(len(groups))
+  if reference.extractors.classes is not None:
+    unseen = reference.extractors.classes.unseen_rows(len(groups))
+  order = np.random.default_rng(seed).permutation(unseen)
   order = order[np.argsort(groups[order], kind='stable')]
   rows = spread(order, min(num, len(order)))
   images = reference.source.train.inputs[rows]

@@ -88,6 +88,57 @@ def memorised_share(
   return float(np.mean(np.asarray(generated_distances) < threshold))
 
 
+def dcr_share(
+  inputs: np.ndarray,
+  train_inputs: np.ndarray,
+  held_out_inputs: np.ndarray,
+  *,
+  seed: int = 0,
+) -> float:
+  """Measures how many generated images lie nearer to training than new ones.
+
+  Distance to the closest record, against a hold-out: a generator that copies
+  nothing is as often nearest to an image that it has not seen as to one that
+  it was trained on, so that it scores 0.5; copies score 1. It reads training
+  images: no run with privacy may report it.
+
+  Args:
+    inputs: uint8 `[n, H, W, C]` generated images.
+    train_inputs: uint8 `[m, H, W, C]`.
+    held_out_inputs: uint8 `[k, H, W, C]`. Of the larger of the two sets as many
+      images are drawn as the other has, or the larger would win by its size.
+    seed: of that draw.
+
+  Returns:
+    the share, in [0, 1]; an image as near to both counts half.
+
+  Raises:
+    InputError: not images, images of different shapes, or a bad seed.
+
+  Example:
+    >>> train, held_out = np.zeros([1, 1, 1, 1], np.uint8), np.full(
+    ...   [1, 1, 1, 1], 200, np.uint8
+    ... )
+    >>> dcr_share(np.full([3, 1, 1, 1], 50, np.uint8), train, held_out)
+    1.0
+  """
+  checks.images_alike(
+    inputs=inputs, train_inputs=train_inputs, held_out_inputs=held_out_inputs
+  )
+  validate.non_negative_int(seed=seed)
+  rng = np.random.default_rng(seed)
+  size = min(len(train_inputs), len(held_out_inputs))
+  to_train, to_held_out = (
+    nearest(
+      inputs, others[np.sort(rng.permutation(len(others))[:size])]
+    ).distances
+    for others in (np.asarray(train_inputs), np.asarray(held_out_inputs))
+  )
+  return float(
+    np.mean(to_train < to_held_out) + np.mean(to_train == to_held_out) / 2
+  )
+
+
 def _search(
   queries: np.ndarray, train_inputs: np.ndarray, block_size: int
 ) -> np.ndarray:

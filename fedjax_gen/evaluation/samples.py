@@ -91,9 +91,10 @@ def compare_features(
   kernel = distances.kernel_distance(real, generated, seed=seed)
   manifold = distances.precision_recall_density_coverage(real, generated)
   metrics = {
-    'fid': distances.frechet_distance(real, generated),
+    # First: FID depends on the number of images, which clients differ in.
     'kid': kernel.mean,
     'kid_stddev': kernel.stddev,
+    'fid': distances.frechet_distance(real, generated),
     **manifold._asdict(),
   }
   if probabilities is not None:

@@ -13,6 +13,7 @@ from fedjax_gen import fields, validate
 from fedjax_gen.data.sources import DataSource
 from fedjax_gen.errors import InputError
 from fedjax_gen.evaluation import (
+  classifiers,
   features,
   neighbours,
   samples as samples_lib,
@@ -87,7 +88,8 @@ def extractor_builder(
 
   Returns:
     A function that gives the network; None where there is nothing to compare:
-    feature vectors, or fewer than `samples.MIN_SAMPLES` images of a split.
+    feature vectors, or fewer than `samples.MIN_SAMPLES` images of a split
+    (twice as many of the training split, for the classifier).
 
   Raises:
     InputError: unknown name, an unreadable file, a missing extra.
@@ -100,15 +102,23 @@ def extractor_builder(
     return lambda: None
   if extractor is not None:
     return lambda: extractor
-  return lambda: features.classifier_extractor(
-    _short_name(source.name),
-    source.train.inputs,
-    source.train.labels,
-    source.test.inputs,
-    source.test.labels,
-    source.num_classes,
-    seed=seed,
-  )
+  if sizes[0] < 2 * samples_lib.MIN_SAMPLES:
+    return lambda: None  # its two halves are needed
+
+  def fitted():
+    rows = _fitted_half(sizes[0])
+    return features.classifier_extractor(
+      _short_name(source.name),
+      source.train.inputs[rows],
+      source.train.labels[rows],
+      source.test.inputs,
+      source.test.labels,
+      source.num_classes,
+      seed=seed,
+      recipe=classifiers.judge_recipe(source.input_shape),
+    )._replace(fitted_rows=rows)
+
+  return fitted
 
 
 def requested_labels(source: DataSource, num: int) -> np.ndarray:
@@ -141,9 +151,9 @@ def evaluate_vaes(
 
   Returns:
     flat, finite numbers: bounds (`test_elbo`, ...), `fid_<extractor>` and its
-    kin, `memorised_share` (with `by_training`), and the accuracy of a
-    classifier trained on generated and tested on real data: `tstr_accuracy`
-    for a conditional model,
+    kin, `memorised_share` and `dcr_share` (with `by_training`), and the
+    accuracy of a classifier trained on generated and tested on real data:
+    `tstr_accuracy` for a conditional model,
     `tstr_accuracy_labels_by_<extractor>` where the extractor's classifier has
     to label the samples.
   """
@@ -175,11 +185,13 @@ def evaluate_real(
 ) -> dict[str, float]:
   """Measures real training images as if they had been generated.
 
-  What a perfect generator would score at this number of samples.
+  What a perfect generator would score at this number of samples. Images that
+  the extractor was fitted to are left out: it knows them better than any that
+  are new.
   """
+  unseen = extractor.unseen_rows(len(source.train.labels))
   rng = np.random.default_rng(seed)
-  num = min(config.num_samples, len(source.train.labels))
-  rows = rng.permutation(len(source.train.labels))[:num]
+  rows = rng.permutation(unseen)[: config.num_samples]
   images, labels = source.train.inputs[rows], source.train.labels[rows]
   return samples_lib.evaluate_samples(
     extractor, source.test.inputs, images, seed=seed
@@ -263,7 +275,15 @@ def _evaluate(vae, variables, source, reference, config, seed):
       neighbours.nearest(images, source.train.inputs).distances,
       reference.distances,
     )
+    metrics['dcr_share'] = neighbours.dcr_share(
+      images, source.train.inputs, source.test.inputs, seed=seed
+    )
   return metrics
+
+
+def _fitted_half(num: int) -> np.ndarray:
+  """The training images that a classifier is fitted to, whatever the seed."""
+  return np.sort(np.random.default_rng(0).permutation(num)[: num // 2])
 
 
 def _short_name(name: str) -> str:

@@ -274,6 +274,21 @@ def test_all_real_images_are_taken_where_more_are_wanted(reference):
   assert few[0]['num_generated/dark'] == 30
 
 
+def test_real_images_that_the_extractor_was_fitted_to_are_left_out(reference):
+  num = len(reference.source.train.inputs)
+  classes = _PIXELS._replace(fitted_rows=np.arange(0, num, 2))
+  told = reference._replace(
+    extractors=reference.extractors._replace(classes=classes)
+  )
+  real = groups.evaluate_real_groups(told, 10_000)
+  assert real['num_generated'] == num // 2
+  source = reference.source
+  again = groups.evaluate_group_samples(
+    source.train.inputs[1::2], source.train.groups[1::2], reference
+  )
+  np.testing.assert_allclose(real['fid_pixels'], again['fid_pixels'])
+
+
 def test_unusable_sources_and_extractors_are_refused():
   source = _shades_source([2, 2, 2], [2, 2, 2])
   blind = _BRIGHTNESS._replace(probabilities=None)

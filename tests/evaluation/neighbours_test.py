@@ -37,6 +37,23 @@ def test_memorising_is_told_from_drawing_anew(digits):
   assert neighbours.memorised_share(half, reference) == 0.5
 
 
+def test_copies_lie_nearer_to_training_than_to_held_out_images(digits):
+  train, unseen = digits.train_inputs[:700], digits.train_inputs[700:1400]
+  held_out = digits.test_inputs
+  anew = neighbours.dcr_share(unseen, train, held_out)
+  assert abs(anew - 0.5) < 0.06  # three standard errors
+  # The larger set does not win by its size: of 700 images 360 are drawn.
+  swapped = neighbours.dcr_share(unseen, held_out, train)
+  assert abs(swapped - 0.5) < 0.06
+  assert neighbours.dcr_share(train, train, unseen) == 1
+  assert neighbours.dcr_share(unseen, train, unseen) == 0
+  assert neighbours.dcr_share(unseen, train, train) == 0.5
+  draws = [
+    neighbours.dcr_share(unseen, train, held_out, seed=s) for s in (0, 1)
+  ]
+  assert draws[0] == anew != draws[1]
+
+
 def test_unusable_arguments_are_refused_by_name(digits):
   inputs = digits.test_inputs
   with pytest.raises(InputError, match='one shape'):
@@ -45,3 +62,7 @@ def test_unusable_arguments_are_refused_by_name(digits):
     neighbours.nearest(inputs, inputs, block_size=0)
   with pytest.raises(InputError, match='percentile'):
     neighbours.memorised_share(np.ones(3), np.ones(3), percentile=101)
+  with pytest.raises(InputError, match='one shape'):
+    neighbours.dcr_share(inputs, inputs, inputs[:, 1:])
+  with pytest.raises(InputError, match='seed=-1'):
+    neighbours.dcr_share(inputs, inputs, inputs, seed=-1)

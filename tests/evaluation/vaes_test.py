@@ -74,10 +74,27 @@ def test_a_conditional_model_is_measured_by_every_name(source, extractor):
     'tstr_accuracy',
     'label_agreement_digits_classifier',
     'memorised_share',
+    'dcr_share',
   }
   assert all(np.isfinite(value) for value in metrics.values())
   assert metrics['num_generated'] == 30
   assert metrics['test_iw_bound_2'] >= metrics['test_elbo'] - 1.0
+
+
+def test_in_a_private_run_training_images_are_not_asked_for_copies(
+  source, extractor
+):
+  vae, models = _untrained()
+  public, private = (
+    vaes.evaluate_vaes(
+      vae, models, source, extractor, _CONFIG, seed=0, by_training=by_training
+    )
+    for by_training in (True, False)
+  )
+  assert set(public) - set(private) == {
+    'dcr_share',
+    'memorised_share',
+  }
 
 
 def test_without_labels_the_extractor_labels_and_says_so(source, extractor):
@@ -117,6 +134,52 @@ def test_real_images_beat_an_untrained_model(source, extractor):
   assert real['tstr_accuracy'] > ours['tstr_accuracy']
 
 
+def test_real_images_that_the_extractor_was_fitted_to_are_left_out(
+  source, extractor
+):
+  # It is fitted to all but 40 images, which are white.
+  inputs = np.array(source.train.inputs)
+  inputs[:40] = 255
+  source = dataclasses.replace(
+    source, train=source.train._replace(inputs=inputs)
+  )
+  seen = []
+
+  def features(images):
+    seen.append(images)
+    return extractor.features(images)
+
+  half_blind = extractor._replace(
+    features=features, fitted_rows=np.arange(40, 200)
+  )
+  config = dataclasses.replace(_CONFIG, num_samples=100)
+  real = vaes.evaluate_real(source, half_blind, config, seed=0)
+  assert real['num_generated'] == 40
+  assert (seen[-1] == 255).all()
+
+
+def test_the_classifier_is_fitted_to_half_of_the_training_images(
+  source, monkeypatch
+):
+  given = []
+
+  def note(*args, **settings):
+    given.append(args)
+    return features.FeatureExtractor('noted', None, None, '')
+
+  monkeypatch.setattr(vaes.features, 'classifier_extractor', note)
+  made = vaes.extractor_builder('classifier', source, seed=0)()
+  rows = made.fitted_rows
+  assert len(rows) == 100
+  np.testing.assert_array_equal(given[0][1], source.train.inputs[rows])
+  np.testing.assert_array_equal(given[0][2], source.train.labels[rows])
+  assert not set(rows) & set(made.unseen_rows(200))
+  assert len(made.unseen_rows(200)) == 100
+  # The same half for every seed: seeds are compared under one network.
+  other = vaes.extractor_builder('classifier', source, seed=1)()
+  np.testing.assert_array_equal(other.fitted_rows, rows)
+
+
 def test_labels_are_asked_for_in_the_proportions_of_the_data():
   labels = np.tile(np.array([2, 0, 0, 2, 0, 0, 0, 2, 0, 0], np.int32), 100)
   part = Examples(np.zeros((1000, 2), np.float32), labels)
@@ -150,11 +213,12 @@ def test_the_classifier_is_trained_later_and_named_by_the_last_part(
   source, monkeypatch
 ):
   trained = []
-  monkeypatch.setattr(
-    features,
-    'classifier_extractor',
-    lambda name, *_, **__: trained.append(name),
-  )
+
+  def note(name, *_, **__):
+    trained.append(name)
+    return features.FeatureExtractor(name, None, None, '')
+
+  monkeypatch.setattr(features, 'classifier_extractor', note)
   expected = {
     'digits': 'digits',
     'a/b/my.npz': 'my',
