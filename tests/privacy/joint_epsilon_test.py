@@ -185,7 +185,7 @@ def test_the_parts_cannot_be_changed_afterwards():
   parts['two'] = parts['one']
   assert list(folder.parts) == ['one']
   with pytest.raises(TypeError):
-    folder.parts['two'] = parts['one']
+    folder.parts['two'] = parts['one']  # type: ignore[index]
 
 
 def test_an_unknown_method_has_no_claim():
