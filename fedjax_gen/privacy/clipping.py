@@ -141,16 +141,14 @@ def clipped_sum(
   gradient_fn = jax.vmap(jax.grad(loss_fn, has_aux=True), (None, 0, 0))
   # Rows that fill the last chunk are masked, as absent records are.
   num_chunks = -(-len(slots) // chunk_size)
-  missing = num_chunks * chunk_size - len(slots)
+  rows = jnp.arange(num_chunks * chunk_size)
 
   def chunked(leaf):
-    padded = jnp.concatenate([leaf, leaf[:1].repeat(missing, axis=0)])
+    padded = leaf[jnp.minimum(rows, len(slots) - 1)]
     return padded.reshape(num_chunks, chunk_size, *leaf.shape[1:])
 
   records, keys = jax.tree.map(chunked, (batch, keys))
-  present = chunked(batch.mask) & (
-    jnp.arange(num_chunks * chunk_size).reshape(num_chunks, -1) < len(slots)
-  )
+  present = chunked(batch.mask) & (rows < len(slots)).reshape(num_chunks, -1)
 
   def add_chunk(total, chunk):
     records, keys, present = chunk
