@@ -228,7 +228,8 @@ def _expected_cohort(facts: Any) -> float:
 
   Who came is decided by secret coins: amplification rests on them.
   """
-  plans = [facts.protection.plan] if facts.protection is not None else []
+  protection = getattr(facts, 'protection', None)
+  plans = [] if protection is None else [protection.plan]
   for method in getattr(facts, 'methods', {}).values():
     plans += [method.budget.client_plan] if method.budget.client_plan else []
   return max(
