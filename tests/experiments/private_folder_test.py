@@ -16,7 +16,7 @@ import pytest
 from experiments import common, fedhypevae, private_run
 import fedjax_gen
 from fedjax_gen.privacy import releases, secret_keys
-from fedjax_gen.running import leaves, workdir as workdir_lib
+from fedjax_gen.running import workdir as workdir_lib
 from tests.experiments.runs import Run
 
 _SMALL = (
@@ -253,10 +253,3 @@ def test_numbers_of_labels_leave_no_client(finished):
   assert 'inputs.json' not in names
   metrics = finished.summary()['methods']['FedHypeVAE']
   assert 'membership_auc' not in metrics
-
-
-def test_a_plain_digest_of_the_data_is_nowhere(finished, folder):
-  data = np.load(folder / 'data.npz')
-  plain = leaves.params_digest((data['x'], data['y']))
-  for _, content in _outside_private(finished):
-    assert plain.encode() not in content
