@@ -11,8 +11,8 @@ import zipfile
 import pytest
 
 _ROOT = pathlib.Path(__file__).parents[1]
-_PACKAGES = ('fedjax_gen', 'experiments')
-_COPIED = (*_PACKAGES, 'tests', 'benchmarks', 'docs')
+_PACKAGES = ('fedjax_gen',)
+_COPIED = (*_PACKAGES, 'experiments', 'tests', 'benchmarks', 'docs')
 
 pytest.importorskip('build', reason='building needs: pip install build')
 
@@ -66,7 +66,7 @@ def test_the_archive_of_sources_holds_no_tests(built):
   (path,) = built.glob('*.tar.gz')
   with tarfile.open(path) as archive:
     names = {pathlib.PurePath(name).parts[1:2] for name in archive.getnames()}
-  assert {('fedjax_gen',), ('experiments',), ('setup.cfg',)} <= names
+  assert {('fedjax_gen',), ('setup.cfg',)} <= names
   assert not names & {('tests',), ('benchmarks',), ('docs',)}
 
 
@@ -93,12 +93,11 @@ def test_programs_and_presets_work_without_the_repository(installed, tmp_path):
   parser.read(next(installed.glob('*.dist-info')) / 'entry_points.txt')
   module, _, function = parser['console_scripts']['fedjax-gen'].partition(':')
   script = (
-    f'from {module} import {function}; import experiments; '
-    f'print(experiments.__file__); {function}()'
+    f'from {module} import {function}; import fedjax_gen; '
+    f'print(fedjax_gen.__file__); {function}()'
   )
   where, _, presets = run('-c', script, 'fedvtc', '--list_presets').partition(
     '\n'
   )
-  assert where == str(installed / 'experiments' / '__init__.py')
+  assert where == str(installed / 'fedjax_gen' / '__init__.py')
   assert '--preset=cifar10_subset' in presets
-  assert run('-m', 'experiments.fedvtc', '--list_presets') == presets

@@ -4,8 +4,8 @@ import dataclasses
 import time
 from typing import NamedTuple
 
-from experiments import common
 from fedjax_gen import validate
+from fedjax_gen.studies.command import program
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,16 +30,8 @@ class ToyConfig:
 
 
 class Configs(NamedTuple):
-  run: common.RunConfig = common.RunConfig(rounds=12)
+  run: program.RunConfig = program.RunConfig(rounds=12)
   toy: ToyConfig = ToyConfig()
-
-
-EXPERIMENT = common.Experiment(
-  name='toy',
-  sentence='Trains a linear model on numbers that it makes up.',
-  examples=(('', 'everything by default'), ('--rounds=3', 'sooner')),
-  configs=Configs(),
-)
 
 
 def main(session, asked):
@@ -133,5 +125,14 @@ def main(session, asked):
     )
 
 
+PROGRAM = program.Program(
+  name='toy',
+  sentence='Trains a linear model on numbers that it makes up.',
+  examples=(('', 'everything by default'), ('--rounds=3', 'sooner')),
+  configs=Configs(),
+  main=main,
+)
+
+
 if __name__ == '__main__':
-  common.run(EXPERIMENT, main)
+  program.run(PROGRAM)

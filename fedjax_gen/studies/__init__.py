@@ -1,0 +1,1 @@
+"""The four systems as studies: what is compared, how it is run and shown."""

@@ -1,0 +1,1 @@
+"""FedHypeVAE: personal generators of embeddings, under privacy."""

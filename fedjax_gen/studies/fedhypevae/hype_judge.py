@@ -1,0 +1,125 @@
+"""How well linear classifiers do with what a method shares.
+
+Rows of the results are of trainings; some share a training, and are told apart
+by what is made of it.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from fedjax_gen.evaluation import embedding_quality, heads, membership
+from fedjax_gen.evaluation.heads import Evaluation, Head, HeadConfig
+from fedjax_gen.studies.fedhypevae.hype_clients import Clients
+from fedjax_gen.studies.fedhypevae.hype_synthesis import Synthetic
+from fedjax_gen.types import Tree
+
+
+def trained_as(row: str, synthetic: Mapping[str, Synthetic]) -> str:
+  """The training that a row of the results is of."""
+  if row in synthetic:
+    return synthetic[row].method
+  return 'FedAvg' if row == 'FedLambda' else row
+
+
+def _rows(
+  names: Sequence[str], synthetic: Mapping[str, Synthetic]
+) -> list[str]:
+  """All rows, in the order of the table."""
+  by_method = {
+    name: [row for row, made in synthetic.items() if made.method == name]
+    for name in names
+  }
+  return [row for name in names for row in by_method[name] or [name]]
+
+
+def evaluate(
+  names: Sequence[str],
+  shared: Mapping[str, Tree],
+  synthetic: Mapping[str, Synthetic],
+  clients: Clients,
+  config: HeadConfig,
+) -> dict[str, Evaluation]:
+  """What classifiers reach, in the order of the table.
+
+  Args:
+    names: of methods, in order.
+    shared: by training what the server holds.
+    synthetic: by row what a generator shares.
+    clients: who holds what.
+    config: how classifiers are trained.
+  """
+  local = heads.fit_local(clients.rows, config)
+  found = {}
+  for row in _rows(names, synthetic):
+    if row in synthetic:
+      made = synthetic[row]
+      reached = heads.evaluate(
+        clients.rows, local, made.inputs, made.labels, config
+      )
+    else:
+      head = shared[trained_as(row, synthetic)]
+      reached = heads.evaluate_head(
+        clients.rows, local, Head(head['kernel'], head['bias'])
+      )
+    found[row] = reached._replace(clients=clients.measured[reached.clients])
+  return found
+
+
+def metrics_of(row: str, found: Evaluation) -> dict[str, float]:
+  """`accuracy`, `balanced_accuracy` and `auc` by the method's own rule.
+
+  FedAvg and FedProx use what is shared alone, the others interpolate it with
+  the client's own classifier.
+  """
+  if row in ('FedAvg', 'FedProx'):
+    return _without_prefix(found, 'synthetic_')
+  share = found.metrics['interpolation_lambda']
+  own = _without_prefix(found, 'interpolated_')
+  return own | {'interpolation_lambda': share}
+
+
+def metrics_of_local(found: Evaluation) -> dict[str, float]:
+  """Of the clients' own classifiers, the same beside any method."""
+  return _without_prefix(found, 'local_')
+
+
+def quality(
+  found: Evaluation,
+  made: Synthetic,
+  clients: Clients,
+  *,
+  seed: int,
+  by_training: bool = True,
+) -> dict[str, float]:
+  """How good synthetic embeddings are, alone and beside the real ones.
+
+  Args:
+    found: what classifiers reach with them.
+    made: the embeddings.
+    clients: who holds the real ones.
+    seed: of the choice of rows.
+    by_training: whether to attack the membership of training rows, too.
+  """
+  alone = {
+    metric: value
+    for metric, value in found.metrics.items()
+    if metric.startswith('synthetic_')
+  }
+  rows = clients.rows
+  test = rows.test.order
+  beside = embedding_quality.quality(
+    rows.inputs[test], rows.labels[test], made.inputs, made.labels, seed
+  )
+  if not by_training:
+    return alone | beside
+  guessed = membership.membership_auc(
+    rows.inputs[rows.train.order], rows.inputs[test], made.inputs
+  )
+  return alone | beside | {'membership_auc': guessed}
+
+
+def _without_prefix(found: Evaluation, prefix: str) -> dict[str, float]:
+  return {
+    metric.removeprefix(prefix): value
+    for metric, value in found.metrics.items()
+    if metric.startswith(prefix)
+  }

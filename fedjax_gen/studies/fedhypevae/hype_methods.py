@@ -1,0 +1,421 @@
+"""FedHypeVAE and what it is compared with, by the names of its table.
+
+All of a run train on the same clients' records, under the same budget and by
+the same accountant.
+"""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+
+from fedjax_gen import validate
+from fedjax_gen.algorithms import (
+  dp_cgan,
+  fedhypevae,
+  hyper_pretraining as pretraining,
+  linear_head,
+)
+from fedjax_gen.algorithms.dp_cgan import CganConfig
+from fedjax_gen.algorithms.dp_merf import MerfConfig
+from fedjax_gen.algorithms.fedhypevae import Config
+from fedjax_gen.algorithms.hyper_pretraining import PretrainingConfig
+from fedjax_gen.algorithms.linear_head import LinearConfig
+from fedjax_gen.algorithms.one_upload import one_upload
+from fedjax_gen.data.federated import FederatedDataset
+from fedjax_gen.errors import InputError
+from fedjax_gen.federated.algorithm import Algorithm, FederatedState
+from fedjax_gen.federated.correlated_gaussians import CorrelatedGaussians
+from fedjax_gen.federation import FederationConfig
+from fedjax_gen.models.hypernetwork import HyperVaeConfig, build_hyper_vae
+from fedjax_gen.models.vae import DataSpec
+from fedjax_gen.privacy import noise, one_release
+from fedjax_gen.privacy.plan import Plan
+from fedjax_gen.studies.audits import Target
+from fedjax_gen.studies.fedhypevae import hype_budgets
+from fedjax_gen.studies.fedhypevae.hype_budgets import (
+  Budget,
+  First,
+  HypePrivacyConfig,
+)
+from fedjax_gen.studies.fedhypevae.hype_uploads import (
+  GaussianConfig,
+  OneUpload,
+  class_gaussians,
+  merf,
+)
+from fedjax_gen.types import Key, Tree
+
+METHODS = (
+  'ClassGaussians', 'DP-MERF', 'FedHypeVAE', 'FedHypeVAE-pretrained', 'DP-CVAE',
+  'DP-CVAE-pretrained', 'DP-CGAN', 'FedAvg', 'FedProx', 'FedLambda',
+)  # fmt: skip
+DEFAULT = tuple(name for name in METHODS if not name.endswith('-pretrained'))
+
+
+class Pretraining(NamedTuple):
+  """What a training starts from: Gaussians of classes that were released.
+
+  Attributes:
+    upload: their release.
+    gaussians: of its state.
+    begin: `(gaussians, key) -> Method`, the training from there.
+  """
+
+  upload: 'Method'
+  gaussians: Callable[[FederatedState], CorrelatedGaussians]
+  begin: Callable[[CorrelatedGaussians, Key], 'Method']
+
+
+class Method(NamedTuple):
+  """One of the trainings that are compared.
+
+  Attributes:
+    algorithm: what runs.
+    rounds: how many.
+    budget: what it may release.
+    model: the networks, for the generators; None for classifiers.
+      `OneUpload` for a method of one upload.
+    shared: from the final state to what the server holds.
+    algorithm_of: from a plan of records to the algorithm; None where an audit
+      would see nothing, for a record's gradient is not what is sent.
+    is_nominal: whether it descends the formulas as printed, so that the epsilon
+      of its budget protects nothing.
+    pretraining: what it starts from, if it is to; it is not trained before
+      `pretraining.begin` was called.
+    gaussians: what it started from; its class moments are theirs.
+  """
+
+  algorithm: Algorithm
+  rounds: int
+  budget: Budget
+  model: Any
+  shared: Callable[[FederatedState], Tree]
+  algorithm_of: Callable[[Plan], Algorithm] | None = None
+  is_nominal: bool = False
+  pretraining: Pretraining | None = None
+  gaussians: CorrelatedGaussians | None = None
+
+  @property
+  def is_one_upload(self) -> bool:
+    """Whether all clients send one sum, and nothing else is done."""
+    return isinstance(self.model, OneUpload)
+
+  @property
+  def audited(self) -> Target | None:
+    """What an audit would train and test; None where it would see nothing."""
+    protection = self.budget.protection
+    if self.algorithm_of is None or protection is None:
+      return None
+    if protection.plan.unit != 'record':
+      return None
+    return Target(self.algorithm_of, protection)
+
+
+def ordered(names: Sequence[str]) -> tuple[str, ...]:
+  """The names in the order of the table, each once.
+
+  Raises:
+    InputError: one is unknown, or there is none.
+  """
+  for name in names or ('',):
+    validate.one_of(METHODS, methods=name)
+  return tuple(name for name in METHODS if name in names)
+
+
+def trained(names: Sequence[str]) -> tuple[str, ...]:
+  """Which methods are to be trained: FedLambda's classifier is FedAvg's."""
+  needed = [*names, *(['FedAvg'] if 'FedLambda' in names else [])]
+  return tuple(n for n in ordered(needed) if n != 'FedLambda')
+
+
+class Setting(NamedTuple):
+  """What all methods are built from.
+
+  Attributes:
+    config: of FedHypeVAE; its batches are those of all.
+    hyper: of its networks.
+    cgan: of DP-CGAN.
+    linear: of the classifiers that are averaged.
+    gaussians: of the Gaussians of classes.
+    merf: of DP-MERF.
+    pretraining: of generators, on samples of Gaussians.
+    privacy: what is protected, and how much is to be spent.
+    federation: how clients are sampled.
+    data: the clients' training records.
+    spec: of the data.
+    rounds: of generators, asked for.
+    seed: of the run.
+  """
+
+  config: Config
+  hyper: HyperVaeConfig
+  cgan: CganConfig
+  linear: LinearConfig
+  gaussians: GaussianConfig
+  merf: MerfConfig
+  pretraining: PretrainingConfig
+  privacy: HypePrivacyConfig
+  federation: FederationConfig
+  data: FederatedDataset
+  spec: DataSpec
+  rounds: int
+  seed: int
+
+  def budget(
+    self,
+    epochs: float,
+    *,
+    rounds: int | None = None,
+    first: First | None = None,
+    privacy: HypePrivacyConfig | None = None,
+  ) -> Budget:
+    """What a method may release; as `hype_budgets.budget`."""
+    return hype_budgets.budget(
+      privacy or self.privacy,
+      self.federation,
+      self.data,
+      self.config.batch_size,
+      epochs,
+      self.rounds if rounds is None else rounds,
+      first=first,
+    )
+
+
+def build_methods(names: Sequence[str], setting: Setting) -> dict[str, Method]:
+  """The trainings by name.
+
+  Raises:
+    InputError: a value is out of range or does not fit another.
+  """
+  hype_budgets.check_shares(setting.privacy, setting.config, setting.federation)
+  return {name: _BUILDERS[name](setting) for name in trained(names)}
+
+
+def _fedhypevae(setting: Setting, *, pretrained: bool = False) -> Method:
+  moments = First('class moments', setting.privacy.moments_share)
+  return _generator(
+    setting,
+    setting.hyper,
+    setting.config,
+    setting.privacy.privacy,
+    first=None if pretrained else moments,
+    pretrained=pretrained,
+  )
+
+
+def _dp_cvae(setting: Setting, *, pretrained: bool = False) -> Method:
+  """One decoder for all, and no code to choose among many."""
+  return _generator(
+    setting,
+    dataclasses.replace(setting.hyper, head='constant', prior='standard'),
+    dataclasses.replace(
+      setting.config, mmd_weight=0.0, lipschitz_weight=0.0, code_weight=0.0
+    ),
+    _mode_of_peers(setting),
+    pretrained=pretrained,
+  )
+
+
+def _mode_of_peers(setting: Setting) -> str:
+  """How what FedHypeVAE is compared with is protected: as it should be."""
+  mode = setting.privacy.privacy
+  return 'record_joint' if mode in ('record_server_code', 'paper') else mode
+
+
+def _generator(
+  setting: Setting,
+  hyper: HyperVaeConfig,
+  config: Config,
+  mode: str,
+  *,
+  first: First | None = None,
+  pretrained: bool = False,
+) -> Method:
+  if pretrained:
+    if mode == 'record_server_code':
+      raise InputError(
+        'Expected no method named -pretrained with privacy=record_server_code, '
+        'whose base weights stay as they were drawn; DP-CVAE-pretrained is '
+        'protected as with record_joint and can be had.'
+      )
+    first = First('class Gaussians', setting.privacy.gaussians_share)
+  model = build_hyper_vae(hyper, setting.spec)
+  is_nominal = mode == 'paper'
+  budget = setting.budget(config.epochs, first=first)
+
+  def algorithm_of(plan):
+    if mode == 'record_server_code':
+      return fedhypevae.with_server_codes(
+        config,
+        model,
+        plan,
+        setting.data.num_clients,
+        jax.random.key(setting.seed),
+      )
+    return fedhypevae.fedhypevae(config, model, mode, plan, budget.client_plan)
+
+  method = Method(
+    algorithm_of(budget.plan),
+    budget.rounds(setting.rounds),
+    budget,
+    model,
+    _variables,
+    None if is_nominal else algorithm_of,
+    is_nominal,
+  )
+  if not pretrained:
+    return method
+  return method._replace(pretraining=_pretraining(setting, config, method))
+
+
+def _pretraining(
+  setting: Setting, config: Config, method: Method
+) -> Pretraining:
+  """Gaussians, for the part of the budget that is theirs, and what follows."""
+  upload = class_gaussians(setting.gaussians, setting.spec)
+  budget, num_classes = method.budget, setting.spec.num_classes
+  release = _upload(setting, upload, budget, budget.first_noise)
+
+  def gaussians(state):
+    stddev = _summed_stddev(setting, budget, budget.first_noise)
+    return setting.gaussians.fit(num_classes, state.server, stddev)
+
+  def begin(found, key):
+    start = pretraining.pretrained(
+      setting.pretraining,
+      fedhypevae.record_loss(config, method.model),
+      method.model,
+      found,
+      key,
+    )
+
+    def from_start(algorithm):
+      return pretraining.started_from(algorithm, start)
+
+    of_plan = method.algorithm_of
+    return method._replace(
+      algorithm=from_start(method.algorithm),
+      algorithm_of=of_plan and (lambda plan: from_start(of_plan(plan))),
+      pretraining=None,
+      gaussians=found,
+    )
+
+  return Pretraining(release, gaussians, begin)
+
+
+def _one_upload(setting: Setting, upload: OneUpload, label: str) -> Method:
+  """A method of one upload, with the whole budget."""
+  budget = hype_budgets.upload_budget(
+    setting.privacy, setting.federation, setting.data, label
+  )
+  noise_multiplier = 0.0
+  if budget.protection is not None:
+    noise_multiplier = budget.protection.plan.noise_multiplier
+  stddev = _summed_stddev(setting, budget, noise_multiplier)
+  return _upload(
+    setting, upload._replace(stddev=stddev), budget, noise_multiplier
+  )
+
+
+def _upload(
+  setting: Setting, upload: OneUpload, budget: Budget, noise_multiplier: float
+) -> Method:
+  algorithm = one_upload(
+    upload.statistic,
+    setting.spec,
+    noise_multiplier=noise_multiplier,
+    share=_share(setting, budget),
+    unit='client' if budget.client_plan else 'record',
+  )
+  return Method(algorithm, 1, budget, upload, lambda state: state.server)
+
+
+def _share(setting: Setting, budget: Budget) -> float:
+  """Of the noise on a sum, what each client adds."""
+  if budget.client_plan is not None:
+    # As elsewhere where clients are protected: noise once, on the sum.
+    return setting.data.num_clients**-0.5
+  return budget.plan.share
+
+
+def _summed_stddev(
+  setting: Setting, budget: Budget, noise_multiplier: float
+) -> float:
+  return one_release.summed_stddev(
+    noise_multiplier, setting.data.num_clients, _share(setting, budget)
+  )
+
+
+def _class_gaussians(setting: Setting) -> Method:
+  upload = class_gaussians(setting.gaussians, setting.spec)
+  return _one_upload(setting, upload, 'class Gaussians')
+
+
+def _dp_merf(setting: Setting) -> Method:
+  return _one_upload(
+    setting, merf(setting.merf, setting.spec), 'random features'
+  )
+
+
+def _dp_cgan(setting: Setting) -> Method:
+  budget = setting.budget(0.0)
+  players = dp_cgan.build_cgan(setting.cgan, setting.spec)
+  algorithm = dp_cgan.dp_cgan(
+    setting.cgan,
+    players,
+    budget.plan,
+    is_private=setting.privacy.unit == 'record',
+  )
+  if budget.client_plan is not None:
+    algorithm = noise.with_private_server(algorithm, budget.client_plan)
+  return Method(
+    algorithm, budget.rounds(setting.rounds), budget, players, _variables
+  )
+
+
+def _classifier(setting: Setting, *, proximal: bool) -> Method:
+  linear, privacy = setting.linear, setting.privacy
+  budget = setting.budget(
+    linear.linear_epochs,
+    rounds=linear.linear_rounds,
+    # Several steps on shares of noise would protect nothing.
+    privacy=dataclasses.replace(privacy, noise_placement='local'),
+  )
+  plan = None
+  if privacy.unit != 'none':
+    plan = budget.client_plan or budget.plan
+
+  def algorithm_of(plan):
+    batch_size = setting.config.batch_size
+    return linear_head.linear_head(
+      linear.training(batch_size, proximal=proximal), setting.spec, plan
+    )
+
+  return Method(
+    algorithm_of(plan),
+    budget.rounds(linear.linear_rounds),
+    budget,
+    None,
+    _variables,
+    algorithm_of,
+  )
+
+
+def _variables(state: FederatedState) -> Tree:
+  return state.server.variables
+
+
+_BUILDERS: dict[str, Callable[[Setting], Method]] = {
+  'ClassGaussians': _class_gaussians,
+  'DP-MERF': _dp_merf,
+  'FedHypeVAE': _fedhypevae,
+  'FedHypeVAE-pretrained': functools.partial(_fedhypevae, pretrained=True),
+  'DP-CVAE': _dp_cvae,
+  'DP-CVAE-pretrained': functools.partial(_dp_cvae, pretrained=True),
+  'DP-CGAN': _dp_cgan,
+  'FedAvg': functools.partial(_classifier, proximal=False),
+  'FedProx': functools.partial(_classifier, proximal=True),
+}

@@ -1,0 +1,1 @@
+"""FedVAE: federated, central and local training of a VAE."""

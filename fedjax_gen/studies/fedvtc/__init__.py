@@ -1,0 +1,1 @@
+"""FedVTC: clients with different models share statistics of classes."""

@@ -1,0 +1,254 @@
+"""What a run of FedVTC compares: what is asked for, and what is built of it."""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+from typing import NamedTuple
+
+from fedjax_gen import fields, validate
+from fedjax_gen.algorithms import fedvtc as fedvtc_lib
+from fedjax_gen.errors import InputError
+from fedjax_gen.federated import metering, personal
+from fedjax_gen.federated.class_gaussians import Rules
+from fedjax_gen.federated.personal import Method
+from fedjax_gen.federated.rounds import Traffic
+from fedjax_gen.federation import FederationConfig
+from fedjax_gen.models.classifiers import (
+  Classifier,
+  ClassifierConfig,
+  build_classifiers,
+)
+from fedjax_gen.models.vae import DataSpec
+from fedjax_gen.models.vtc import VtcConfig, build_vtc
+from fedjax_gen.models.vtc_losses import GeneratorLosses
+from fedjax_gen.privacy.plan import PrivacyConfig
+from fedjax_gen.privacy.releases import Releases
+from fedjax_gen.running import federated_step
+from fedjax_gen.studies import options, private_run
+from fedjax_gen.studies.command import program
+from fedjax_gen.studies.fedvtc import vtc_methods
+from fedjax_gen.studies.fedvtc.vtc_judge import Clients, build_clients
+from fedjax_gen.studies.fedvtc.vtc_methods import (
+  SUBJECT,
+  BaselineConfigs,
+  Setting,
+  Subject,
+)
+from fedjax_gen.studies.private_run import Protection
+
+
+@dataclasses.dataclass(frozen=True)
+class ComparisonConfig:
+  """What is compared.
+
+  Raises:
+    InputError: a value is out of range.
+  """
+
+  baselines: tuple[str, ...] = fields.option(
+    ('local', 'FedProto'),
+    f'all, none, or any of {", ".join(vtc_methods.BASELINES)}.',
+  )
+  ablations: tuple[str, ...] = fields.option(
+    (),
+    'FedVTC with one thing left out: all, none, or any of '
+    f'{", ".join(vtc_methods.ABLATIONS)}.',
+  )
+  local_test_fraction: float = fields.option(
+    0.2, 'Of each client’s examples, held out to test it on.'
+  )
+  attack: bool = fields.option(
+    False,
+    'Try to draw clients’ images from the statistics that they sent, '
+    'and measure how far that succeeds.',
+  )
+  target_accuracy: float = fields.option(
+    0.0,
+    'Count the bytes until this accuracy; 0 for that of the local '
+    'models at the end.',
+  )
+
+  def __post_init__(self):
+    vtc_methods.baselines(self.baselines)
+    vtc_methods.ablations(self.ablations)
+    validate.fraction(target_accuracy=self.target_accuracy)
+    if not 0 <= self.local_test_fraction < 1:
+      raise InputError(
+        'Expected 0 <= local_test_fraction < 1, got '
+        f'local_test_fraction={self.local_test_fraction}.'
+      )
+
+
+class Configs(NamedTuple):
+  """Everything of the command line, and what it is by default."""
+
+  run: program.RunConfig = program.RunConfig(
+    rounds=20, rounds_per_step=5, eval_every=5, checkpoint_every=5
+  )
+  data: options.DataConfig = options.DataConfig()
+  federation: FederationConfig = FederationConfig(
+    num_clients=9, partition='dirichlet', alpha=0.1
+  )
+  population: options.PopulationConfig = options.PopulationConfig()
+  measured: options.MeasuredConfig = options.MeasuredConfig()
+  classifier: ClassifierConfig = ClassifierConfig(
+    architectures=('cnn5', 'cnn', 'mlp'), feature_size=64, width=0.25
+  )
+  training: personal.Config = personal.Config(
+    local_epochs=2.0, batch_size=16, optimizer='adam', learning_rate=2e-3
+  )
+  vtc: VtcConfig = VtcConfig()
+  fedvtc: fedvtc_lib.Config = fedvtc_lib.Config(synthetic_per_class=60)
+  rules: Rules = Rules()
+  losses: GeneratorLosses = GeneratorLosses()
+  privacy: PrivacyConfig = PrivacyConfig()
+  comparison: ComparisonConfig = ComparisonConfig()
+  baselines: BaselineConfigs = BaselineConfigs()
+
+
+class Comparison(NamedTuple):
+  """The trainings that are compared, built and not yet compiled.
+
+  Attributes:
+    clients: who holds what.
+    models: the classifier of each fleet.
+    subject: what FedVTC is built from.
+    methods: the trainings, by name, FedVTC first.
+    traffic: bytes per client of each, by fleet.
+    protection: of FedVTC and its ablations, if they are private.
+  """
+
+  clients: Clients
+  models: Sequence[Classifier]
+  subject: Subject
+  methods: dict[str, Method]
+  traffic: dict[str, Sequence[Traffic]]
+  protection: Protection | None
+
+  @property
+  def releases(self) -> Releases | None:
+    """All that the run gives away; None without privacy."""
+    if self.protection is None:
+      return None
+    return private_run.releases_of(
+      dict.fromkeys(self.protected, self.protection)
+    )
+
+  @property
+  def protected(self) -> list[str]:
+    """Methods that train under the protection, if there is any."""
+    return [name for name in self.methods if name.startswith(SUBJECT)]
+
+  @property
+  def held(self) -> list[str]:
+    """Methods of which the protection holds."""
+    return self.protection.held(self.protected) if self.protection else []
+
+
+def build(asked: Configs, num_processes: int) -> Comparison:
+  """Reads the data and builds what is compared.
+
+  Args:
+    asked: the command line.
+    num_processes: of the run.
+
+  Raises:
+    InputError: a configuration does not fit the data or another.
+  """
+  _check_population(asked.population, asked.fedvtc, num_processes)
+  source = options.load_source(asked.data, seed=asked.run.seed)
+  clients = build_clients(
+    source,
+    asked.federation,
+    asked.classifier.architectures,
+    asked.comparison.local_test_fraction,
+    asked.run.seed,
+    measured=asked.measured,
+    on_host=asked.population.population_on_host,
+  )
+  spec = DataSpec(source.input_shape, source.num_classes)
+  models = build_classifiers(asked.classifier, spec)
+  setting = Setting(
+    asked.training,
+    models,
+    [data.num_clients for data in clients.datasets],
+    asked.classifier,
+    spec,
+    asked.run.rounds,
+    asked.baselines,
+  )
+  protection = _protect(
+    asked.privacy, asked.federation, clients, asked.run.rounds
+  )
+  subject = Subject(
+    asked.fedvtc,
+    asked.rules,
+    asked.losses,
+    build_vtc(asked.vtc, asked.classifier.feature_size, spec),
+    None if protection is None else protection.plan,
+  )
+  methods = vtc_methods.build_methods(
+    setting,
+    subject,
+    with_baselines=asked.comparison.baselines,
+    with_ablations=asked.comparison.ablations,
+  )
+  traffic = _traffic(methods, clients)
+  return Comparison(clients, models, subject, methods, traffic, protection)
+
+
+def _traffic(
+  methods: Mapping[str, Method], clients: Clients
+) -> dict[str, Sequence[Traffic]]:
+  """Bytes per client of each method; a round is traced, none is computed."""
+  traffic: dict[str, Sequence[Traffic]] = {}
+  for name, method in methods.items():
+    federated_step.dry_run(name, method.algorithm, clients.datasets)
+    traffic[name] = metering.traffic(method.algorithm, clients.datasets)
+  return traffic
+
+
+def _protect(
+  privacy: PrivacyConfig,
+  federation: FederationConfig,
+  clients: Clients,
+  num_rounds: int,
+) -> private_run.Protection | None:
+  """Differential privacy of whole clients, if it is asked for.
+
+  Raises:
+    InputError: privacy of records is asked for, which FedVTC cannot give, or
+      not all rounds fit the budget.
+  """
+  if not privacy.is_private:
+    return None
+  if privacy.privacy != 'client':
+    raise InputError(
+      'Expected privacy=client or none with FedVTC, got '
+      f'privacy={privacy.privacy!r}: every record has trained the extractor, '
+      'and so moves the features of all others.'
+    )
+  count = clients.partition.num_clients
+  plan = private_run.client_plan(privacy, federation, count, rounds=num_rounds)
+  if plan.rounds < num_rounds:
+    raise InputError(
+      f'Expected a budget for rounds={num_rounds}, which all methods train '
+      f'for; epsilon={privacy.epsilon:g} lasts for {plan.rounds}.'
+    )
+  return private_run.protection(
+    privacy, plan, rounds=num_rounds, num_units=count
+  )
+
+
+def _check_population(
+  population: options.PopulationConfig,
+  config: fedvtc_lib.Config,
+  num_processes: int,
+) -> None:
+  """Raises InputError where the population may not lie on the host."""
+  population.check(num_processes)
+  if population.population_on_host and config.vtc_scope == 'local':
+    raise InputError(
+      "Expected vtc_scope='federated' with population_on_host=true, got "
+      f'vtc_scope={config.vtc_scope!r}: the generators of all clients are '
+      'drawn with and saved side by side.'
+    )

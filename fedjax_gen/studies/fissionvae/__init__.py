@@ -1,0 +1,1 @@
+"""FissionVAE: VAEs over groups of clients with different kinds of images."""

@@ -1,0 +1,223 @@
+"""What every report of a finished run has: facts, words, sections.
+
+The reports of programs are made of these and of what is their own.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from fedjax_gen.data.partition import Partition
+from fedjax_gen.data.sources import DataSource
+from fedjax_gen.evaluation.gallery import LABELS, Drawn
+from fedjax_gen.privacy.releases import Releases
+from fedjax_gen.running import environment, report, report_tables
+from fedjax_gen.running.training import TrainResult
+from fedjax_gen.studies import audits, private_run, wording
+from fedjax_gen.studies.private_run import Protection
+from fedjax_gen.studies.shown import Shown
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFacts:
+  """What a report knows of any finished run.
+
+  Attributes:
+    experiment: name of the program.
+    source: the data.
+    partition: who held what.
+    metrics: final metrics, by method.
+    results: of training, by trained method.
+    config: everything that decided the run.
+    protection: differential privacy, if there was any.
+    protected: methods that it is of; some may not have been trained.
+    releases: all that the folder gives away, if there is privacy.
+  """
+
+  experiment: str
+  source: DataSource
+  partition: Partition
+  metrics: Mapping[str, Mapping[str, float]]
+  results: Mapping[str, TrainResult]
+  config: Mapping[str, Any]
+  protection: Protection | None = dataclasses.field(default=None, kw_only=True)
+  protected: Sequence[str] = dataclasses.field(default=(), kw_only=True)
+  releases: Releases | None = dataclasses.field(default=None, kw_only=True)
+
+  @property
+  def rounds(self) -> int:
+    """Rounds that were trained: those asked for, unless a budget ended."""
+    if self.protection is not None:
+      return self.protection.plan.rounds
+    return self.config['run']['rounds']
+
+
+def summary(
+  facts: RunFacts, params_digest: str, *, up: float, down: float
+) -> dict[str, Any]:
+  """What the summary.json of every run holds.
+
+  Args:
+    facts: of the run.
+    params_digest: of all that was trained.
+    up: bytes that a client sends in a round.
+    down: bytes that it receives.
+  """
+  results = facts.results.values()
+  private = {}
+  if facts.releases is not None:
+    private = {'privacy': facts.releases.summary()}
+  return {
+    'experiment': facts.experiment,
+    'seed': facts.config['run']['seed'],
+    'rounds': facts.rounds,
+    'data': facts.source.name,
+    'params_digest': params_digest,
+    'seconds': sum(result.seconds for result in results),
+    'compile_seconds': sum(result.compile_seconds for result in results),
+    'bytes_up_per_client_round': up,
+    'bytes_down_per_client_round': down,
+    'environment': environment.environment(),
+    'methods': facts.metrics,
+    **private,
+  }
+
+
+def headline(releases: Releases | None) -> list[tuple[str, str]]:
+  """The epsilon of the folder, for the top of a report; none without."""
+  if releases is None:
+    return []
+  label = f'ε of {private_run.UNITS[releases.unit]}, all that is released'
+  if releases.is_nominal:
+    label = f'{private_run.NOMINAL}, all that is released'
+  return [(label, wording.number(releases.joint().epsilon))]
+
+
+def write(
+  shown: Shown,
+  facts: RunFacts,
+  *,
+  lead: str,
+  headlines: Sequence[tuple[str, str]],
+  sections: Sequence[report.Section],
+) -> None:
+  """Writes report.html, without sections in which there is nothing.
+
+  Of a private run it says first what it holds, and, where that is more than
+  what is protected, each table says what is not.
+
+  Args:
+    shown: what the report shows, and where it belongs.
+    facts: of the whole run.
+    lead: sentences under the title.
+    headlines: labels and numbers under these.
+    sections: all that may be there, in order.
+
+  Raises:
+    DiskFullError: the disk is full.
+  """
+  methods = {*facts.metrics, *facts.results}
+  report.write_report(
+    shown.report_folder / 'report.html',
+    report.Report(
+      title=f'{facts.experiment} on {facts.source.name}',
+      lead=shown.sentence() + lead,
+      facts=headlines,
+      sections=[
+        shown.marked(section, methods) for section in sections if section.blocks
+      ],
+    ),
+  )
+
+
+def draw_partition(shown: Shown, facts: RunFacts) -> list[report.Picture]:
+  """Draws what each client holds, where the report shows that.
+
+  Raises:
+    DiskFullError: the disk is full.
+  """
+  if not shown.everything:
+    return []
+  path = shown.kept / 'samples' / 'partition.png'
+  path.parent.mkdir(parents=True, exist_ok=True)
+  source = facts.source
+  facts.partition.plot(source.train.labels, source.class_names, path)
+  drawn = Drawn(
+    path,
+    f'Examples of each class at each client: {facts.partition.description}.',
+    'partition',
+    unprotected=LABELS,
+  )
+  return [
+    report.Picture(
+      picture.path,
+      picture.caption,
+      'Chart of the number of examples of each class at each client.',
+    )
+    for picture in shown.placed([drawn])
+  ]
+
+
+def who_holds_what(facts: RunFacts) -> str:
+  """The sentence that a report begins with."""
+  sizes = np.asarray(facts.partition.sizes)
+  held = f'{sizes.min()} to {sizes.max()}'
+  if sizes.min() == sizes.max():
+    held = str(sizes[0])
+  return (
+    f'{len(sizes)} clients hold {held} of the {len(facts.source.train.labels)} '
+    f'training examples of {facts.source.name} ({facts.partition.description}) '
+    'and never send them.'
+  )
+
+
+def privacy(shown: Shown, facts: RunFacts) -> list[report.Section]:
+  """The section on privacy, if a method trained under any.
+
+  An audit looks at training records: its table is there only if everything is
+  shown.
+  """
+  protected = [name for name in facts.results if name in facts.protected]
+  if facts.protection is None or facts.releases is None or not protected:
+    return []
+  others = [name for name in facts.results if name not in protected]
+  section = facts.protection.section(protected, others, releases=facts.releases)
+  if not shown.everything:
+    return [section]
+  audit = audits.blocks(
+    dict.fromkeys(protected, facts.protection),
+    facts.metrics,
+    facts.config.get('audit', {}).get('audit_confidence', 0.0),
+  )
+  return [dataclasses.replace(section, blocks=[*section.blocks, *audit])]
+
+
+def privacy_remark(facts: RunFacts) -> str:
+  """What to keep in mind where protected methods stand beside others."""
+  protected = [name for name in facts.results if name in facts.protected]
+  if facts.protection is None or len(protected) == len(facts.results):
+    return ''
+  return (
+    f' Trained under differential privacy: {", ".join(protected) or "none"}; '
+    'the others are references without it.'
+  )
+
+
+def settings(facts: RunFacts) -> report.Section:
+  """What was asked for, on what it ran, and how long that took."""
+  seconds = {
+    name: f'{result.seconds:.1f} s training, '
+    f'{result.compile_seconds:.1f} s compiling'
+    for name, result in facts.results.items()
+  }
+  return report.Section(
+    'Settings and environment',
+    [
+      report_tables.settings_table(facts.config),
+      report_tables.settings_table(
+        seconds | environment.environment(), 'Environment'
+      ),
+    ],
+  )

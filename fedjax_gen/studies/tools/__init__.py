@@ -1,0 +1,1 @@
+"""Programs that train nothing: embeddings of images, samples of models."""

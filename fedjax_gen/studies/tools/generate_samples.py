@@ -1,0 +1,179 @@
+"""Samples from the model that a finished run trained."""
+
+import dataclasses
+import json
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+
+from fedjax_gen import fields, files, validate
+from fedjax_gen.errors import InputError
+from fedjax_gen.evaluation import pictures
+from fedjax_gen.running import files as running_files, saved
+from fedjax_gen.running.trained_model import TrainedModel
+from fedjax_gen.studies.command import program
+
+_MAX_PICTURES = 100
+_MAX_COLUMNS = 10  # of a picture with a row for each group
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerateConfig:
+  """What to generate.
+
+  Raises:
+    InputError: a value is out of range.
+  """
+
+  workdir: str = fields.option(
+    '', 'Work directory of a finished run.', placeholder='DIR'
+  )
+  method: str = fields.option(
+    '',
+    'Which of its models. Default: that of the run’s main method.',
+    placeholder='NAME',
+  )
+  group: str = fields.option(
+    '',
+    'Of one group only, by name or number. Default: all groups, '
+    'mixed as in the training data.',
+    placeholder='NAME',
+  )
+  num: int = fields.option(1000, 'How many examples.')
+  label: int = fields.option(
+    -1,
+    'Of one class only; -1 for all classes that the model knows, or '
+    'all of the group, in turn.',
+  )
+  seed: int = fields.option(0, 'Same seed, same examples.')
+  out: str = fields.option(
+    'synthetic.npz',
+    'npz file with x, y, classes, groups and, of a private run, what holds '
+    'of its privacy; or a .png of the first 100, or of the first 10 of each '
+    'group.',
+    placeholder='FILE',
+  )
+
+  def __post_init__(self):
+    validate.positive_int(num=self.num)
+    validate.non_negative_int(seed=self.seed)
+    if self.label < -1:
+      raise InputError(f'Expected label >= -1, got label={self.label}.')
+    path = pathlib.Path(self.out)
+    if path.suffix.lower() not in ('.npz', '.png') or path.is_dir():
+      raise InputError(
+        f'Expected out to be a file that ends in .npz or .png, got '
+        f'out={self.out!r}.'
+      )
+
+
+class Configs(NamedTuple):
+  """Everything of the command line, and what it is by default."""
+
+  generate: GenerateConfig = GenerateConfig()
+
+
+def main(asked: Configs) -> None:
+  """Samples and writes; see `program.run`."""
+  config = asked.generate
+  if not config.workdir:
+    raise InputError(
+      'Expected the work directory of a finished run: --workdir=DIR.'
+    )
+  model = saved.load_model(config.workdir, config.method or None)
+  path = pathlib.Path(config.out)
+  is_picture = path.suffix.lower() == '.png'
+  if is_picture and not model.spec.is_image:
+    raise InputError(
+      f'Expected out to end in .npz, since {config.workdir} is of features, '
+      f'not of images; got out={config.out!r}.'
+    )
+  if config.label >= model.spec.num_classes:
+    raise InputError(
+      f'Expected label < {model.spec.num_classes}, the number of classes, '
+      f'got label={config.label}.'
+    )
+  group = _group(model, config.group)
+  if is_picture:
+    rows = _rows(model, config, group)
+    num = sum(len(images) for images in rows.values())
+  else:
+    arrays = _arrays(model, config, group)
+    num = config.num
+  try:
+    with running_files.full_disk_named(path):
+      if not is_picture:
+        files.write_arrays(path, arrays)
+      elif len(rows) == 1:
+        pictures.image_grid(next(iter(rows.values())), path)
+      else:
+        pictures.image_rows(rows, path)
+  except OSError as error:
+    raise InputError(
+      f'Cannot write out={config.out!r}: {error.strerror}.'
+    ) from error
+  print(f'{num} examples of {model.name}: {path}')
+
+
+def _group(model: TrainedModel, asked: str) -> str | int | None:
+  """The group as `sample` takes it; digits are a number if no name."""
+  if asked.isdecimal() and asked not in [group.name for group in model.groups]:
+    return int(asked)
+  return asked or None
+
+
+def _sample(
+  model: TrainedModel,
+  config: GenerateConfig,
+  num: int,
+  group: str | int | None,
+) -> tuple[np.ndarray, np.ndarray | None]:
+  labels = np.full(num, config.label) if config.label >= 0 else None
+  return model.sample(num, labels=labels, seed=config.seed, group=group)
+
+
+def _rows(
+  model: TrainedModel, config: GenerateConfig, group: str | int | None
+) -> dict[str, np.ndarray]:
+  """Images of a picture by the title of their row, or all under one."""
+  if group is not None or not model.groups:
+    num = min(config.num, _MAX_PICTURES)
+    return {'': _sample(model, config, num, group)[0]}
+  # Not in the groups' shares: each is to be seen.
+  num = max(1, min(config.num // len(model.groups), _MAX_COLUMNS))
+  return {
+    known.name: _sample(model, config, num, number)[0]
+    for number, known in enumerate(model.groups)
+  }
+
+
+def _arrays(
+  model: TrainedModel, config: GenerateConfig, group: str | int | None
+) -> dict[str, np.ndarray]:
+  """The examples under the names by which `sources.load` reads them back."""
+  inputs, labels = _sample(model, config, config.num, group)
+  arrays = {'x': inputs}
+  if labels is not None:
+    arrays |= {'y': labels, 'classes': np.asarray(model.class_names)}
+  if model.groups:
+    names = np.asarray([known.name for known in model.groups])
+    arrays['groups'] = names[model.sample_groups(config.num, group=group)]
+  if model.privacy is not None:
+    # What holds of them travels with them.
+    arrays['privacy'] = np.asarray(json.dumps(dict(model.privacy)))
+  return arrays
+
+
+PROGRAM = program.Program(
+  name='generate',
+  sentence='Samples from the model that a finished run trained.',
+  examples=(
+    ('--workdir=runs/fedvae --num=10000', 'Ten thousand into synthetic.npz.'),
+    ('--workdir=runs/fedvae --out=grid.png', 'A picture of the first 100.'),
+    ('--workdir=runs/fedvae --method=central --label=3', 'Threes only.'),
+    ('--workdir=runs/fissionvae --group=shapes', 'Of one group of clients.'),
+  ),
+  configs=Configs(),
+  main=main,
+)
