@@ -74,12 +74,15 @@ class TrainResult(NamedTuple):
     seconds: time in `step`, compilation not counted, over all resumptions.
     compile_seconds: time in compilation, over all resumptions.
     history: one record of metrics a round, resumed rounds included.
+    round_bytes: temporary memory that the compiled rounds need, where that was
+      asked for.
   """
 
   state: Any
   seconds: float
   compile_seconds: float
   history: list[dict[str, float]]
+  round_bytes: int = 0
 
 
 def train(
@@ -179,7 +182,9 @@ def train(
           processes.exchange('saved')
         done = end
   history = workdir.history(method) if workdir.is_writer else []
-  return TrainResult(leaves.local(state), **times, history=history)
+  return TrainResult(
+    leaves.local(state), times['seconds'], times['compile_seconds'], history
+  )
 
 
 def _agree(

@@ -59,9 +59,10 @@ class Protection(NamedTuple):
     """Of a finished method, at `config.delta`; may be infinite."""
     return self.ledger.worst()
 
-  def held(self, methods: Sequence[str]) -> list[str]:
-    """Those methods of which it holds: none without noise."""
-    return list(methods) if math.isfinite(self.epsilon) else []
+  @property
+  def is_finite(self) -> bool:
+    """Whether there is noise, and so a guarantee."""
+    return math.isfinite(self.epsilon)
 
   def sentence(self) -> str:
     """What is about to happen, in a few lines for the terminal."""

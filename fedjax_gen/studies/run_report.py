@@ -3,7 +3,7 @@
 The reports of programs are made of these and of what is their own.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 from typing import Any
 
@@ -12,15 +12,17 @@ import numpy as np
 from fedjax_gen.data.partition import Partition
 from fedjax_gen.data.sources import DataSource
 from fedjax_gen.evaluation.gallery import LABELS, Drawn
+from fedjax_gen.federated.rounds import Traffic
 from fedjax_gen.privacy.releases import Releases
 from fedjax_gen.running import environment, report, report_tables
 from fedjax_gen.running.training import TrainResult
 from fedjax_gen.studies import audits, private_run, wording
 from fedjax_gen.studies.private_run import Protection
 from fedjax_gen.studies.shown import Shown
+from fedjax_gen.studies.study import Comparison, Run
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class RunFacts:
   """What a report knows of any finished run.
 
@@ -31,8 +33,11 @@ class RunFacts:
     metrics: final metrics, by method.
     results: of training, by trained method.
     config: everything that decided the run.
-    protection: differential privacy, if there was any.
-    protected: methods that it is of; some may not have been trained.
+    methods: what was trained, by name.
+    traffic: bytes per client and round of each fleet, by trained method.
+    drawn: the pictures.
+    protection: differential privacy, if there was any and one for all.
+    protected: methods that it is of.
     releases: all that the folder gives away, if there is privacy.
   """
 
@@ -42,9 +47,12 @@ class RunFacts:
   metrics: Mapping[str, Mapping[str, float]]
   results: Mapping[str, TrainResult]
   config: Mapping[str, Any]
-  protection: Protection | None = dataclasses.field(default=None, kw_only=True)
-  protected: Sequence[str] = dataclasses.field(default=(), kw_only=True)
-  releases: Releases | None = dataclasses.field(default=None, kw_only=True)
+  methods: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  traffic: Mapping[str, Sequence[Traffic]]
+  drawn: Sequence[Drawn] = ()
+  protection: Protection | None = None
+  protected: Sequence[str] = ()
+  releases: Releases | None = None
 
   @property
   def rounds(self) -> int:
@@ -52,6 +60,42 @@ class RunFacts:
     if self.protection is not None:
       return self.protection.plan.rounds
     return self.config['run']['rounds']
+
+
+def of_run(
+  running: Run,
+  compared: Comparison,
+  results: Mapping[str, TrainResult],
+  metrics: Mapping[str, Mapping[str, float]],
+  drawn: Iterable[Drawn] = (),
+) -> dict[str, Any]:
+  """The fields of `RunFacts`, of a run.
+
+  Args:
+    running: the run.
+    compared: what it compares.
+    results: of training, by method.
+    metrics: final ones, by row of the results.
+    drawn: pictures, in the folder to keep; those that the report shows are
+      placed where they belong.
+
+  Raises:
+    OSError: a picture cannot be moved.
+  """
+  return {
+    'experiment': running.session.config['experiment'],
+    'source': compared.source,
+    'partition': compared.partition,
+    'metrics': metrics,
+    'results': results,
+    'config': running.session.config,
+    'methods': compared.methods,
+    'traffic': {name: m.traffic for name, m in compared.methods.items()},
+    'drawn': running.shown.placed(drawn),
+    'protection': compared.protection,
+    'protected': compared.private,
+    'releases': compared.releases,
+  }
 
 
 def summary(

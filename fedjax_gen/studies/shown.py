@@ -228,20 +228,16 @@ def _expected_cohort(facts: Any) -> float:
 
   Who came is decided by secret coins: amplification rests on them.
   """
-  protection = getattr(facts, 'protection', None)
-  plans = [] if protection is None else [protection.plan]
-  for method in getattr(facts, 'methods', {}).values():
-    plans += [method.budget.client_plan] if method.budget.client_plan else []
+  found = [m.protection.plan for m in facts.methods.values() if m.protection]
   return max(
-    (p.expected_cohort for p in plans if p.unit == 'client'), default=0
+    (p.expected_cohort for p in found if p.unit == 'client'), default=0
   )
 
 
 def _expected_log(
-  history: Sequence[Mapping[str, float]], traffic: Any, expected: float
+  history: Sequence[Mapping[str, float]], fleets: Sequence, expected: float
 ) -> list[dict[str, float]]:
   """A log of rounds as they are expected, from constants alone."""
-  fleets = [traffic] if hasattr(traffic, 'bytes_up') else list(traffic)
   up = sum(fleet.bytes_up for fleet in fleets) / len(fleets)
   down = sum(fleet.bytes_down for fleet in fleets) / len(fleets)
   return [

@@ -3,8 +3,7 @@
 Programs are lists of stages: build, begin, train, measure, draw, save.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 from fedjax_gen.data.partition import Partition
 from fedjax_gen.data.sources import DataSource
@@ -15,9 +14,7 @@ from fedjax_gen.running import (
   leaves,
   run_secrets,
   saved_files,
-  training,
 )
-from fedjax_gen.running.engine import Engine
 from fedjax_gen.running.workdir import Workdir
 from fedjax_gen.studies import private_run
 from fedjax_gen.studies.command import program
@@ -105,88 +102,22 @@ def known(source: DataSource, protection: Protection | None) -> list[str]:
   return notes if protection is None else [*notes, protection.sentence()]
 
 
-def train(
-  name: str,
-  engine: Engine,
-  num_rounds: int,
-  *,
-  run: program.RunConfig,
-  session: program.Session,
-  workdir: Workdir,
-  trained: Callable[[Any], Any],
-  evaluate: Callable[[Any], Mapping[str, float]] | None = None,
-  evaluated: Callable[[Any], Any] = lambda state: state,
-  best_metric: str | None = None,
-) -> training.TrainResult:
-  """Trains one method.
-
-  Args:
-    name: of the method.
-    engine: its rounds.
-    num_rounds: how many.
-    run: says when to evaluate and save.
-    session: shows the advance, and tells of signals.
-    workdir: where to log and save.
-    trained: the part of the state whose floats must stay finite.
-    evaluate: returns more metrics of what is `evaluated`; None for none.
-    evaluated: what `evaluate` is given, of the state.
-    best_metric: whose best checkpoint is kept too; None for none.
-
-  Raises:
-    see `training.train`.
-  """
-  return training.train(
-    method=name,
-    **engine.for_training(),
-    schedule=training.Schedule(
-      num_rounds, run.rounds_per_step, run.eval_every, run.checkpoint_every
-    ),
-    workdir=workdir,
-    progress=session.progress,
-    stop=session.stop,
-    trained=trained,
-    evaluate=evaluate,
-    evaluated=evaluated,
-    best_metric=best_metric,
-  )
-
-
 def claim(
   workdir: Workdir,
   releases: Releases | None,
-  method_of: Callable[[str], str] = lambda model: model,
+  rows: Mapping[str, str],
 ) -> None:
   """Writes into every model to be given away what holds of its privacy.
 
   Args:
     workdir: of the run, with all models saved.
     releases: of a private run; nothing is done without.
-    method_of: from the name of a model to that of the method it is of.
+    rows: of the results, by the method that each is of, where names differ.
 
   Raises:
     OSError: the disk is full.
   """
   if releases is not None and workdir.is_writer:
     saved_files.add_claims(
-      workdir.released, lambda model: releases.claim(method_of(model))
+      workdir.released, lambda model: releases.claim(rows.get(model, model))
     )
-
-
-def settle(
-  protection: Protection | None,
-  metrics: Mapping[str, dict[str, Any]],
-  protected: Iterable[str],
-) -> dict[str, dict[str, Any]]:
-  """Adds what was released to the metrics of who released it.
-
-  Args:
-    protection: that methods trained under; nothing is done without.
-    metrics: by method.
-    protected: methods that trained under it.
-  """
-  if protection is None:
-    return dict(metrics)
-  spent = dict.fromkeys(protected, protection.metrics())
-  return {
-    name: values | spent.get(name, {}) for name, values in metrics.items()
-  }

@@ -24,7 +24,7 @@ from fedjax_gen.federation import FederationConfig
 from fedjax_gen.models.hypernetwork import HyperVaeConfig
 from fedjax_gen.models.vae import DataSpec
 from fedjax_gen.running.training import TrainResult
-from fedjax_gen.studies import shown
+from fedjax_gen.studies import shown, study
 from fedjax_gen.studies.fedhypevae import (
   hype_methods,
   hype_pictures,
@@ -110,7 +110,7 @@ def _metrics(methods):
       values |= {'class_mmd': 1 - alone, 'interpolation_lambda': 0.5}
     method = methods.get('FedAvg' if name == 'FedLambda' else name)
     if method is not None:
-      values |= hype_privacy.spent(method)
+      values |= method.spent()
     metrics[name] = values
   return metrics
 
@@ -131,12 +131,12 @@ def _facts(methods, privacy, codes=('meta',), **changes):
         'run': {'seed': 7, 'rounds': 9},
         'synthesis': {'codes': codes},
       },
-      traffic={n: Traffic(1000 + i, 500) for i, n in enumerate(methods)},
+      traffic={n: [Traffic(1000 + i, 500)] for i, n in enumerate(methods)},
       drawn=[],
       methods=methods,
       privacy=privacy,
       confidence=0.9,
-      releases=hype_privacy.releases(methods),
+      releases=study.releases(methods),
     ),
     **changes,
   )
@@ -212,14 +212,14 @@ def test_the_same_is_said_once_for_several_methods():
 def test_without_privacy_nothing_is_said_or_spent(page):
   methods, privacy = _methods(privacy='none')
   assert hype_privacy.sentences(methods) == []
-  assert hype_privacy.spent(methods['FedHypeVAE']) == {}
+  assert methods['FedHypeVAE'].spent() == {}
   assert 'Privacy' not in page(methods, privacy).headings
 
 
 def test_epsilon_is_within_the_budget(private):
   methods, _ = private
   for name in _TRAINED:
-    found = hype_privacy.spent(methods[name])
+    found = methods[name].spent()
     assert set(found) == {'epsilon', 'delta'}
     assert 3.9 < found['epsilon'] <= 4.0, name
     assert found['delta'] == 1e-3
@@ -227,7 +227,7 @@ def test_epsilon_is_within_the_budget(private):
 
 def test_an_epsilon_without_noise_is_no_number(page):
   methods, privacy = _methods(epsilon=math.inf)
-  assert set(hype_privacy.spent(methods['FedHypeVAE'])) == {'delta'}
+  assert set(methods['FedHypeVAE'].spent()) == {'delta'}
   written = page(methods, privacy)
   assert 'nothing is protected' in written.text
   assert 'ε' not in written.table('Method')[0]
@@ -235,10 +235,10 @@ def test_an_epsilon_without_noise_is_no_number(page):
 
 def test_the_epsilon_of_the_published_formulas_is_never_called_one(nominal):
   methods, _ = nominal
-  found = hype_privacy.spent(methods['FedHypeVAE'])
+  found = methods['FedHypeVAE'].spent()
   assert set(found) == {'nominal_epsilon', 'delta'}
   for name in _TRAINED[1:]:
-    found = hype_privacy.spent(methods[name])
+    found = methods[name].spent()
     assert set(found) == {'epsilon', 'delta'}, name
   ours, *others = hype_privacy.sentences(methods)
   assert ours.startswith('FedHypeVAE: NOT private')
@@ -310,7 +310,7 @@ def test_the_page_says_what_is_protected_and_what_is_not(private, page):
   ):
     assert text in written.text
   assert 'NOT' not in written.text
-  joint = hype_privacy.releases(methods).joint().epsilon
+  joint = study.releases(methods).joint().epsilon
   assert 4.0 < joint < 12.0
   assert f'3 methods together: epsilon={joint:.4g}' in written.text
 
@@ -360,7 +360,7 @@ def test_the_summary_is_json_of_finite_numbers(private):
 
 
 def test_traffic_is_that_of_the_first_without_ours(private):
-  facts = _facts(*private, traffic={'FedAvg': Traffic(40, 20)})
+  facts = _facts(*private, traffic={'FedAvg': [Traffic(40, 20)]})
   assert hype_report.summary(facts, '')['bytes_up_per_client_round'] == 20
 
 

@@ -205,6 +205,7 @@ def test_facts_are_those_of_protected_methods(tmp_path):
     metrics: dict
     results: dict
     other: str
+    methods: dict = dataclasses.field(default_factory=dict)
 
   metrics = {'a': {'fid': 1, 'audit_epsilon_lower': 0.2}, 'b': {'fid': 2}}
   facts = Facts(metrics, {'b': 3}, 'as it was')

@@ -5,12 +5,90 @@ by what is made of it.
 """
 
 from collections.abc import Mapping, Sequence
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
 
 from fedjax_gen.evaluation import embedding_quality, heads, membership
 from fedjax_gen.evaluation.heads import Evaluation, Head, HeadConfig
+from fedjax_gen.studies.fedhypevae import hype_synthesis
 from fedjax_gen.studies.fedhypevae.hype_clients import Clients
-from fedjax_gen.studies.fedhypevae.hype_synthesis import Synthetic
+from fedjax_gen.studies.fedhypevae.hype_methods import HypeMethod
+from fedjax_gen.studies.fedhypevae.hype_synthesis import (
+  SynthesisConfig,
+  Synthetic,
+)
+from fedjax_gen.studies.study import Comparison, Results, Run
 from fedjax_gen.types import Tree
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EmbeddingComparison(Comparison):
+  """Trainings on embeddings.
+
+  Attributes:
+    names: of the methods, in the order of the table.
+    clients: who holds what.
+    synthesis: of what synthetic data are made.
+  """
+
+  methods: Mapping[str, HypeMethod]
+  names: Sequence[str]
+  clients: Clients
+  synthesis: SynthesisConfig
+
+
+class Measured(NamedTuple):
+  """What was made and measured.
+
+  Attributes:
+    metrics: by row of the results, those of the clients' own classifiers last.
+    shared: by training what the server holds.
+    synthetic: by row what a generator shares.
+    codes: `[N, V]` of FedHypeVAE's clients, if it ran and has codes.
+    reached: by row what classifiers reach.
+  """
+
+  metrics: dict[str, dict[str, float]]
+  shared: dict[str, Tree]
+  synthetic: dict[str, Synthetic]
+  codes: np.ndarray | None
+  reached: dict[str, Evaluation]
+
+
+def measure(
+  running: Run,
+  compared: EmbeddingComparison,
+  results: Results,
+  audited: Mapping[str, Mapping[str, float]],
+) -> Measured:
+  """Makes synthetic embeddings and measures what they are good for."""
+  asked, methods = running.asked, compared.methods
+  states = {name: result.state for name, result in results.items()}
+  shared = {name: m.trained(states[name]) for name, m in methods.items()}
+  synthetic, codes = hype_synthesis.synthesise(
+    methods, running.engine, states, asked.meta, compared.synthesis,
+    running.seed, running.secrets,
+  )  # fmt: skip
+  reached = evaluate(
+    compared.names, shared, synthetic, compared.clients, asked.head
+  )
+  metrics = {}
+  for row, found in reached.items():
+    values = metrics_of(row, found)
+    if row in synthetic:
+      values |= quality(
+        found,
+        synthetic[row],
+        compared.clients,
+        seed=running.seed,
+        by_training=running.shown.everything,
+      )
+    name = trained_as(row, synthetic)
+    metrics[row] = values | compared.spent(name) | dict(audited.get(name, {}))
+  metrics['local'] = metrics_of_local(reached[compared.names[0]])
+  return Measured(metrics, shared, synthetic, codes, reached)
 
 
 def trained_as(row: str, synthetic: Mapping[str, Synthetic]) -> str:

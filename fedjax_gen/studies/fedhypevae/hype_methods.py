@@ -28,7 +28,7 @@ from fedjax_gen.data.federated import FederatedDataset
 from fedjax_gen.errors import InputError
 from fedjax_gen.federated.algorithm import Algorithm, FederatedState
 from fedjax_gen.federated.correlated_gaussians import CorrelatedGaussians
-from fedjax_gen.federation import FederationConfig
+from fedjax_gen.federation import FederationConfig, build_mapping, build_sampler
 from fedjax_gen.models.hypernetwork import HyperVaeConfig, build_hyper_vae
 from fedjax_gen.models.vae import DataSpec
 from fedjax_gen.privacy import noise, one_release
@@ -46,6 +46,7 @@ from fedjax_gen.studies.fedhypevae.hype_uploads import (
   class_gaussians,
   merf,
 )
+from fedjax_gen.studies.study import Method
 from fedjax_gen.types import Key, Tree
 
 METHODS = (
@@ -61,40 +62,36 @@ class Pretraining(NamedTuple):
   Attributes:
     upload: their release.
     gaussians: of its state.
-    begin: `(gaussians, key) -> Method`, the training from there.
+    begin: `(gaussians, key) -> HypeMethod`, the training from there.
   """
 
-  upload: 'Method'
+  upload: 'HypeMethod'
   gaussians: Callable[[FederatedState], CorrelatedGaussians]
-  begin: Callable[[CorrelatedGaussians, Key], 'Method']
+  begin: Callable[[CorrelatedGaussians, Key], 'HypeMethod']
 
 
-class Method(NamedTuple):
-  """One of the trainings that are compared.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HypeMethod(Method):
+  """A training of a generator of embeddings, or of a classifier of them.
 
   Attributes:
-    algorithm: what runs.
-    rounds: how many.
     budget: what it may release.
     model: the networks, for the generators; None for classifiers.
       `OneUpload` for a method of one upload.
-    shared: from the final state to what the server holds.
+    trained: from a state to what the server holds.
     algorithm_of: from a plan of records to the algorithm; None where an audit
       would see nothing, for a record's gradient is not what is sent.
-    is_nominal: whether it descends the formulas as printed, so that the epsilon
-      of its budget protects nothing.
     pretraining: what it starts from, if it is to; it is not trained before
       `pretraining.begin` was called.
     gaussians: what it started from; its class moments are theirs.
   """
 
-  algorithm: Algorithm
-  rounds: int
   budget: Budget
-  model: Any
-  shared: Callable[[FederatedState], Tree]
+  model: Any = None
+  trained: Callable[[FederatedState], Tree] = lambda state: (
+    state.server.variables
+  )
   algorithm_of: Callable[[Plan], Algorithm] | None = None
-  is_nominal: bool = False
   pretraining: Pretraining | None = None
   gaussians: CorrelatedGaussians | None = None
 
@@ -106,12 +103,11 @@ class Method(NamedTuple):
   @property
   def audited(self) -> Target | None:
     """What an audit would train and test; None where it would see nothing."""
-    protection = self.budget.protection
-    if self.algorithm_of is None or protection is None:
+    if self.algorithm_of is None or self.protection is None:
       return None
-    if protection.plan.unit != 'record':
+    if self.protection.plan.unit != 'record':
       return None
-    return Target(self.algorithm_of, protection)
+    return Target(self.algorithm_of, self.protection)
 
 
 def ordered(names: Sequence[str]) -> tuple[str, ...]:
@@ -183,8 +179,30 @@ class Setting(NamedTuple):
       first=first,
     )
 
+  def method(
+    self, algorithm: Algorithm, budget: Budget, rounds: int, **fields: Any
+  ) -> HypeMethod:
+    """A training on all clients, under a budget."""
+    federation = self.federation
+    if isinstance(fields.get('model'), OneUpload):  # its one sum is of everyone
+      federation = dataclasses.replace(
+        federation, sampling='all', cohort_size=0, dropout_rate=0.0
+      )
+    return HypeMethod(
+      algorithm=algorithm,
+      datasets=[self.data],
+      samplers=[build_sampler(federation, self.data.num_clients)],
+      mapping=build_mapping(federation),
+      rounds=rounds,
+      protection=budget.protection,
+      budget=budget,
+      **fields,
+    )
 
-def build_methods(names: Sequence[str], setting: Setting) -> dict[str, Method]:
+
+def build_methods(
+  names: Sequence[str], setting: Setting
+) -> dict[str, HypeMethod]:
   """The trainings by name.
 
   Raises:
@@ -194,7 +212,7 @@ def build_methods(names: Sequence[str], setting: Setting) -> dict[str, Method]:
   return {name: _BUILDERS[name](setting) for name in trained(names)}
 
 
-def _fedhypevae(setting: Setting, *, pretrained: bool = False) -> Method:
+def _fedhypevae(setting: Setting, *, pretrained: bool = False) -> HypeMethod:
   moments = First('class moments', setting.privacy.moments_share)
   return _generator(
     setting,
@@ -206,7 +224,7 @@ def _fedhypevae(setting: Setting, *, pretrained: bool = False) -> Method:
   )
 
 
-def _dp_cvae(setting: Setting, *, pretrained: bool = False) -> Method:
+def _dp_cvae(setting: Setting, *, pretrained: bool = False) -> HypeMethod:
   """One decoder for all, and no code to choose among many."""
   return _generator(
     setting,
@@ -233,7 +251,7 @@ def _generator(
   *,
   first: First | None = None,
   pretrained: bool = False,
-) -> Method:
+) -> HypeMethod:
   if pretrained:
     if mode == 'record_server_code':
       raise InputError(
@@ -257,22 +275,23 @@ def _generator(
       )
     return fedhypevae.fedhypevae(config, model, mode, plan, budget.client_plan)
 
-  method = Method(
+  method = setting.method(
     algorithm_of(budget.plan),
-    budget.rounds(setting.rounds),
     budget,
-    model,
-    _variables,
-    None if is_nominal else algorithm_of,
-    is_nominal,
+    budget.rounds(setting.rounds),
+    model=model,
+    algorithm_of=None if is_nominal else algorithm_of,
+    is_nominal=is_nominal,
   )
   if not pretrained:
     return method
-  return method._replace(pretraining=_pretraining(setting, config, method))
+  return dataclasses.replace(
+    method, pretraining=_pretraining(setting, config, method)
+  )
 
 
 def _pretraining(
-  setting: Setting, config: Config, method: Method
+  setting: Setting, config: Config, method: HypeMethod
 ) -> Pretraining:
   """Gaussians, for the part of the budget that is theirs, and what follows."""
   upload = class_gaussians(setting.gaussians, setting.spec)
@@ -296,7 +315,8 @@ def _pretraining(
       return pretraining.started_from(algorithm, start)
 
     of_plan = method.algorithm_of
-    return method._replace(
+    return dataclasses.replace(
+      method,
       algorithm=from_start(method.algorithm),
       algorithm_of=of_plan and (lambda plan: from_start(of_plan(plan))),
       pretraining=None,
@@ -306,7 +326,7 @@ def _pretraining(
   return Pretraining(release, gaussians, begin)
 
 
-def _one_upload(setting: Setting, upload: OneUpload, label: str) -> Method:
+def _one_upload(setting: Setting, upload: OneUpload, label: str) -> HypeMethod:
   """A method of one upload, with the whole budget."""
   budget = hype_budgets.upload_budget(
     setting.privacy, setting.federation, setting.data, label
@@ -322,7 +342,7 @@ def _one_upload(setting: Setting, upload: OneUpload, label: str) -> Method:
 
 def _upload(
   setting: Setting, upload: OneUpload, budget: Budget, noise_multiplier: float
-) -> Method:
+) -> HypeMethod:
   algorithm = one_upload(
     upload.statistic,
     setting.spec,
@@ -330,7 +350,9 @@ def _upload(
     share=_share(setting, budget),
     unit='client' if budget.client_plan else 'record',
   )
-  return Method(algorithm, 1, budget, upload, lambda state: state.server)
+  return setting.method(
+    algorithm, budget, 1, model=upload, trained=lambda state: state.server
+  )
 
 
 def _share(setting: Setting, budget: Budget) -> float:
@@ -349,18 +371,18 @@ def _summed_stddev(
   )
 
 
-def _class_gaussians(setting: Setting) -> Method:
+def _class_gaussians(setting: Setting) -> HypeMethod:
   upload = class_gaussians(setting.gaussians, setting.spec)
   return _one_upload(setting, upload, 'class Gaussians')
 
 
-def _dp_merf(setting: Setting) -> Method:
+def _dp_merf(setting: Setting) -> HypeMethod:
   return _one_upload(
     setting, merf(setting.merf, setting.spec), 'random features'
   )
 
 
-def _dp_cgan(setting: Setting) -> Method:
+def _dp_cgan(setting: Setting) -> HypeMethod:
   budget = setting.budget(0.0)
   players = dp_cgan.build_cgan(setting.cgan, setting.spec)
   algorithm = dp_cgan.dp_cgan(
@@ -371,12 +393,12 @@ def _dp_cgan(setting: Setting) -> Method:
   )
   if budget.client_plan is not None:
     algorithm = noise.with_private_server(algorithm, budget.client_plan)
-  return Method(
-    algorithm, budget.rounds(setting.rounds), budget, players, _variables
+  return setting.method(
+    algorithm, budget, budget.rounds(setting.rounds), model=players
   )
 
 
-def _classifier(setting: Setting, *, proximal: bool) -> Method:
+def _classifier(setting: Setting, *, proximal: bool) -> HypeMethod:
   linear, privacy = setting.linear, setting.privacy
   budget = setting.budget(
     linear.linear_epochs,
@@ -394,21 +416,15 @@ def _classifier(setting: Setting, *, proximal: bool) -> Method:
       linear.training(batch_size, proximal=proximal), setting.spec, plan
     )
 
-  return Method(
+  return setting.method(
     algorithm_of(plan),
-    budget.rounds(linear.linear_rounds),
     budget,
-    None,
-    _variables,
-    algorithm_of,
+    budget.rounds(linear.linear_rounds),
+    algorithm_of=algorithm_of,
   )
 
 
-def _variables(state: FederatedState) -> Tree:
-  return state.server.variables
-
-
-_BUILDERS: dict[str, Callable[[Setting], Method]] = {
+_BUILDERS: dict[str, Callable[[Setting], HypeMethod]] = {
   'ClassGaussians': _class_gaussians,
   'DP-MERF': _dp_merf,
   'FedHypeVAE': _fedhypevae,

@@ -15,7 +15,7 @@ from fedjax_gen.evaluation.embedding_pictures import LabelledEmbeddings
 from fedjax_gen.evaluation.gallery import Drawn
 from fedjax_gen.models import meta_code
 from fedjax_gen.studies.fedhypevae.hype_clients import Clients
-from fedjax_gen.studies.fedhypevae.hype_methods import Method
+from fedjax_gen.studies.fedhypevae.hype_methods import HypeMethod
 from fedjax_gen.studies.fedhypevae.hype_synthesis import Synthetic
 from fedjax_gen.studies.shown import Shown
 
@@ -29,7 +29,7 @@ def draw(
   clients: Clients,
   synthetic: Mapping[str, Synthetic],
   evaluations: Mapping[str, heads.Evaluation],
-  methods: Mapping[str, Method],
+  methods: Mapping[str, HypeMethod],
   codes: np.ndarray | None,
   *,
   seed: int,
@@ -85,12 +85,12 @@ def draw(
   ]
 
 
-def _are_codes_protected(method: Method) -> bool:
+def _are_codes_protected(method: HypeMethod) -> bool:
   """Whether codes are among what the noise is made for.
 
   They are where it hides records. Where it hides clients they stay with these.
   """
-  protection = method.budget.protection
+  protection = method.protection
   return protection is not None and protection.plan.unit == 'record'
 
 
@@ -163,7 +163,7 @@ def _means_along(
   first: np.ndarray,
   last: np.ndarray,
   made: Synthetic,
-  method: Method,
+  method: HypeMethod,
   seed: int,
 ) -> np.ndarray:
   """`[S, C, F]` class means of what codes between two others make."""

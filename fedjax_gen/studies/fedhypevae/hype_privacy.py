@@ -7,24 +7,23 @@ from typing import Any
 from fedjax_gen.privacy.releases import Releases
 from fedjax_gen.privacy.report import rows as ledger_rows
 from fedjax_gen.running import report
-from fedjax_gen.studies import audits, private_run, wording
+from fedjax_gen.studies import audits, wording
 from fedjax_gen.studies.fedhypevae.hype_budgets import HypePrivacyConfig
-from fedjax_gen.studies.fedhypevae.hype_methods import Method
-from fedjax_gen.studies.fedhypevae.hype_synthesis import Synthetic
+from fedjax_gen.studies.fedhypevae.hype_methods import HypeMethod
 from fedjax_gen.studies.fedhypevae.hype_tables import NOMINAL
 from fedjax_gen.studies.private_run import Protection
 
 _OURS = 'FedHypeVAE'
 
 
-def sentences(methods: Mapping[str, Method]) -> list[str]:
+def sentences(methods: Mapping[str, HypeMethod]) -> list[str]:
   """What protects whom, for the terminal; nothing where nothing does.
 
   Methods of which the same is to be said share a sentence.
   """
   said: dict[str, list[str]] = {}
   for name, method in methods.items():
-    if protection := method.budget.protection:
+    if protection := method.protection:
       text = protection.sentence()
       if method.is_nominal:
         text = _warning(protection)
@@ -32,69 +31,17 @@ def sentences(methods: Mapping[str, Method]) -> list[str]:
   return [f'{wording.listed(names)}: {text}' for text, names in said.items()]
 
 
-def protected(
-  methods: Mapping[str, Method], synthetic: Mapping[str, Synthetic]
-) -> list[str]:
-  """Methods, and rows of what they share, of which their privacy holds.
-
-  Args:
-    methods: what was trained, by name.
-    synthetic: by row what a generator shares.
-  """
-  held = [
-    name
-    for name, protection in _protections(methods).items()
-    if not methods[name].is_nominal and protection.held([name])
-  ]
-  rows = [row for row, made in synthetic.items() if made.method in held]
-  return list(dict.fromkeys([*held, *rows]))
-
-
-def spent(method: Method) -> dict[str, float]:
-  """What a method's training told of whom it protects, for its metrics.
-
-  Args:
-    method: that was trained.
-
-  Returns:
-    `delta`, and `epsilon` if it is finite; `nominal_epsilon` in its place
-    where the published formulas, which protect nothing, are charged for.
-    Nothing without protection.
-  """
-  if method.budget.protection is None:
-    return {}
-  found = method.budget.protection.metrics()
-  if not method.is_nominal:
-    return found
-  return {
-    {'epsilon': 'nominal_epsilon'}.get(name, name): value
-    for name, value in found.items()
-  }
-
-
-def releases(methods: Mapping[str, Method]) -> Releases | None:
-  """All that the run gives away; None if nothing is protected.
-
-  A method that descends the published formulas is not among it: what protects
-  nothing is not to be given away.
-
-  Args:
-    methods: what is trained, by name.
-  """
-  return private_run.releases_of(_held(methods))
-
-
-def warnings(methods: Mapping[str, Method]) -> list[report.Section]:
+def warnings(methods: Mapping[str, HypeMethod]) -> list[report.Section]:
   """Of what holds nothing, though it has an epsilon."""
   return [
-    _nominal_section(name, protection)
-    for name, protection in _protections(methods).items()
-    if methods[name].is_nominal
+    _nominal_section(name, method.protection)
+    for name, method in methods.items()
+    if method.protection is not None and method.is_nominal
   ]
 
 
 def sections(
-  methods: Mapping[str, Method],
+  methods: Mapping[str, HypeMethod],
   privacy: HypePrivacyConfig,
   metrics: Mapping[str, Mapping[str, float]],
   confidence: float,
@@ -124,20 +71,12 @@ def sections(
   return [dataclasses.replace(section, blocks=[*section.blocks, *audit])]
 
 
-def _protections(methods: Mapping[str, Method]) -> dict[str, Protection]:
-  return {
-    name: method.budget.protection
-    for name, method in methods.items()
-    if method.budget.protection is not None
-  }
-
-
-def _held(methods: Mapping[str, Method]) -> dict[str, Protection]:
+def _held(methods: Mapping[str, HypeMethod]) -> dict[str, Protection]:
   """The protections of the methods that are protected."""
   return {
-    name: protection
-    for name, protection in _protections(methods).items()
-    if not methods[name].is_nominal
+    name: method.protection
+    for name, method in methods.items()
+    if method.protection is not None and not method.is_nominal
   }
 
 

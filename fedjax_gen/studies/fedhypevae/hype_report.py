@@ -5,7 +5,7 @@ together, nothing is computed here. Tables are in `hype_tables`, what is said of
 privacy in `hype_privacy`, pictures are drawn by `hype_pictures`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import dataclasses
 import math
 import shlex
@@ -13,16 +13,22 @@ from typing import Any
 
 import numpy as np
 
-from fedjax_gen.evaluation.gallery import Drawn
-from fedjax_gen.federated.rounds import Traffic
 from fedjax_gen.models.hypernetwork import HyperVae
-from fedjax_gen.running import charts, report, report_tables
+from fedjax_gen.running import charts, leaves, report, report_tables
 from fedjax_gen.studies import run_report
-from fedjax_gen.studies.fedhypevae import hype_privacy, hype_tables
+from fedjax_gen.studies.fedhypevae import (
+  hype_pictures,
+  hype_privacy,
+  hype_tables,
+)
 from fedjax_gen.studies.fedhypevae.hype_budgets import HypePrivacyConfig
-from fedjax_gen.studies.fedhypevae.hype_methods import Method
+from fedjax_gen.studies.fedhypevae.hype_judge import (
+  EmbeddingComparison,
+  Measured,
+)
 from fedjax_gen.studies.fedhypevae.hype_uploads import OneUpload
 from fedjax_gen.studies.shown import Shown
+from fedjax_gen.studies.study import Results, Run
 
 _OURS = 'FedHypeVAE'
 
@@ -72,21 +78,15 @@ _SECTIONS = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Facts(run_report.RunFacts):
   """All that a finished run knows.
 
   Attributes:
-    traffic: bytes per client and round, by trained method.
-    drawn: the pictures.
-    methods: what was trained, by name.
     privacy: what was asked for.
     confidence: of an audit's bounds, if there was an audit.
   """
 
-  traffic: Mapping[str, Traffic]
-  drawn: Sequence[Drawn]
-  methods: Mapping[str, Method]
   privacy: HypePrivacyConfig
   confidence: float
 
@@ -96,6 +96,28 @@ class Facts(run_report.RunFacts):
     methods = list(self.methods.values())
     trained = [method for method in methods if not method.is_one_upload]
     return (trained or methods)[0].rounds
+
+
+def report_run(
+  running: Run,
+  compared: EmbeddingComparison,
+  results: Results,
+  measured: Measured,
+) -> dict[str, Any]:
+  """Draws, writes report.html, prints the results; returns the summary."""
+  shown = running.shown
+  drawn = hype_pictures.draw(
+    shown, compared.clients, measured.synthetic, measured.reached,
+    compared.methods, measured.codes, seed=running.seed,
+  )  # fmt: skip
+  facts = Facts(
+    **run_report.of_run(running, compared, results, measured.metrics, drawn),
+    privacy=running.asked.privacy,
+    confidence=running.asked.audit.audit_confidence,
+  )
+  write(shown, facts)
+  hype_tables.show(facts.metrics)
+  return summary(facts, leaves.params_digest(measured.shared))
 
 
 def summary(facts: Facts, params_digest: str) -> dict[str, Any]:
@@ -108,7 +130,7 @@ def summary(facts: Facts, params_digest: str) -> dict[str, Any]:
     facts: of the run.
     params_digest: of all that was trained.
   """
-  chosen = facts.traffic.get(_OURS) or next(iter(facts.traffic.values()))
+  [chosen] = facts.traffic.get(_OURS) or next(iter(facts.traffic.values()))
   made = run_report.summary(
     facts, params_digest, up=chosen.bytes_up, down=chosen.bytes_down
   )
@@ -123,7 +145,7 @@ def summary(facts: Facts, params_digest: str) -> dict[str, Any]:
   }
   made['bytes'] = {
     name: {'up': t.bytes_up, 'down': t.bytes_down}
-    for name, t in facts.traffic.items()
+    for name, [t] in facts.traffic.items()
   }
   return made
 
@@ -314,7 +336,7 @@ def _clients(
 ) -> report.Section:
   blocks: list[Any] = [*partition]
   rows = []
-  for name, traffic in facts.traffic.items():
+  for name, [traffic] in facts.traffic.items():
     up, down = traffic.bytes_up, traffic.bytes_down
     history = facts.results[name].history
     times = facts.methods[name].rounds * float(

@@ -6,10 +6,9 @@ asks of each: how well does a linear classifier do for each client, if made of
 what is shared, of the client's own records, or of both?
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 import dataclasses
-import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
@@ -19,45 +18,29 @@ from fedjax_gen.algorithms.dp_cgan import CganConfig
 from fedjax_gen.algorithms.dp_merf import MerfConfig
 from fedjax_gen.algorithms.hyper_pretraining import PretrainingConfig
 from fedjax_gen.algorithms.linear_head import LinearConfig
-from fedjax_gen.data.sources import DataSource
-from fedjax_gen.evaluation.gallery import Drawn
-from fedjax_gen.evaluation.heads import Evaluation, HeadConfig
-from fedjax_gen.federated.rounds import Traffic
-from fedjax_gen.federation import FederationConfig, build_mapping, build_sampler
+from fedjax_gen.evaluation.heads import HeadConfig
+from fedjax_gen.federation import FederationConfig
 from fedjax_gen.models.hypernetwork import HyperVaeConfig
 from fedjax_gen.models.meta_code import MetaConfig
 from fedjax_gen.models.vae import DataSpec
-from fedjax_gen.privacy.releases import Releases
-from fedjax_gen.privacy.secret_keys import Secrets
-from fedjax_gen.running import (
-  engine as engine_lib,
-  federated_step,
-  leaves,
-  saving,
-  training,
-)
-from fedjax_gen.running.engine import Engine
-from fedjax_gen.running.workdir import Workdir
-from fedjax_gen.studies import audits, options, shown as shown_lib, stages
+from fedjax_gen.running import saving
+from fedjax_gen.studies import audits, options, study
 from fedjax_gen.studies.audits import AuditConfig
 from fedjax_gen.studies.command import program
 from fedjax_gen.studies.fedhypevae import (
   hype_judge,
   hype_methods,
-  hype_pictures,
   hype_privacy,
   hype_report,
   hype_synthesis,
-  hype_tables,
 )
 from fedjax_gen.studies.fedhypevae.hype_budgets import HypePrivacyConfig
-from fedjax_gen.studies.fedhypevae.hype_clients import Clients, build_clients
-from fedjax_gen.studies.fedhypevae.hype_methods import Method
-from fedjax_gen.studies.fedhypevae.hype_synthesis import (
-  SynthesisConfig,
-  Synthetic,
-)
+from fedjax_gen.studies.fedhypevae.hype_clients import build_clients
+from fedjax_gen.studies.fedhypevae.hype_judge import EmbeddingComparison
+from fedjax_gen.studies.fedhypevae.hype_methods import HypeMethod
+from fedjax_gen.studies.fedhypevae.hype_synthesis import SynthesisConfig
 from fedjax_gen.studies.fedhypevae.hype_uploads import GaussianConfig
+from fedjax_gen.studies.study import Run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,95 +84,7 @@ class Configs(NamedTuple):
   head: HeadConfig = HeadConfig()
 
 
-class Comparison(NamedTuple):
-  """The trainings that are compared, built and not yet compiled.
-
-  Attributes:
-    names: of the methods, in the order of the table.
-    clients: who holds what.
-    methods: the trainings, by name.
-    traffic: bytes per client of each.
-    audited: what an audit would train again.
-    synthesis: of what synthetic data are made.
-    notes: what is to be known of the data, and of what is left out.
-  """
-
-  names: Sequence[str]
-  clients: Clients
-  methods: dict[str, Method]
-  traffic: dict[str, Sequence[Traffic]]
-  audited: dict[str, audits.Target]
-  synthesis: SynthesisConfig
-  notes: Sequence[str]
-
-  @property
-  def releases(self) -> Releases | None:
-    """All that the run gives away; None if nothing is protected."""
-    return hype_privacy.releases(self.methods)
-
-
-def main(session: program.Session, asked: Configs) -> None:
-  """Trains, measures and draws; see `program.run`."""
-  # Before anything is written: mistakes show here.
-  compared = _build(asked, session.processes.count)
-  clients, methods = compared.clients, compared.methods
-  is_private = asked.privacy.unit != 'none'
-  with session.open_workdir(is_private=is_private) as workdir:
-    secrets = stages.secrets_of(workdir, asked.privacy.noise_seed)
-    stages.begin(
-      session, workdir, clients.source, clients.partition, _known(compared),
-      secrets=secrets, releases=compared.releases,
-    )  # fmt: skip
-    compared = _started(compared, asked, session, workdir, secrets)
-    methods = compared.methods
-    engine_of = functools.partial(_engine, compared, asked, workdir, secrets)
-    results = {
-      name: _train(name, method, engine_of(name), asked.run, session, workdir)
-      for name, method in methods.items()
-    }
-    states = {name: result.state for name, result in results.items()}
-    shared = {n: method.shared(states[n]) for n, method in methods.items()}
-    audited = audits.audit(
-      asked.audit, compared.audited, clients.data, clients.source.num_classes,
-      run=asked.run, federation=asked.federation, session=session,
-      workdir=workdir, secrets=secrets,
-    )  # fmt: skip
-    session.part()
-    session.say('Measuring against held-out embeddings.')
-    synthetic, codes = hype_synthesis.synthesise(
-      methods, engine_of, states, asked.meta, compared.synthesis,
-      asked.run.seed, secrets,
-    )  # fmt: skip
-    protected = hype_privacy.protected(methods, synthetic)
-    shown = shown_lib.shown(
-      workdir, protected, show_real=asked.privacy.show_real
-    )
-    reached = hype_judge.evaluate(
-      compared.names, shared, synthetic, clients, asked.head
-    )
-    metrics = _metrics(compared, reached, synthetic, audited, asked, shown)
-    _save(shown, methods, synthetic, compared.synthesis.draw, clients.source)
-    stages.claim(
-      workdir,
-      compared.releases,
-      functools.partial(hype_judge.trained_as, synthetic=synthetic),
-    )
-    session.say('Drawing.')
-    drawn = hype_pictures.draw(
-      shown, clients, synthetic, reached, methods, codes,
-      seed=asked.run.seed,
-    )  # fmt: skip
-    facts = _facts(
-      compared, asked, metrics, results, shown.placed(drawn), session.config
-    )
-    hype_report.write(shown, facts)
-    hype_tables.show(metrics)
-    # Last: a summary marks the run as finished.
-    digest = leaves.params_digest(shared)
-    workdir.write_summary(hype_report.summary(facts, digest))
-
-
-def _build(asked: Configs, num_processes: int) -> Comparison:
+def build(asked: Configs, num_processes: int) -> EmbeddingComparison:
   """Reads the data and builds what is compared.
 
   Raises:
@@ -223,35 +118,34 @@ def _build(asked: Configs, num_processes: int) -> Comparison:
     rounds=asked.run.rounds,
     seed=asked.run.seed,
   )
-  methods = hype_methods.build_methods(names, setting)
-  audited = {
-    name: target
-    for name, method in methods.items()
-    if (target := method.audited)
+  methods = {
+    name: study.traced(name, method)
+    for name, method in hype_methods.build_methods(names, setting).items()
   }
+  audited = _audited(methods)
   audits.check(asked.audit, audited, clients.data)
-  traffic: dict[str, Sequence[Traffic]] = {
-    name: federated_step.dry_run(name, method.algorithm, [clients.data])
-    for name, method in methods.items()
-  }
-  notes = [*source.notes, *notes]
-  return Comparison(names, clients, methods, traffic, audited, synthesis, notes)
+  notes = [f'Note: {note}' for note in (*source.notes, *notes)]
+  return EmbeddingComparison(
+    source=source,
+    partition=clients.partition,
+    methods=methods,
+    notes=[*notes, *hype_privacy.sentences(methods)],
+    audited=audited,
+    rows=hype_synthesis.rows_of(methods, synthesis),
+    names=names,
+    clients=clients,
+    synthesis=synthesis,
+  )
 
 
-def _known(compared: Comparison) -> list[str]:
-  """What is to be known before training."""
-  notes = [f'Note: {note}' for note in compared.notes]
-  return [*notes, *hype_privacy.sentences(compared.methods)]
+def _audited(methods: Mapping[str, HypeMethod]) -> dict[str, audits.Target]:
+  """What an audit would train again."""
+  found = {name: method.audited for name, method in methods.items()}
+  return {name: target for name, target in found.items() if target}
 
 
-def _started(
-  compared: Comparison,
-  asked: Configs,
-  session: program.Session,
-  workdir: Workdir,
-  secrets: Secrets | None,
-) -> Comparison:
-  """The comparison with all trainings that start from Gaussians begun.
+def prepare(running: Run, compared: EmbeddingComparison) -> EmbeddingComparison:
+  """Begins all trainings that start from Gaussians.
 
   Their release is a training of its own, of one round, which is in the work
   directory like others: a run that goes on releases nothing twice.
@@ -260,151 +154,49 @@ def _started(
   for name, method in compared.methods.items():
     if method.pretraining is None:
       continue
-    release, label = method.pretraining.upload, f'{name}-gaussians'
-    traffic = federated_step.dry_run(
-      label, release.algorithm, [compared.clients.data]
-    )
-    of_release = compared._replace(
-      methods={label: release}, traffic={label: traffic}
-    )
-    engine = _engine(of_release, asked, workdir, secrets, label)
-    result = _train(label, release, engine, asked.run, session, workdir)
-    session.say(f'{name}: training on samples of the Gaussians.')
+    label = f'{name}-gaussians'
+    release = study.traced(label, method.pretraining.upload)
+    result = running.train(label, release)
+    running.session.say(f'{name}: training on samples of the Gaussians.')
     # Apart from the keys of rounds and of what is drawn in the end.
-    key = jax.random.fold_in(jax.random.key(asked.run.seed), 2)
+    key = jax.random.fold_in(jax.random.key(running.seed), 2)
     found = method.pretraining.gaussians(result.state)
-    methods[name] = method.pretraining.begin(found, key)
-  audited = {
-    name: target
-    for name, method in methods.items()
-    if (target := method.audited)
-  }
-  return compared._replace(methods=methods, audited=audited)
-
-
-def _engine(
-  compared: Comparison,
-  asked: Configs,
-  workdir: Workdir,
-  secrets: Secrets | None,
-  name: str,
-) -> Engine:
-  """The rounds of one method; cheap, for nothing is compiled yet."""
-  data, method = compared.clients.data, compared.methods[name]
-  federation = asked.federation
-  if method.is_one_upload:  # its one sum is of everyone
-    federation = dataclasses.replace(
-      federation, sampling='all', cohort_size=0, dropout_rate=0.0
-    )
-  return engine_lib.engine(
-    method.algorithm,
-    [data],
-    jax.random.key(asked.run.seed),
-    traffic=compared.traffic[name],
-    samplers=[build_sampler(federation, data.num_clients)],
-    mapping=build_mapping(asked.federation),
-    folder=workdir.population_path(name),
-    own_key=stages.training_key(secrets, name),
+    begun = method.pretraining.begin(found, key)
+    methods[name] = dataclasses.replace(begun, traffic=method.traffic)
+  return dataclasses.replace(
+    compared, methods=methods, audited=_audited(methods)
   )
 
 
-def _train(
-  name: str,
-  method: Method,
-  engine: Engine,
-  run: program.RunConfig,
-  session: program.Session,
-  workdir: Workdir,
-) -> training.TrainResult:
-  """Trains one method."""
-  return stages.train(
-    name,
-    engine,
-    method.rounds,
-    run=run,
-    session=session,
-    workdir=workdir,
-    trained=method.shared,
-  )
-
-
-def _metrics(
-  compared: Comparison,
-  reached: Mapping[str, Evaluation],
-  synthetic: Mapping[str, Synthetic],
-  audited: Mapping[str, Mapping[str, float]],
-  asked: Configs,
-  shown: shown_lib.Shown,
-) -> dict[str, dict[str, float]]:
-  """The rows of the results, those of the clients' own classifiers last."""
-  metrics = {}
-  for row, found in reached.items():
-    values = hype_judge.metrics_of(row, found)
-    if row in synthetic:
-      values |= hype_judge.quality(
-        found,
-        synthetic[row],
-        compared.clients,
-        seed=asked.run.seed,
-        by_training=shown.everything,
-      )
-    name = hype_judge.trained_as(row, synthetic)
-    values |= hype_privacy.spent(compared.methods[name])
-    metrics[row] = {**values, **audited.get(name, {})}
-  first = reached[compared.names[0]]
-  metrics['local'] = hype_judge.metrics_of_local(first)
-  return metrics
-
-
-def _facts(
-  compared: Comparison,
-  asked: Configs,
-  metrics: Mapping[str, Mapping[str, float]],
-  results: Mapping[str, training.TrainResult],
-  drawn: Sequence[Drawn],
-  config: Mapping[str, Any],
-) -> hype_report.Facts:
-  """All that the report is made of."""
-  return hype_report.Facts(
-    experiment='fedhypevae',
-    source=compared.clients.source,
-    partition=compared.clients.partition,
-    metrics=metrics,
-    results=results,
-    config=config,
-    traffic={name: fleets[0] for name, fleets in compared.traffic.items()},
-    drawn=drawn,
-    methods=compared.methods,
-    privacy=asked.privacy,
-    releases=compared.releases,
-    confidence=asked.audit.audit_confidence,
-  )
-
-
-def _save(
-  shown: shown_lib.Shown,
-  methods: Mapping[str, Method],
-  synthetic: Mapping[str, Synthetic],
-  draw: bool,
-  source: DataSource,
+def save(
+  running: Run, compared: EmbeddingComparison, measured: hype_judge.Measured
 ) -> None:
   """Saves the generators that `fedjax_gen.load` knows."""
-  for name, made in synthetic.items():
+  for name, made in measured.synthetic.items():
+    folder, source = running.shown.folder(name), compared.source
     if made.fitted is not None:
-      made.fitted.save(shown.folder(name), name, source)
+      made.fitted.save(folder, name, source)
     if made.hyper is not None:
       saving.save_hyper(
-        shown.folder(name),
+        folder,
         name,
-        methods[made.method].model.config,
+        compared.methods[made.method].model.config,
         source,
         made.hyper,
         made.codes,
         made.weights,
         mix='samples',
-        draw=draw,
+        draw=compared.synthesis.draw,
       )
 
+
+STUDY = study.Study(
+  build=build,
+  prepare=prepare,
+  measure=hype_judge.measure,
+  save=save,
+  report=hype_report.report_run,
+)
 
 PROGRAM = program.Program(
   name='fedhypevae',
@@ -421,5 +213,5 @@ PROGRAM = program.Program(
     ),
   ),
   configs=Configs(),
-  main=main,
+  main=study.main_of(STUDY),
 )

@@ -18,13 +18,14 @@ from fedjax_gen.errors import InputError
 from fedjax_gen.federated import blocks
 from fedjax_gen.federated.blocks import Block
 from fedjax_gen.models import hypernetwork, meta_code
+from fedjax_gen.models.hypernetwork import HyperVae
 from fedjax_gen.models.meta_code import ClassMoments, MetaConfig
 from fedjax_gen.privacy import class_moments
 from fedjax_gen.privacy.plan import PrivacyConfig
 from fedjax_gen.privacy.secret_keys import Secrets
 from fedjax_gen.running.engine import Engine
 from fedjax_gen.studies import options
-from fedjax_gen.studies.fedhypevae.hype_methods import Method
+from fedjax_gen.studies.fedhypevae.hype_methods import HypeMethod
 from fedjax_gen.studies.fedhypevae.hype_uploads import Fitted
 from fedjax_gen.types import Array, Key, Tree
 
@@ -107,9 +108,27 @@ def permitted(
   ]
 
 
+def rows_of(
+  methods: Mapping[str, HypeMethod], config: SynthesisConfig
+) -> dict[str, str]:
+  """By row of the results the method that shares its synthetic data.
+
+  A generator has one row, under its own name; FedHypeVAE one for each of
+  `config.codes`: the first has its name and the others add theirs.
+  """
+  rows = {}
+  for name, method in methods.items():
+    if method.model is None:
+      continue
+    rows[name] = name
+    if isinstance(method.model, HyperVae) and method.model.config.uses_code:
+      rows |= {f'{name}-{kind}': name for kind in config.codes[1:]}
+  return rows
+
+
 def synthesise(
-  methods: Mapping[str, Method],
-  engine_of: Callable[[str], Engine],
+  methods: Mapping[str, HypeMethod],
+  engine_of: Callable[[str, HypeMethod], Engine],
   states: Mapping[str, Any],
   meta: MetaConfig,
   config: SynthesisConfig,
@@ -118,12 +137,9 @@ def synthesise(
 ) -> tuple[dict[str, Synthetic], np.ndarray | None]:
   """What all generators share, as many examples of each class as asked for.
 
-  A generator has one row, under its own name; FedHypeVAE one for each of
-  `config.codes`, of which the first has its name and the others add theirs.
-
   Args:
     methods: what was trained, by name.
-    engine_of: by a method's name its clients.
+    engine_of: a method's clients, by its name and itself.
     states: after training, by name.
     meta: how neutral codes are fitted.
     config: of what synthetic data are made.
@@ -131,7 +147,7 @@ def synthesise(
     secrets: of a private run, for noise on what is released here.
 
   Returns:
-    By name of the row what it shares; and `[N, V]` codes of FedHypeVAE's
+    By row, see `rows_of`, what it shares; and `[N, V]` codes of FedHypeVAE's
     clients, if it was trained and has codes.
   """
   synthetic: dict[str, Synthetic] = {}
@@ -139,7 +155,7 @@ def synthesise(
   for name, method in methods.items():
     if method.model is None:
       continue
-    engine, state = engine_of(name), states[name]
+    engine, state = engine_of(name, method), states[name]
     noise_key = secrets and secrets.key(name, 'class moments')
     synthetic |= _of_method(
       name, method, engine, state, meta, config, seed, noise_key
@@ -151,7 +167,7 @@ def synthesise(
 
 def _of_method(
   name: str,
-  method: Method,
+  method: HypeMethod,
   engine: Engine,
   state: Any,
   meta: MetaConfig,
@@ -171,7 +187,7 @@ def _of_method(
   )
   if name == 'DP-CGAN':
     made = jax.jit(method.model.generate)(
-      method.shared(state), jnp.asarray(labels), draw_key
+      method.trained(state), jnp.asarray(labels), draw_key
     )
     return {name: Synthetic(name, np.asarray(made), labels, None, None, None)}
   hyper = hyper_of(method, state, seed)
@@ -203,23 +219,23 @@ def _of_method(
 
 
 def _of_upload(
-  name: str, method: Method, state: Any, config: SynthesisConfig, seed: int
+  name: str, method: HypeMethod, state: Any, config: SynthesisConfig, seed: int
 ) -> Synthetic:
   """What is made of the one sum that clients sent; of the known classes."""
   upload = method.model
   fit_key, draw_key = jax.random.split(
     jax.random.fold_in(jax.random.key(seed), 1)
   )
-  fitted = upload.fit(method.shared(state), upload.stddev, fit_key)
+  fitted = upload.fit(method.trained(state), upload.stddev, fit_key)
   classes = fitted.classes().astype(np.int32)
   labels = np.tile(classes, config.synthetic_per_class)
   made = np.asarray(fitted.sample(jnp.asarray(labels), draw_key))
   return Synthetic(name, made, labels, None, None, None, fitted)
 
 
-def hyper_of(method: Method, state: Any, seed: int) -> Tree:
+def hyper_of(method: HypeMethod, state: Any, seed: int) -> Tree:
   """The hypernetwork, from a server that may hold codes as well."""
-  variables = method.shared(state)
+  variables = method.trained(state)
   if 'hyper' not in variables:
     return variables
   base = method.model.init(jax.random.key(seed))['base']
@@ -227,7 +243,7 @@ def hyper_of(method: Method, state: Any, seed: int) -> Tree:
 
 
 def codes_of(
-  method: Method,
+  method: HypeMethod,
   engine: Engine,
   state: Any,
   hyper: Tree,
@@ -280,7 +296,7 @@ def codes_of(
 
 
 def _moments_and_holdings(
-  method: Method, everyone: Iterable[Block], key: Array
+  method: HypeMethod, everyone: Iterable[Block], key: Array
 ) -> tuple[ClassMoments, Array]:
   """Noised moments, and `[C, N]` how much of a class each client holds.
 
@@ -312,10 +328,10 @@ def _moments_and_holdings(
 
 
 def _moments(
-  method: Method, everyone: Iterable[Block], key: Array
+  method: HypeMethod, everyone: Iterable[Block], key: Array
 ) -> ClassMoments:
   """Noised class moments over all clients; see `_moments_and_holdings`."""
-  protection = method.budget.protection
+  protection = method.protection
   noise_multiplier = method.budget.first_noise
   share = protection.plan.share if protection else 1.0
   sums: Any = None
@@ -337,16 +353,16 @@ def _moments(
   return ClassMoments(*sums.moments(least))
 
 
-def _unit(method: Method) -> str:
+def _unit(method: HypeMethod) -> str:
   """What class moments protect."""
-  protection = method.budget.protection
+  protection = method.protection
   is_client = protection and protection.plan.unit == 'client'
   return 'client' if is_client else 'record'
 
 
-def client_codes(method: Method, engine: Engine, state: Any) -> Array:
+def client_codes(method: HypeMethod, engine: Engine, state: Any) -> Array:
   """`[N, V]` codes of all clients."""
-  variables = method.shared(state)
+  variables = method.trained(state)
   if 'codes' in variables:
     return variables['codes']
   codes = engine.client_values(state, lambda kept: kept.own['code'])

@@ -11,14 +11,16 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table as TerminalTable
 
+from fedjax_gen.evaluation import gallery
 from fedjax_gen.evaluation.features import FeatureExtractor
-from fedjax_gen.evaluation.gallery import Drawn
 from fedjax_gen.federated.rounds import Traffic
-from fedjax_gen.running import charts, report, report_tables
+from fedjax_gen.running import charts, leaves, report, report_tables
 from fedjax_gen.running.report_tables import Metric
 from fedjax_gen.studies import audits, run_report
+from fedjax_gen.studies.fedvae.vae_judge import Measured, VaeComparison
 from fedjax_gen.studies.run_report import RunFacts
 from fedjax_gen.studies.shown import Shown
+from fedjax_gen.studies.study import Results, Run
 
 _EXPLAINED = {
   'epsilon': Metric('What training told of those protected; see Privacy.'),
@@ -107,26 +109,40 @@ _SECTIONS = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Facts(RunFacts):
   """All that a finished run knows.
 
   Attributes:
     extractor: of features; None for data that are not images.
-    traffic: bytes per client and round, by trained method.
-    drawn: the pictures.
   """
 
   extractor: FeatureExtractor | None
-  traffic: Mapping[str, Traffic]
-  drawn: Sequence[Drawn]
 
 
-def summary(facts: Facts, params_digest: str) -> dict[str, Any]:
-  """What summary.json holds; traffic is that of the federated method."""
-  traffic = facts.traffic.get('federated', Traffic(0, 0))
+def report_run(
+  running: Run, compared: VaeComparison, results: Results, measured: Measured
+) -> dict[str, Any]:
+  """Draws, writes report.html, prints the results; returns the summary."""
+  shown = running.shown
+  drawn = gallery.draw_all(
+    compared.vae,
+    {name: trained[0] for name, trained in measured.models.items()},
+    compared.source, shown.kept / 'samples', seed=running.seed,
+    show_real=shown.everything,
+  )  # fmt: skip
+  facts = Facts(
+    **run_report.of_run(running, compared, results, measured.metrics, drawn),
+    extractor=measured.extractor,
+  )
+  write(shown, facts)
+  show(facts.metrics)
+  [traffic] = facts.traffic.get('federated', [Traffic(0, 0)])
   return run_report.summary(
-    facts, params_digest, up=traffic.bytes_up, down=traffic.bytes_down
+    facts,
+    leaves.params_digest(measured.models),
+    up=traffic.bytes_up,
+    down=traffic.bytes_down,
   )
 
 
@@ -282,7 +298,7 @@ def _clients(
 ) -> report.Section:
   blocks: list[Any] = [*partition]
   if federated := facts.results.get('federated'):  # only it communicates
-    traffic = facts.traffic['federated']
+    [traffic] = facts.traffic['federated']
     blocks.append(
       report_tables.traffic_table(
         {'federated': (traffic.bytes_up, traffic.bytes_down)},

@@ -9,9 +9,11 @@ from fedjax_gen.algorithms import fedvtc as fedvtc_lib
 from fedjax_gen.errors import InputError
 from fedjax_gen.federated import metering, personal
 from fedjax_gen.federated.class_gaussians import Rules
-from fedjax_gen.federated.personal import Method
-from fedjax_gen.federated.rounds import Traffic
-from fedjax_gen.federation import FederationConfig
+from fedjax_gen.federation import (
+  FederationConfig,
+  build_mapping,
+  build_samplers,
+)
 from fedjax_gen.models.classifiers import (
   Classifier,
   ClassifierConfig,
@@ -21,19 +23,17 @@ from fedjax_gen.models.vae import DataSpec
 from fedjax_gen.models.vtc import VtcConfig, build_vtc
 from fedjax_gen.models.vtc_losses import GeneratorLosses
 from fedjax_gen.privacy.plan import PrivacyConfig
-from fedjax_gen.privacy.releases import Releases
 from fedjax_gen.running import federated_step
-from fedjax_gen.studies import options, private_run
+from fedjax_gen.studies import options, private_run, stages, study
 from fedjax_gen.studies.command import program
 from fedjax_gen.studies.fedvtc import vtc_methods
-from fedjax_gen.studies.fedvtc.vtc_judge import Clients, build_clients
+from fedjax_gen.studies.fedvtc.vtc_judge import Clients, Judge, build_clients
 from fedjax_gen.studies.fedvtc.vtc_methods import (
   SUBJECT,
   BaselineConfigs,
   Setting,
   Subject,
 )
-from fedjax_gen.studies.private_run import Protection
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,46 +105,36 @@ class Configs(NamedTuple):
   baselines: BaselineConfigs = BaselineConfigs()
 
 
-class Comparison(NamedTuple):
-  """The trainings that are compared, built and not yet compiled.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VtcMethod(study.Method):
+  """A training of personal classifiers.
+
+  Attributes:
+    own: what clients predict with, and the algorithm.
+  """
+
+  own: personal.Method
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VtcComparison(study.Comparison):
+  """Trainings of the clients' classifiers, FedVTC first.
 
   Attributes:
     clients: who holds what.
     models: the classifier of each fleet.
     subject: what FedVTC is built from.
-    methods: the trainings, by name, FedVTC first.
-    traffic: bytes per client of each, by fleet.
-    protection: of FedVTC and its ablations, if they are private.
+    judge: who measures.
   """
 
+  methods: Mapping[str, VtcMethod]
   clients: Clients
   models: Sequence[Classifier]
   subject: Subject
-  methods: dict[str, Method]
-  traffic: dict[str, Sequence[Traffic]]
-  protection: Protection | None
-
-  @property
-  def releases(self) -> Releases | None:
-    """All that the run gives away; None without privacy."""
-    if self.protection is None:
-      return None
-    return private_run.releases_of(
-      dict.fromkeys(self.protected, self.protection)
-    )
-
-  @property
-  def protected(self) -> list[str]:
-    """Methods that train under the protection, if there is any."""
-    return [name for name in self.methods if name.startswith(SUBJECT)]
-
-  @property
-  def held(self) -> list[str]:
-    """Methods of which the protection holds."""
-    return self.protection.held(self.protected) if self.protection else []
+  judge: Judge
 
 
-def build(asked: Configs, num_processes: int) -> Comparison:
+def build(asked: Configs, num_processes: int) -> VtcComparison:
   """Reads the data and builds what is compared.
 
   Args:
@@ -186,25 +176,46 @@ def build(asked: Configs, num_processes: int) -> Comparison:
     build_vtc(asked.vtc, asked.classifier.feature_size, spec),
     None if protection is None else protection.plan,
   )
-  methods = vtc_methods.build_methods(
+  built = vtc_methods.build_methods(
     setting,
     subject,
     with_baselines=asked.comparison.baselines,
     with_ablations=asked.comparison.ablations,
   )
-  traffic = _traffic(methods, clients)
-  return Comparison(clients, models, subject, methods, traffic, protection)
+  sizes = [data.num_clients for data in clients.datasets]
+  methods = {
+    name: _metered(
+      name,
+      VtcMethod(
+        algorithm=method.algorithm,
+        datasets=clients.datasets,
+        samplers=build_samplers(asked.federation, sizes),
+        mapping=build_mapping(asked.federation),
+        rounds=asked.run.rounds,
+        protection=protection if name.startswith(SUBJECT) else None,
+        own=method,
+      ),
+    )
+    for name, method in built.items()
+  }
+  return VtcComparison(
+    source=source,
+    partition=clients.partition,
+    methods=methods,
+    notes=stages.known(source, protection),
+    protection=protection,
+    clients=clients,
+    models=models,
+    subject=subject,
+    judge=Judge(clients, asked.run.seed),
+  )
 
 
-def _traffic(
-  methods: Mapping[str, Method], clients: Clients
-) -> dict[str, Sequence[Traffic]]:
-  """Bytes per client of each method; a round is traced, none is computed."""
-  traffic: dict[str, Sequence[Traffic]] = {}
-  for name, method in methods.items():
-    federated_step.dry_run(name, method.algorithm, clients.datasets)
-    traffic[name] = metering.traffic(method.algorithm, clients.datasets)
-  return traffic
+def _metered(name: str, method: VtcMethod) -> VtcMethod:
+  """The method with its traffic: parts by class count where they are held."""
+  federated_step.dry_run(name, method.algorithm, method.datasets)
+  traffic = metering.traffic(method.algorithm, method.datasets)
+  return dataclasses.replace(method, traffic=traffic)
 
 
 def _protect(

@@ -249,6 +249,11 @@ class Subject(NamedTuple):
   vtc: Vtc
   plan: Plan | None = None
 
+  @property
+  def is_shared(self) -> bool:
+    """Whether one generator makes the images, and not those of clients."""
+    return self.config.vtc_scope == 'federated'
+
   def ablated(self, name: str) -> 'Subject':
     """The same with one thing left out or changed."""
     if name == 'other_scope':

@@ -3,15 +3,13 @@
 Everything comes from one value, `Facts`; nothing is computed here.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import dataclasses
 import shlex
 from typing import Any
 
 import numpy as np
 
-from fedjax_gen.evaluation.gallery import Drawn
-from fedjax_gen.federated.rounds import Traffic
 from fedjax_gen.running import charts, report, report_tables
 from fedjax_gen.studies import run_report
 from fedjax_gen.studies.fedvtc import vtc_tables
@@ -43,19 +41,15 @@ _SECTIONS = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Facts(run_report.RunFacts):
   """All that a finished run knows.
 
   Attributes:
-    traffic: bytes per client and round, of each fleet, by method.
     architectures: of each client.
-    drawn: the pictures.
   """
 
-  traffic: Mapping[str, Sequence[Traffic]]
   architectures: Sequence[str]
-  drawn: Sequence[Drawn]
 
 
 def summary(facts: Facts, params_digest: str) -> dict[str, Any]:

@@ -18,9 +18,11 @@ from fedjax_gen.data.partition import Partition
 from fedjax_gen.errors import InputError
 from fedjax_gen.federated import collect, grouping as grouping_lib, local
 from fedjax_gen.models.vae import build_vae
-from fedjax_gen.running import groupings, saving, training
+from fedjax_gen.running import groupings, saving
+from fedjax_gen.running.training import TrainResult
 from fedjax_gen.running.workdir import Workdir
 from fedjax_gen.studies.fissionvae import fission_methods
+from fedjax_gen.studies.fissionvae.fission_methods import GroupMethod
 from fedjax_gen.types import Variables
 
 # What the key of discovery is folded with: far from the small numbers by which
@@ -59,7 +61,7 @@ class Found(NamedTuple):
 def discover(
   config: discovery_lib.DiscoveryConfig,
   setting: fission_methods.Setting,
-  train: Callable[..., training.TrainResult],
+  train: Callable[[str, GroupMethod], TrainResult],
   workdir: Workdir,
 ) -> tuple[fission_methods.Setting, Found]:
   """Warms a FedVAE up, clusters the clients, and lets newcomers find theirs.
@@ -70,7 +72,7 @@ def discover(
   Args:
     config: what clients report, how many groups.
     setting: with the true groups, which are only compared with.
-    train: `(name, method, setting, reference, num_rounds)`.
+    train: trains a method under a name.
     workdir: where to write.
 
   Returns:
@@ -123,12 +125,13 @@ def discover(
 def _warmed_up(
   config: discovery_lib.DiscoveryConfig,
   setting: fission_methods.Setting,
-  train: Callable[..., training.TrainResult],
+  train: Callable[[str, GroupMethod], TrainResult],
 ) -> Variables:
   """A FedVAE after a few rounds, by which clients are told apart."""
-  warmup = fission_methods.build_method('FedVAE', setting)
-  trained = train('warmup', warmup, setting, None, config.warmup_rounds)
-  return warmup.variables(trained.state)[0]
+  warmup = dataclasses.replace(
+    fission_methods.build_method('FedVAE', setting), rounds=config.warmup_rounds
+  )
+  return warmup.trained(train('warmup', warmup).state)[0]
 
 
 def _asking(

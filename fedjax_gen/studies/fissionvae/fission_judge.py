@@ -1,19 +1,54 @@
-"""How good models of groups are: while they train, and beside real images."""
+"""How good models of groups are: in training, and next to real images."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+import dataclasses
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 from fedjax_gen.data.sources import DataSource
 from fedjax_gen.evaluation import group_models, groups as groups_lib
 from fedjax_gen.evaluation.features import FeatureExtractor
 from fedjax_gen.evaluation.group_models import GroupGenerator
 from fedjax_gen.evaluation.groups import GroupReference
-from fedjax_gen.evaluation.vaes import EvaluationConfig
-from fedjax_gen.running.workdir import Workdir
+from fedjax_gen.studies.fissionvae.fission_discovery import Found
+from fedjax_gen.studies.fissionvae.fission_methods import GroupMethod, Setting
+from fedjax_gen.studies.study import Comparison, Followed, Results, Run
 
 # Enough for a curve; the final numbers are made with all there is.
 _CURVE_SAMPLES, _CURVE_EXAMPLES = 500, 500
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GroupComparison(Comparison):
+  """Trainings of models of groups.
+
+  Attributes:
+    setting: what they are built from.
+    build_extractor: of the features by which images are compared; takes long.
+    reference: what generated images are measured by, when that is prepared;
+      None as well if too few images are real.
+    discovery: how groups were found; None if they were given.
+  """
+
+  methods: Mapping[str, GroupMethod]
+  setting: Setting
+  build_extractor: Callable[[], FeatureExtractor | None]
+  reference: GroupReference | None = None
+  discovery: Found | None = None
+
+
+class Measured(NamedTuple):
+  """What was measured.
+
+  Attributes:
+    metrics: by row of the results.
+    trained: by method the variables that were trained.
+    generators: by method what is asked for images; the first is drawn.
+  """
+
+  metrics: dict[str, dict[str, Any]]
+  trained: dict[str, Any]
+  generators: dict[str, list[GroupGenerator]]
 
 
 def build_reference(
@@ -38,77 +73,71 @@ def build_reference(
   )
 
 
-def follow(
-  generators: Sequence[GroupGenerator],
+def following(
+  method: GroupMethod,
   source: DataSource,
   reference: GroupReference | None,
   *,
   seed: int,
-) -> dict[str, float]:
+) -> Followed:
   """Measures models in training, with few images."""
-  return group_models.follow(
-    generators,
-    source,
-    reference,
-    num_samples=_CURVE_SAMPLES,
-    max_examples=_CURVE_EXAMPLES,
-    seed=seed,
+  return Followed(
+    lambda state: group_models.follow(
+      method.generators(state),
+      source,
+      reference,
+      num_samples=_CURVE_SAMPLES,
+      max_examples=_CURVE_EXAMPLES,
+      seed=seed,
+    )
+  )
+
+
+def follow(running: Run, compared: GroupComparison, name: str) -> Followed:
+  """As `following`, of a method of a run."""
+  return following(
+    compared.methods[name],
+    compared.source,
+    compared.reference,
+    seed=running.seed,
   )
 
 
 def measure(
-  generators: Mapping[str, Sequence[GroupGenerator]],
-  source: DataSource,
-  reference: GroupReference | None,
-  config: EvaluationConfig,
-  workdir: Workdir,
-  *,
-  seed: int,
-  by_training: bool = True,
-) -> dict[str, dict[str, Any]]:
-  """Metrics of each method.
-
-  Args:
-    generators: by method those that are measured.
-    source: the data.
-    reference: of the real images; None to leave out what needs it.
-    config: what is measured.
-    workdir: keeps what was measured before an interruption.
-    seed: of draws.
-    by_training: whether to measure by training records too.
+  running: Run,
+  compared: GroupComparison,
+  results: Results,
+  audited: Mapping[str, Any],
+) -> Measured:
+  """Metrics of each method, and of real images in place of generated ones.
 
   Raises:
     DivergedError: a metric is NaN or infinite.
     DiskFullError: the disk is full.
   """
-  return {
-    name: workdir.once(
+  del audited  # there is no audit of this system
+  config, reference = running.asked.evaluation, compared.reference
+  states = {name: result.state for name, result in results.items()}
+  methods = compared.methods
+  generators = {n: m.generators(states[n]) for n, m in methods.items()}
+  metrics = {
+    name: running.workdir.once(
       name,
       functools.partial(
-        group_models.evaluate,
-        made,
-        source,
-        reference,
-        config,
-        seed=seed,
-        by_training=by_training,
+        group_models.evaluate, made, running.shown.source(compared.source),
+        reference, config, seed=running.seed,
+        by_training=running.shown.everything,
       ),
-    )
+    ) | compared.spent(name)
     for name, made in generators.items()
-  }
-
-
-def measure_real(
-  reference: GroupReference,
-  config: EvaluationConfig,
-  workdir: Workdir,
-  *,
-  seed: int,
-) -> dict[str, Any]:
-  """Metrics of real training images, as if they had been generated."""
-  return workdir.once(
-    'real_data',
-    functools.partial(
-      groups_lib.evaluate_real_groups, reference, config.num_samples, seed=seed
-    ),
-  )
+  }  # fmt: skip
+  if reference is not None:
+    metrics['real_data'] = running.workdir.once(
+      'real_data',
+      functools.partial(
+        groups_lib.evaluate_real_groups, reference, config.num_samples,
+        seed=running.seed,
+      ),
+    )  # fmt: skip
+  trained = {n: m.trained(states[n]) for n, m in methods.items()}
+  return Measured(metrics, trained, generators)

@@ -18,26 +18,25 @@ from fedjax_gen.algorithms import (
   fedvae as fedvae_lib,
   fissionvae as fission_lib,
 )
-from fedjax_gen.data.federated import FederatedDataset
 from fedjax_gen.data.sources import DataSource
 from fedjax_gen.errors import InputError
 from fedjax_gen.evaluation import group_models
 from fedjax_gen.evaluation.group_models import GroupGenerator, GroupVae
-from fedjax_gen.federated import averaging, rounds, sampling
-from fedjax_gen.federated.algorithm import Algorithm, FederatedState
+from fedjax_gen.federated import averaging, sampling
+from fedjax_gen.federated.algorithm import FederatedState
 from fedjax_gen.federated.mapping import Mapping
 from fedjax_gen.federation import Federation, FederationConfig, build_samplers
 from fedjax_gen.models.gan import GanConfig, build_gan
 from fedjax_gen.models.vae import DataSpec, Vae, VaeConfig, build_vae
 from fedjax_gen.privacy.plan import Plan
-from fedjax_gen.running import federated_step, saving
-from fedjax_gen.studies import private_run
+from fedjax_gen.running import saving
+from fedjax_gen.studies import private_run, study
+from fedjax_gen.studies.private_run import Protection
 from fedjax_gen.studies.shown import without_training
+from fedjax_gen.studies.study import Method
 
 PARTS = ('H', 'L', 'D', 'het')
 BASELINES = ('group_vaes', 'local', 'central', 'fedgan')
-# They send nothing, or are what the others are compared with.
-UNPROTECTED = ('local', 'central')
 
 
 def canonical(method: str) -> str:
@@ -71,31 +70,20 @@ def ordered(methods: Sequence[str]) -> list[str]:
   return first + variants + [n for n in BASELINES if n in names]
 
 
-class Method(NamedTuple):
-  """One of the trainings that are compared.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GroupMethod(Method):
+  """A training of models of groups.
 
   Attributes:
-    algorithm: what runs.
-    datasets: the clients of each fleet.
-    samplers: who takes part, of each fleet.
-    mapping: how clients are laid over time and devices.
-    generators: what is measured, from the final state.
-    variables: what was trained, from the state.
-    save: `(workdir path, name, variables)`, writes the first of them.
-    is_one_place: whether the data are in one place, so that nothing travels.
-    traffic: bytes down and up per client, of each fleet; read off when all is
-      built.
+    trained: the variables that are saved, from a state.
+    generators: what is measured, from the final state; pictures are of the
+      first.
+    save: `(folder, name, variables)`, writes the first of them.
   """
 
-  algorithm: Algorithm
-  datasets: Sequence[FederatedDataset]
-  samplers: Sequence[sampling.Sampler]
-  mapping: Mapping
+  trained: Callable[[FederatedState], Any]
   generators: Callable[[FederatedState], list[GroupGenerator]]
-  variables: Callable[[FederatedState], Any]
   save: Callable[..., Any]
-  is_one_place: bool = False
-  traffic: Sequence[rounds.Traffic] = ()
 
 
 class Setting(NamedTuple):
@@ -119,7 +107,7 @@ class Setting(NamedTuple):
     num_local_models: of each group, to train alone.
     rounds: asked for.
     seed: of the run.
-    plan: of differential privacy, if there is any, of all methods that are
+    protection: differential privacy, if there is any, of all methods that are
       federated.
   """
 
@@ -137,7 +125,12 @@ class Setting(NamedTuple):
   num_local_models: int
   rounds: int
   seed: int
-  plan: Plan | None = None
+  protection: Protection | None = None
+
+  @property
+  def plan(self) -> Plan | None:
+    """Of differential privacy."""
+    return self.protection and self.protection.plan
 
   @property
   def num_rounds(self) -> int:
@@ -155,7 +148,9 @@ class Setting(NamedTuple):
     )
 
 
-def build_methods(names: Sequence[str], setting: Setting) -> dict[str, Method]:
+def build_methods(
+  names: Sequence[str], setting: Setting
+) -> dict[str, GroupMethod]:
   """The trainings by name; a round of each is traced, none is computed.
 
   Raises:
@@ -165,20 +160,16 @@ def build_methods(names: Sequence[str], setting: Setting) -> dict[str, Method]:
   return {name: build_method(name, setting) for name in names}
 
 
-def build_method(name: str, setting: Setting) -> Method:
+def build_method(name: str, setting: Setting) -> GroupMethod:
   """The training that a name of `ComparisonConfig.methods` asks for.
 
   Raises:
     InputError: see `build_methods`.
   """
-  method = _build(name, setting)
-  traffic = federated_step.dry_run(name, method.algorithm, method.datasets)
-  if method.is_one_place:
-    traffic = (rounds.Traffic(0, 0),)
-  return method._replace(traffic=traffic)
+  return study.traced(name, _build(name, setting))
 
 
-def _build(name: str, setting: Setting) -> Method:
+def _build(name: str, setting: Setting) -> GroupMethod:
   builders = {
     'local': _local,
     'central': _central,
@@ -202,7 +193,7 @@ def _fission(
   *,
   hierarchical: bool = False,
   mixed: bool = False,
-) -> Method:
+) -> GroupMethod:
   """A variant of FissionVAE, FedVAE (nothing of their own) included."""
   config = setting.vae_config(hierarchical=hierarchical)
   if hierarchical and config.hierarchy == 'none':
@@ -242,14 +233,18 @@ def _fission(
       source = without_training(source)
     saving.save_groups(path, name, used, source, variables)
 
-  return Method(
-    fission.algorithm,
-    datasets,
-    build_samplers(setting.sampling, [d.num_clients for d in datasets]),
-    setting.federation.mapping,
-    lambda state: [group_models.of_vaes(models(state))],
-    lambda state: [model.variables for model in models(state)],
-    save,
+  return GroupMethod(
+    algorithm=fission.algorithm,
+    datasets=datasets,
+    samplers=build_samplers(
+      setting.sampling, [d.num_clients for d in datasets]
+    ),
+    mapping=setting.federation.mapping,
+    rounds=setting.num_rounds,
+    generators=lambda state: [group_models.of_vaes(models(state))],
+    trained=lambda state: [model.variables for model in models(state)],
+    protection=setting.protection,
+    save=save,
   )
 
 
@@ -269,7 +264,7 @@ def _one_for_all(setting: Setting, vae: Vae, variables) -> GroupGenerator:
   return group_models.of_vaes([GroupVae(vae, variables)] * num_groups)
 
 
-def _central(setting: Setting) -> Method:
+def _central(setting: Setting) -> GroupMethod:
   config = setting.vae_config()
   vae = build_vae(config, setting.spec)
   data = setting.federation.data
@@ -278,19 +273,22 @@ def _central(setting: Setting) -> Method:
     np.asarray(data.sizes),
     epochs=setting.central_epochs / setting.num_rounds,
   )
-  return Method(
-    fedvae_lib.fedvae(training_config, vae),
-    [data.merged().on_device()],
-    [sampling.everyone()],
-    Mapping(),
-    lambda state: [_one_for_all(setting, vae, state.server.variables)],
-    lambda state: state.server.variables,
-    functools.partial(_save_vae, config, setting.source),
+  return GroupMethod(
+    algorithm=fedvae_lib.fedvae(training_config, vae),
+    datasets=[data.merged().on_device()],
+    samplers=[sampling.everyone()],
+    mapping=Mapping(),
+    rounds=setting.num_rounds,
+    generators=lambda state: [
+      _one_for_all(setting, vae, state.server.variables)
+    ],
+    trained=lambda state: state.server.variables,
+    save=functools.partial(_save_vae, config, setting.source),
     is_one_place=True,
   )
 
 
-def _local(setting: Setting) -> Method:
+def _local(setting: Setting) -> GroupMethod:
   """The first clients of each group, each alone."""
   config = setting.vae_config()
   vae = build_vae(config, setting.spec)
@@ -319,18 +317,19 @@ def _local(setting: Setting) -> Method:
     configs = [config] * len(members)
     saving.save_groups(path, name, configs, setting.source, variables)
 
-  return Method(
-    fedvae_lib.local_only(_fedvae_config(setting), vae),
-    [data.select(np.asarray(chosen)).on_device()],
-    [sampling.everyone()],
-    setting.federation.mapping,
-    generators,
-    first,
-    save,
+  return GroupMethod(
+    algorithm=fedvae_lib.local_only(_fedvae_config(setting), vae),
+    datasets=[data.select(np.asarray(chosen)).on_device()],
+    samplers=[sampling.everyone()],
+    mapping=setting.federation.mapping,
+    rounds=setting.num_rounds,
+    generators=generators,
+    trained=first,
+    save=save,
   )
 
 
-def _fedgan(setting: Setting) -> Method:
+def _fedgan(setting: Setting) -> GroupMethod:
   if setting.plan is not None:
     raise InputError(
       'Expected methods without fedgan where there is privacy, got '
@@ -338,14 +337,15 @@ def _fedgan(setting: Setting) -> Method:
     )
   gan = build_gan(setting.gan, setting.spec)
   num_clients = setting.federation.data.num_clients
-  return Method(
-    fedgan.fedgan(_fedvae_config(setting), setting.gan, gan),
-    [setting.federation.data],
-    build_samplers(setting.sampling, [num_clients]),
-    setting.federation.mapping,
-    lambda state: [group_models.of_gan(gan, state.server.variables)],
-    lambda state: state.server.variables,
-    lambda path, name, variables: saving.save_gan(
+  return GroupMethod(
+    algorithm=fedgan.fedgan(_fedvae_config(setting), setting.gan, gan),
+    datasets=[setting.federation.data],
+    samplers=build_samplers(setting.sampling, [num_clients]),
+    mapping=setting.federation.mapping,
+    rounds=setting.num_rounds,
+    generators=lambda state: [group_models.of_gan(gan, state.server.variables)],
+    trained=lambda state: state.server.variables,
+    save=lambda path, name, variables: saving.save_gan(
       path, name, setting.gan, setting.source, variables
     ),
   )

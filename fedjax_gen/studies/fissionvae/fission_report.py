@@ -12,11 +12,16 @@ import numpy as np
 
 from fedjax_gen.evaluation import group_gallery, groups as groups_lib
 from fedjax_gen.evaluation.gallery import Drawn
-from fedjax_gen.running import charts, report, report_tables
+from fedjax_gen.running import charts, leaves, report, report_tables
 from fedjax_gen.studies import run_report
 from fedjax_gen.studies.fissionvae import fission_tables
+from fedjax_gen.studies.fissionvae.fission_judge import (
+  GroupComparison,
+  Measured,
+)
 from fedjax_gen.studies.fissionvae.fission_tables import Facts
 from fedjax_gen.studies.shown import Shown
+from fedjax_gen.studies.study import Results, Run
 
 _PLAIN = 'FedVAE'
 _PARTS = {
@@ -32,6 +37,21 @@ _OTHERS = {
   'central': 'central is one VAE trained on all data in one place.',
   'fedgan': 'fedgan is one GAN, averaged over all clients.',
 }
+
+
+def report_run(
+  running: Run, compared: GroupComparison, results: Results, measured: Measured
+) -> dict[str, Any]:
+  """Draws, writes report.html, prints the results; returns the summary."""
+  facts = Facts(
+    **run_report.of_run(running, compared, results, measured.metrics),
+    reference=compared.reference,
+    generators={name: made[0] for name, made in measured.generators.items()},
+    discovery=compared.discovery,
+  )
+  write(running.shown, facts)
+  fission_tables.show(facts)
+  return summary(facts, leaves.params_digest(measured.trained))
 
 
 def summary(facts: Facts, params_digest: str) -> dict[str, Any]:

@@ -6,31 +6,20 @@ groups decoders of different architectures. Beside them, on the same data, the
 models they are compared with.
 """
 
-from collections.abc import Callable
 import dataclasses
-import functools
-from typing import Any, NamedTuple
-
-import jax
+from typing import NamedTuple
 
 from fedjax_gen import fields, validate
 from fedjax_gen.algorithms import fissionvae as fission_lib
 from fedjax_gen.algorithms.discovery import DiscoveryConfig
 from fedjax_gen.evaluation import vaes
-from fedjax_gen.evaluation.features import FeatureExtractor
-from fedjax_gen.evaluation.group_models import GroupGenerator
-from fedjax_gen.evaluation.groups import GroupReference
 from fedjax_gen.evaluation.vaes import EvaluationConfig
 from fedjax_gen.federation import FederationConfig, build_federation
 from fedjax_gen.models import decoders
 from fedjax_gen.models.gan import GanConfig
 from fedjax_gen.models.vae import DataSpec, VaeConfig
 from fedjax_gen.privacy.plan import PrivacyConfig
-from fedjax_gen.privacy.releases import Releases
-from fedjax_gen.privacy.secret_keys import Secrets
-from fedjax_gen.running import engine as engine_lib, leaves, training
-from fedjax_gen.running.workdir import Workdir
-from fedjax_gen.studies import options, private_run, shown as shown_lib, stages
+from fedjax_gen.studies import options, private_run, stages, study
 from fedjax_gen.studies.command import program
 from fedjax_gen.studies.fissionvae import (
   fission_clients,
@@ -38,10 +27,9 @@ from fedjax_gen.studies.fissionvae import (
   fission_judge,
   fission_methods,
   fission_report,
-  fission_tables,
 )
-from fedjax_gen.studies.fissionvae.fission_methods import Method, Setting
-from fedjax_gen.studies.private_run import Protection
+from fedjax_gen.studies.fissionvae.fission_judge import GroupComparison
+from fedjax_gen.studies.study import Run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,109 +88,7 @@ class Configs(NamedTuple):
     return self.discovery.groups == 'given'
 
 
-class Comparison(NamedTuple):
-  """The trainings that are compared, built and not yet compiled.
-
-  Attributes:
-    setting: what they are built from.
-    methods: the trainings, by name.
-    protection: of those that are federated, if they are private.
-    build_extractor: of the features by which images are compared; takes long.
-  """
-
-  setting: Setting
-  methods: dict[str, Method]
-  protection: Protection | None
-  build_extractor: Callable[[], FeatureExtractor | None]
-
-  @property
-  def protected(self) -> list[str]:
-    """Methods that train under the protection, if there is any."""
-    return [n for n in self.methods if n not in fission_methods.UNPROTECTED]
-
-  @property
-  def releases(self) -> Releases | None:
-    """All that the run gives away; None without privacy."""
-    if self.protection is None:
-      return None
-    return private_run.releases_of(
-      dict.fromkeys(self.protected, self.protection)
-    )
-
-  @property
-  def held(self) -> list[str]:
-    """Methods of which the protection holds."""
-    return self.protection.held(self.protected) if self.protection else []
-
-
-def main(session: program.Session, asked: Configs) -> None:
-  """Trains, measures and draws; see `program.run`."""
-  # Before anything is written: mistakes show here.
-  compared = _build(asked, session.processes.count)
-  source = compared.setting.source
-  partition = compared.setting.federation.partition
-  is_private = compared.protection is not None
-  with session.open_workdir(is_private=is_private) as workdir:
-    secrets = stages.secrets_of(workdir, asked.privacy.noise_seed)
-    shown = shown_lib.shown(
-      workdir, compared.held, show_real=asked.privacy.show_real
-    )
-    known = stages.known(source, compared.protection)
-    stages.begin(
-      session, workdir, source, partition, known, secrets=secrets,
-      releases=compared.releases,
-    )  # fmt: skip
-    session.say('Preparing the measures.')
-    reference = fission_judge.build_reference(
-      source, compared.build_extractor, seed=asked.run.seed
-    )
-    train = functools.partial(
-      _train, run=asked.run, session=session, workdir=workdir, secrets=secrets
-    )
-    compared, found = _with_groups(asked, compared, train, session, workdir)
-    setting, methods = compared.setting, compared.methods
-    results = {
-      name: train(name, method, setting, reference, setting.num_rounds)
-      for name, method in methods.items()
-    }
-    session.part()
-    trained = {
-      name: method.variables(results[name].state)
-      for name, method in methods.items()
-    }
-    for name, method in methods.items():
-      method.save(shown.folder(name), name, trained[name])
-    stages.claim(workdir, compared.releases)
-    session.say('Measuring against held-out data.')
-    generators = {
-      name: method.generators(results[name].state)
-      for name, method in methods.items()
-    }
-    metrics = _measure(compared, generators, reference, asked, workdir, shown)
-    session.say('Drawing.')
-    facts = fission_tables.Facts(
-      experiment='fissionvae',
-      source=source,
-      partition=partition,
-      reference=reference,
-      metrics=metrics,
-      results=results,
-      traffic={name: method.traffic for name, method in methods.items()},
-      generators={name: made[0] for name, made in generators.items()},
-      discovery=found,
-      config=session.config,
-      protection=compared.protection,
-      protected=compared.protected,
-      releases=compared.releases,
-    )
-    fission_report.write(shown, facts)
-    fission_tables.show(facts)
-    # Last: a summary marks the run as finished.
-    digest = leaves.params_digest(trained)
-    workdir.write_summary(fission_report.summary(facts, digest))
-
-
-def _build(asked: Configs, num_processes: int) -> Comparison:
+def build(asked: Configs, num_processes: int) -> GroupComparison:
   """Reads the data and builds what is compared.
 
   Where groups are to be discovered, it is built for made-up ones.
@@ -249,7 +135,7 @@ def _build(asked: Configs, num_processes: int) -> Comparison:
     num_local_models=asked.evaluation.num_local_models,
     rounds=asked.run.rounds,
     seed=asked.run.seed,
-    plan=None if protection is None else protection.plan,
+    protection=protection,
   )
   built_for = setting
   if asked.are_groups_given:
@@ -258,99 +144,67 @@ def _build(asked: Configs, num_processes: int) -> Comparison:
     built_for = fission_discovery.rehearsal(asked.discovery, setting)
   names = fission_methods.ordered(asked.comparison.methods)
   methods = fission_methods.build_methods(names, built_for)
-  build_extractor = vaes.extractor_builder(
-    asked.evaluation.extractor, source, seed=asked.run.seed
+  return GroupComparison(
+    source=source,
+    partition=federation.partition,
+    methods=methods,
+    notes=stages.known(source, protection),
+    protection=protection,
+    setting=setting,
+    build_extractor=vaes.extractor_builder(
+      asked.evaluation.extractor, source, seed=asked.run.seed
+    ),
   )
-  return Comparison(setting, methods, protection, build_extractor)
 
 
-def _with_groups(
-  asked: Configs,
-  compared: Comparison,
-  train: Callable[..., training.TrainResult],
-  session: program.Session,
-  workdir: Workdir,
-) -> tuple[Comparison, fission_discovery.Found | None]:
-  """The same with groups that are discovered, unless they are given."""
+def prepare(running: Run, compared: GroupComparison) -> GroupComparison:
+  """Trains what groups are told apart by; discovers groups, unless given."""
+  asked, session = running.asked, running.session
+  session.say('Preparing the measures.')
+  compared = dataclasses.replace(
+    compared,
+    reference=fission_judge.build_reference(
+      compared.source, compared.build_extractor, seed=running.seed
+    ),
+  )
   if asked.are_groups_given:
-    return compared, None
+    return compared
+
+  def train(name, method):
+    followed = fission_judge.following(
+      method, compared.source, None, seed=running.seed
+    )
+    return running.train(name, method, followed)
+
   setting, found = fission_discovery.discover(
-    asked.discovery, compared.setting, train, workdir
+    asked.discovery, compared.setting, train, running.workdir
   )
   session.say(
     f'Discovered {found.num_groups} groups; {found.accuracy:.0%} of the '
     'clients are in their own.'
   )
   methods = fission_methods.build_methods(list(compared.methods), setting)
-  return compared._replace(setting=setting, methods=methods), found
-
-
-def _train(
-  name: str,
-  method: Method,
-  setting: Setting,
-  reference: GroupReference | None,
-  num_rounds: int,
-  *,
-  run: program.RunConfig,
-  session: program.Session,
-  workdir: Workdir,
-  secrets: Secrets | None,
-) -> training.TrainResult:
-  """Trains one method, measuring as it goes."""
-  engine = engine_lib.engine(
-    method.algorithm,
-    method.datasets,
-    jax.random.key(run.seed),
-    traffic=method.traffic,
-    samplers=method.samplers,
-    mapping=method.mapping,
-    folder=workdir.population_path(name),
-    own_key=(
-      None
-      if name in fission_methods.UNPROTECTED
-      else stages.training_key(secrets, name)
-    ),
-  )
-  return stages.train(
-    name,
-    engine,
-    num_rounds,
-    run=run,
-    session=session,
-    workdir=workdir,
-    evaluate=lambda state: fission_judge.follow(
-      method.generators(state), setting.source, reference, seed=run.seed
-    ),
-    trained=method.variables,
+  return dataclasses.replace(
+    compared, setting=setting, methods=methods, discovery=found
   )
 
 
-def _measure(
-  compared: Comparison,
-  generators: dict[str, list[GroupGenerator]],
-  reference: GroupReference | None,
-  asked: Configs,
-  workdir: Workdir,
-  shown: shown_lib.Shown,
-) -> dict[str, dict[str, Any]]:
-  """Metrics of each method, and of real images in place of generated ones."""
-  measured = fission_judge.measure(
-    generators,
-    shown.source(compared.setting.source),
-    reference,
-    asked.evaluation,
-    workdir,
-    seed=asked.run.seed,
-    by_training=shown.everything,
-  )
-  metrics = stages.settle(compared.protection, measured, compared.protected)
-  if reference is not None:
-    metrics['real_data'] = fission_judge.measure_real(
-      reference, asked.evaluation, workdir, seed=asked.run.seed
-    )
-  return metrics
+def save(
+  running: Run, compared: GroupComparison, measured: fission_judge.Measured
+) -> None:
+  """Saves the models of each method, for `fedjax_gen.load`."""
+  for name, method in compared.methods.items():
+    method.save(running.shown.folder(name), name, measured.trained[name])
 
+
+STUDY = study.Study(
+  build=build,
+  prepare=prepare,
+  follow=fission_judge.follow,
+  measure=fission_judge.measure,
+  save=save,
+  report=fission_report.report_run,
+)
 
 PROGRAM = program.Program(
   name='fissionvae',
@@ -374,5 +228,5 @@ PROGRAM = program.Program(
     ),
   ),
   configs=Configs(),
-  main=main,
+  main=study.main_of(STUDY),
 )

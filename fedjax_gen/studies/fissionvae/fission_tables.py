@@ -25,19 +25,17 @@ _MAX_GROUPS_SHOWN = 5
 _MAX_CLIENTS_LISTED = 100
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Facts(RunFacts):
   """All that a finished run knows.
 
   Attributes:
     reference: of the real images; None where there are too few to compare.
-    traffic: bytes per client and round of each fleet, by trained method.
     generators: by trained method what is asked for images of a group.
     discovery: None if the groups were given.
   """
 
   reference: GroupReference | None
-  traffic: Mapping[str, Sequence[Traffic]]
   generators: Mapping[str, GroupGenerator]
   discovery: Found | None
 
