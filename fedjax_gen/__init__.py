@@ -17,7 +17,33 @@ The parts, from the ground up: `losses` and `models` (pure functions),
 from fedjax_gen.errors import InputError
 from fedjax_gen.version import __version__
 
-__all__ = ['InputError', '__version__', 'load', 'load_clients']
+__all__ = ['InputError', '__version__', 'load', 'load_clients', 'run']
+
+
+def run(name, **flags):
+  """Runs a study, as the command `fedjax-gen NAME` does.
+
+  Args:
+    name: fedvae, fissionvae, fedhypevae or fedvtc.
+    **flags: those of the command line, by their names: `--rounds=20` is
+      `rounds=20`, a list of names a sequence.
+
+  Returns:
+    A `fedjax_gen.studies.command.calling.Finished`: metrics, models, pictures
+    and the path of the report. A notebook shows the main ones.
+
+  Raises:
+    InputError: a mistake in the flags or the data; see `calling.run`.
+
+  Example:
+    >>> done = run('fedvae', rounds=20)  # doctest: +SKIP
+    >>> done.metrics['federated']['test_elbo']  # doctest: +SKIP
+    >>> images, labels = done.load().sample(100, seed=0)  # doctest: +SKIP
+  """
+  # Imported here so that `import fedjax_gen` costs nothing.
+  from fedjax_gen.studies.command import calling
+
+  return calling.run(name, **flags)
 
 
 def load(workdir, method=None):

@@ -1,5 +1,6 @@
 """Flags of a run in several processes, and their start."""
 
+import contextlib
 import dataclasses
 import os
 
@@ -142,4 +143,6 @@ def _make_cpu_devices(num_devices: int, count: int) -> None:
       f'Expected num_devices to be a multiple of the {count} processes, got '
       f'num_devices={num_devices}.'
     )
-  jax.config.update('jax_num_cpu_devices', num_devices // count)
+  # In Python a device may have been used before: then they are as they are.
+  with contextlib.suppress(RuntimeError):
+    jax.config.update('jax_num_cpu_devices', num_devices // count)

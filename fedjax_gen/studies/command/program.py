@@ -15,7 +15,7 @@ import pathlib
 import signal
 import sys
 import traceback
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 import warnings
 
 from absl import flags
@@ -148,24 +148,28 @@ class Session:
     stop: tells of signals.
     processes: of the run. All do the same up to `part`, but process 0 alone
       writes, says and evaluates.
+    stream: where to say it; None for standard error.
   """
 
   path: pathlib.Path
   config: dict[str, Any]
   stop: stopping.StopSignal
   processes: Processes
+  stream: TextIO | None = None
 
   @functools.cached_property
   def progress(self) -> 'Progress':
     """Shows the advance."""
     from fedjax_gen.running import progress  # not needed to answer a mistake
 
-    return progress.progress() if self.processes.is_writer else progress.NONE
+    if not self.processes.is_writer:
+      return progress.NONE
+    return progress.progress(self.stream)
 
   def say(self, text: str) -> None:
     """Tells what is going on, beside the progress of training."""
     if self.processes.is_writer:
-      print(text, file=sys.stderr, flush=True)
+      print(text, file=self.stream or sys.stderr, flush=True)
 
   def part(self) -> None:
     """Ends the work of all processes but the first, which measures and draws.
@@ -228,7 +232,8 @@ def _answered(program: Program, argv: Sequence[str]) -> int:
   is_debug = bool({'--debug', '--debug=true'} & set(argv[1:]))
   try:
     with stopping.StopSignal() as stop:
-      return _execute(program, argv, stop)
+      perform(program, argv, stop)
+      return 0
   except BaseException as error:
     if (answer := _answer(error, program.is_training)) is None:
       raise
@@ -265,27 +270,46 @@ def _answer(
   return None
 
 
-def _execute(
+def perform(
   program: Program,
   argv: Sequence[str],
   stop: stopping.StopSignal,
-) -> int:
+  stream: TextIO | None = None,
+) -> pathlib.Path | None:
+  """Runs a program with a command line, unless the run is finished.
+
+  Args:
+    program: what to run.
+    argv: the command line, the name of the program first.
+    stop: tells of signals.
+    stream: where to show the advance; None for standard error.
+
+  Returns:
+    The work directory; None of a tool.
+
+  Raises:
+    InputError: a mistake in the command or the data.
+    DivergedError: a loss or a parameter is not finite.
+    DiskFullError: the disk is full.
+    StoppedError: a signal arrived, and all is saved.
+    EndedError: another process ended.
+  """
   asked, several = _parse(program, argv)
   if not program.is_training:
     program.main(asked)
-    return 0
+    return None
   configs = _by_name(asked)
   record: dict[str, Any] = {'experiment': program.name}
   for name, config in configs.items():
     record[name] = config_records.to_record(config)
   path = pathlib.Path(configs['run'].workdir or _default_path(record))
   if not several.is_given and _is_finished(path, record):
-    return 0  # JAX need not start
+    return path  # JAX need not start
   processes = process_flags.start(
     several, getattr(configs.get('federation'), 'num_devices', 1)
   )
   try:
-    _train(program, asked, Session(path, record, stop, processes))
+    _train(program, asked, Session(path, record, stop, processes, stream))
   except BaseException as error:
     cause = processes.cause(error)
     processes.end(*(_answer(cause) or (1, f'{type(cause).__name__}: {cause}')))
@@ -293,7 +317,7 @@ def _execute(
       raise
     raise cause from error
   processes.end(0)
-  return 0
+  return path
 
 
 def _is_finished(path: pathlib.Path, record: dict[str, Any]) -> bool:
