@@ -1,4 +1,4 @@
-"""FedAvg where architectures agree: every fleet averages its own classifier.
+"""FedAvg of classifiers: of each architecture, or of one small one for all.
 
 H. Brendan McMahan, Eider Moore, Daniel Ramage, Seth Hampson, Blaise Aguera y
 Arcas, "Communication-efficient learning of deep networks from decentralized
@@ -7,19 +7,79 @@ data", AISTATS 2017, Algorithm 1.
 What parameters can be averaged are: those of clients with one architecture.
 So this is what a method for different architectures has to beat. With one
 architecture it is FedAvg, with as many as clients it is training alone.
-Clients keep their optimizer's state (momentum), as in all methods compared.
+Or all clients train one small classifier, which is the most trivial way to
+learn from each other. Clients keep their optimizer's state (momentum), as in
+all methods compared.
 """
 
 from collections.abc import Sequence
+import dataclasses
 import functools
 
 import optax
 
-from fedjax_gen import trees
-from fedjax_gen.federated import modules, personal
+from fedjax_gen import fields, trees, validate
+from fedjax_gen.federated import aggregates, modules, personal, servers
 from fedjax_gen.federated.algorithm import Algorithm
 from fedjax_gen.federated.modules import Module
 from fedjax_gen.federated.personal import Deployment, Method, Model
+from fedjax_gen.models.extractors import EXTRACTORS
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """The one small classifier of FedAvg-small.
+
+  Raises:
+    InputError: a value is out of range.
+  """
+
+  small_architecture: str = fields.option(
+    'cnn', 'of the classifier of FedAvg-small', choices=EXTRACTORS
+  )
+  small_width: float = fields.option(
+    0.0, 'width of that classifier; 0 for that of the clients'
+  )
+
+  def __post_init__(self):
+    fields.check_choices(self)
+    validate.non_negative(small_width=self.small_width)
+
+
+def fedavg_small(
+  training: personal.Config, small: Model, num_fleets: int
+) -> Method:
+  """One classifier for all clients, averaged by their examples.
+
+  Args:
+    training: how clients train.
+    small: the classifier.
+    num_fleets: of the federation.
+
+  Raises:
+    InputError: a field of the configuration is out of range.
+  """
+  client = personal.client_program(
+    training.trainer(),
+    personal.init_classifier(small),
+    0,
+    view=lambda server, info: server.variables,
+    loss=functools.partial(personal.plain_loss, small),
+    send=lambda view, client, data, key: trees.subtract(
+      view, client.variables['classifier']
+    ),
+    receive=lambda view, own: {'classifier': view},
+  )
+  server = servers.learned_server(
+    small.init, aggregates.weighted_mean(), optax.sgd(1.0)
+  )
+  deployment = Deployment(
+    lambda view, client, data, key: {'shared': view},
+    {'shared': personal.part_rule('shared', small)},
+  )
+  return Method(
+    Algorithm(server, (client,) * num_fleets), (deployment,) * num_fleets
+  )
 
 
 def fedavg_by_architecture(

@@ -50,6 +50,12 @@ from fedjax_gen.federated.algorithm import (
 )
 from fedjax_gen.federated.class_gaussians import ClassGaussians, Rules
 from fedjax_gen.federated.class_sums import ClassSums
+from fedjax_gen.federated.finetuning import (
+  PARTS,
+  Finetuning,
+  drawn_labels,
+  finetuned,
+)
 from fedjax_gen.federated.personal import Deployment, Method, Personal
 from fedjax_gen.models import vtc_losses
 from fedjax_gen.models.classifiers import Classifier
@@ -103,7 +109,7 @@ class Config:
   finetune_scope: str = fields.option(
     'full',
     'What they train [note: full; the others are its ablations]',
-    choices=('full', 'head', 'extractor'),
+    choices=PARTS,
   )
   finetune_epochs: float = fields.option(
     0.0,
@@ -142,11 +148,19 @@ class Config:
     )
     validate.non_negative_int(synthetic_per_class=self.synthetic_per_class)
 
-  @property
-  def passes(self) -> float:
-    """Passes over the synthetic set."""
-    return self.finetune_epochs or (
+  def finetuning(
+    self, training: personal.Config, num_classes: int
+  ) -> Finetuning:
+    """Of a classifier of C classes that is trained so."""
+    passes = self.finetune_epochs or (
       1.0 if self.finetune == 'every_round' else 50.0
+    )
+    size = self.synthetic_per_class * num_classes
+    return Finetuning(
+      round(size * passes / training.batch_size),
+      PARTS[self.finetune_scope],
+      self.finetune_mix == 'mixed',
+      self.finetune_learning_rate or training.learning_rate,
     )
 
 
@@ -326,76 +340,30 @@ class Client(NamedTuple):
     Latents are drawn anew for every step: a set of `synthetic_per_class`
     images says how many steps make a pass, and need not be held.
     """
-    steps = self._finetune_steps()
-    variables = client.own.variables
-    if not steps:
-      return variables
-    config, gaussians = self.config, view['gaussians']
-    rate = config.finetune_learning_rate or self.training.learning_rate
-    optimizer = self.training.descent(rate)
-    generator = generator_of(view, client)
-    real_key, step_key = jax.random.split(key)
-    positions = data.shuffled(real_key)
-    classifier = variables['classifier']
-    gradient_fn = jax.grad(self._lean(self.finetune_loss(classifier)))
+    gaussians, generator = view['gaussians'], generator_of(view, client)
+    classifier = finetuned(
+      self.finetuning(),
+      self.training,
+      self.model,
+      client.own.variables['classifier'],
+      lambda key: self._synthetic(generator, gaussians, key),
+      gaussians.known.any(),  # nothing is known before the first round
+      data,
+      key,
+      self._lean,
+    )
+    return {**client.own.variables, 'classifier': classifier}
 
-    def step(i, carry):
-      trained, state = carry
-      step_batches = [
-        self._synthetic(generator, gaussians, jax.random.fold_in(step_key, i))
-      ]
-      if config.finetune_mix == 'mixed':
-        batch_size = self.training.batch_size
-        turn = i % jnp.maximum(data.steps_per_epoch(batch_size), 1)
-        step_batches.append(data.batch(positions, turn, batch_size))
-      updates, state = optimizer.update(
-        gradient_fn(trained, step_batches), state, trained
-      )
-      return optax.apply_updates(trained, updates), state
-
-    # Nothing is known before the first round.
-    number = jnp.where(gaussians.known.any(), steps, 0)
-    trained = {name: classifier[name] for name in self._finetuned_parts()}
-    carry = (trained, optimizer.init(trained))
-    trained, _ = jax.lax.fori_loop(0, number, step, carry)
-    return {**variables, 'classifier': {**classifier, **trained}}
-
-  def finetune_loss(
-    self, classifier: Variables
-  ) -> Callable[[Variables, Sequence[Batch]], Array]:
-    """Of the trained parts of a classifier: sum of the batches' means, nats."""
-
-    def loss_fn(trained, batches):
-      current = {**classifier, **trained}
-      return sum(
-        trees.masked_mean(
-          personal.cross_entropy(
-            self.model.logits(
-              current['head'], self.model.features(current, inputs)
-            ),
-            labels,
-          ),
-          mask,
-        )
-        for inputs, labels, mask in batches
-      )
-
-    return loss_fn
-
-  def _finetune_steps(self) -> int:
-    size = self.config.synthetic_per_class * self.model.num_classes
-    return round(size * self.config.passes / self.training.batch_size)
-
-  def _finetuned_parts(self) -> tuple[str, ...]:
-    scope = self.config.finetune_scope
-    return ('extractor', 'head') if scope == 'full' else (scope,)
+  def finetuning(self) -> Finetuning:
+    """How its classifier is fine-tuned."""
+    return self.config.finetuning(self.training, self.model.num_classes)
 
   def _synthetic(
     self, generator: Variables, gaussians: ClassGaussians, key: Key
   ) -> Batch:
     """Images of the known classes, each alike."""
     label_key, latent_key = jax.random.split(key)
-    labels = _labels(gaussians.known, self.training.batch_size, label_key)
+    labels = drawn_labels(gaussians.known, self.training.batch_size, label_key)
     images = self.vtc.decode(generator, gaussians.sample(labels, latent_key))
     return Batch(images, labels, jnp.ones(len(labels), bool))
 
@@ -557,10 +525,3 @@ def _view(server: VtcServer) -> dict[str, Tree]:
   if server.generator:
     view['generator'] = server.generator.variables
   return view
-
-
-def _labels(known: Array, num: int, key: Key) -> Array:
-  """`[num]` labels, every known class alike."""
-  return jax.random.categorical(
-    key, jnp.where(known, 0.0, -jnp.inf), shape=(num,)
-  )

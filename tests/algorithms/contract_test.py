@@ -12,6 +12,7 @@ import numpy as np
 
 from fedjax_gen.algorithms import (
   ccvr,
+  class_images,
   dp_cgan,
   fedavg_classifiers,
   feddistill,
@@ -30,6 +31,7 @@ from fedjax_gen.algorithms import (
   linear_head,
 )
 from fedjax_gen.federated import mapping, rounds, sampling
+from fedjax_gen.federated.finetuning import Finetuning
 from fedjax_gen.models.gan import GanConfig, build_gan
 from fedjax_gen.models.hypernetwork import HyperVaeConfig, build_hyper_vae
 from fedjax_gen.models.vae import DataSpec, VaeConfig, build_vae
@@ -121,13 +123,25 @@ def _personal(build, *arguments, num_fleets=1):
   return method.algorithm, list(zoo.fleets()[:num_fleets])
 
 
+def _fedavg_small():
+  [small] = zoo.models('mlp')
+  method = fedavg_classifiers.fedavg_small(zoo.TRAINING, small, 1)
+  return method.algorithm, list(zoo.fleets()[:1])
+
+
 # By name: the algorithm, and the clients of each of its fleets.
 ALGORITHMS = {
   'ccvr': lambda: _personal(functools.partial(ccvr.ccvr, ccvr.Config())),
+  'class_images': lambda: _personal(
+    functools.partial(class_images.class_images, class_images.Config()),
+    (8, 8, 1),
+    Finetuning(2),
+  ),
   'dp_cgan': _dp_cgan,
   'fedavg_by_architecture': lambda: _personal(
     fedavg_classifiers.fedavg_by_architecture
   ),
+  'fedavg_small': _fedavg_small,
   'feddistill': lambda: _personal(
     functools.partial(feddistill.feddistill, feddistill.Config())
   ),

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import math
 from typing import NamedTuple
 
 from fedjax_gen import fields, validate
@@ -9,6 +10,7 @@ from fedjax_gen.algorithms import fedvtc as fedvtc_lib
 from fedjax_gen.errors import InputError
 from fedjax_gen.federated import metering, personal
 from fedjax_gen.federated.class_gaussians import Rules
+from fedjax_gen.federated.rounds import Traffic
 from fedjax_gen.federation import (
   FederationConfig,
   build_mapping,
@@ -29,6 +31,7 @@ from fedjax_gen.studies.command import program
 from fedjax_gen.studies.fedvtc import vtc_methods
 from fedjax_gen.studies.fedvtc.vtc_judge import Clients, Judge, build_clients
 from fedjax_gen.studies.fedvtc.vtc_methods import (
+  CLASS_IMAGES,
   SUBJECT,
   BaselineConfigs,
   Setting,
@@ -111,9 +114,11 @@ class VtcMethod(study.Method):
 
   Attributes:
     own: what clients predict with, and the algorithm.
+    extra_steps: of the classifier in a round, next to those of training.
   """
 
   own: personal.Method
+  extra_steps: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -164,6 +169,7 @@ def build(asked: Configs, num_processes: int) -> VtcComparison:
     asked.classifier,
     spec,
     asked.run.rounds,
+    asked.fedvtc.finetuning(asked.training, spec.num_classes),
     asked.baselines,
   )
   protection = _protect(
@@ -194,6 +200,7 @@ def build(asked: Configs, num_processes: int) -> VtcComparison:
         rounds=asked.run.rounds,
         protection=protection if name.startswith(SUBJECT) else None,
         own=method,
+        extra_steps=_extra_steps(name, setting, subject),
       ),
     )
     for name, method in built.items()
@@ -204,6 +211,7 @@ def build(asked: Configs, num_processes: int) -> VtcComparison:
     methods=methods,
     notes=stages.known(source, protection),
     protection=protection,
+    rows=vtc_methods.shared_rows(methods),
     clients=clients,
     models=models,
     subject=subject,
@@ -211,10 +219,34 @@ def build(asked: Configs, num_processes: int) -> VtcComparison:
   )
 
 
+def _extra_steps(name: str, setting: Setting, subject: Subject) -> int:
+  """Of fine-tuning, in a round."""
+  if name == CLASS_IMAGES:
+    return setting.finetuning.steps
+  if not name.startswith(SUBJECT):
+    return 0
+  config = (
+    subject.ablated(name.removeprefix(f'{SUBJECT}-')).config
+    if (name != SUBJECT)
+    else subject.config
+  )
+  if config.finetune != 'every_round':
+    return 0
+  return config.finetuning(setting.training, setting.spec.num_classes).steps
+
+
 def _metered(name: str, method: VtcMethod) -> VtcMethod:
-  """The method with its traffic: parts by class count where they are held."""
+  """The method with its traffic: parts by class count where they are held.
+
+  What is sent once counts in every round for its share.
+  """
   federated_step.dry_run(name, method.algorithm, method.datasets)
   traffic = metering.traffic(method.algorithm, method.datasets)
+  if name == CLASS_IMAGES:
+    traffic = tuple(
+      Traffic(*(math.ceil(size / method.rounds) for size in fleet))
+      for fleet in traffic
+    )
   return dataclasses.replace(method, traffic=traffic)
 
 

@@ -3,12 +3,13 @@
 All train the same classifiers of the same clients, from the same start.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
 from typing import Any, NamedTuple
 
 from fedjax_gen.algorithms import (
   ccvr,
+  class_images,
   fedavg_classifiers,
   feddistill,
   fedgen,
@@ -21,6 +22,8 @@ from fedjax_gen.algorithms import (
   lg_fedavg,
 )
 from fedjax_gen.algorithms.ccvr import Config as CcvrConfig
+from fedjax_gen.algorithms.class_images import Config as ClassImagesConfig
+from fedjax_gen.algorithms.fedavg_classifiers import Config as SmallConfig
 from fedjax_gen.algorithms.feddistill import Config as FedDistillConfig
 from fedjax_gen.algorithms.fedgen import Config as FedGenConfig
 from fedjax_gen.algorithms.fedgh import Config as FedGhConfig
@@ -31,6 +34,7 @@ from fedjax_gen.algorithms.fml import Config as FmlConfig
 from fedjax_gen.algorithms.lg_fedavg import Config as LgFedAvgConfig
 from fedjax_gen.federated import personal
 from fedjax_gen.federated.class_gaussians import Rules
+from fedjax_gen.federated.finetuning import Finetuning
 from fedjax_gen.federated.personal import Method
 from fedjax_gen.models.classifiers import (
   Classifier,
@@ -44,6 +48,9 @@ from fedjax_gen.privacy.plan import Plan
 from fedjax_gen.studies import options
 
 SUBJECT = 'FedVTC'
+CLASS_IMAGES = 'ClassImages'
+SHARED = {'FML': 'meme', 'FedKD': 'mentee'}
+"""By method the model that all its clients share, by its rule of prediction."""
 
 ABLATIONS: dict[str, tuple[dict[str, Any], str]] = {
   'other_scope': ({}, 'the generator averaged, if it is not, and the reverse'),
@@ -72,6 +79,8 @@ ABLATIONS: dict[str, tuple[dict[str, Any], str]] = {
 class BaselineConfigs(NamedTuple):
   """Configurations of the baselines, whose fields are flags."""
 
+  class_images: ClassImagesConfig = ClassImagesConfig()
+  small: SmallConfig = SmallConfig()
   fml: FmlConfig = FmlConfig()
   fedkd: FedKdConfig = FedKdConfig()
   fedgen: FedGenConfig = FedGenConfig()
@@ -93,6 +102,7 @@ class Setting(NamedTuple):
     classifier: of which the models were built.
     spec: of the data.
     rounds: of training.
+    finetuning: of classifiers with synthetic images, in FedVTC and ClassImages.
     baselines: their configurations.
   """
 
@@ -102,6 +112,7 @@ class Setting(NamedTuple):
   classifier: ClassifierConfig
   spec: DataSpec
   rounds: int
+  finetuning: Finetuning
   baselines: BaselineConfigs
 
   def shared_model(self, architecture: str, width: float) -> Classifier:
@@ -128,6 +139,21 @@ def _fedavg(setting: Setting) -> Method:
   return fedavg_classifiers.fedavg_by_architecture(
     setting.training, setting.models, setting.num_clients
   )
+
+
+def _fedavg_small(setting: Setting) -> Method:
+  config = setting.baselines.small
+  small = setting.shared_model(config.small_architecture, config.small_width)
+  return fedavg_classifiers.fedavg_small(
+    setting.training, small, len(setting.models)
+  )
+
+
+def _class_images(setting: Setting) -> Method:
+  return class_images.class_images(
+    setting.baselines.class_images, setting.training, setting.models,
+    setting.num_clients, setting.spec.shape, setting.finetuning,
+  )  # fmt: skip
 
 
 def _plain(
@@ -165,6 +191,11 @@ def _fedkd(setting: Setting) -> Method:
 
 BASELINES: dict[str, tuple[Callable[[Setting], Method], str]] = {
   'local': (_local, 'every client alone'),
+  CLASS_IMAGES: (
+    _class_images,
+    'fine-tuned with the mean image of each class, sent once',
+  ),
+  'FedAvg-small': (_fedavg_small, 'one small classifier of all, averaged'),
   'FedAvg': (_fedavg, 'classifiers of one architecture averaged'),
   'LG-FedAvg': (
     _plain(lg_fedavg.lg_fedavg, lambda c: c.lg_fedavg),
@@ -222,10 +253,17 @@ def row(ablation: str) -> str:
   return f'{SUBJECT}-{ablation}'
 
 
+def shared_rows(methods: Iterable[str]) -> dict[str, str]:
+  """Rows of the results that are of shared models, by the method of each."""
+  return {f'{name}-shared': name for name in SHARED if name in methods}
+
+
 def in_words(name: str) -> str:
   """What a row of the results is."""
   if name == SUBJECT:
     return 'statistics of features, and images made of them'
+  if name in shared_rows(SHARED):
+    return 'the model that its clients share, on its own'
   table: Mapping[str, tuple[Any, str]] = BASELINES
   if name.startswith(f'{SUBJECT}-'):
     table, name = ABLATIONS, name.removeprefix(f'{SUBJECT}-')

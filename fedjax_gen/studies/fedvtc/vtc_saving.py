@@ -72,6 +72,8 @@ def judged_and_saved(
     state: after training.
     clients: who holds what.
   """
+  if any('shared' in deployment.rules for deployment in method.deployments):
+    return judge.everything(method, blocks, state)  # no client has its own
   if not clients.is_on_host:
     judged = judge.everything(method, blocks, state)
     save_classifiers(workdir, config, {name: judged}, clients)

@@ -13,6 +13,7 @@ from fedjax_gen.running import leaves
 from fedjax_gen.studies import run_report, study
 from fedjax_gen.studies.command import program
 from fedjax_gen.studies.fedvtc import (
+  vtc_methods,
   vtc_metrics,
   vtc_pictures,
   vtc_report,
@@ -92,13 +93,24 @@ def measure(
     name: {
       **vtc_metrics.scores(judged[name], clients),
       **vtc_metrics.costs(
-        results[name], method.traffic, engines[name], clients, target
+        results[name],
+        method.traffic,
+        engines[name],
+        clients,
+        asked.training,
+        method.extra_steps,
+        target,
       ),
       'round_memory_bytes': float(results[name].round_bytes),
       **compared.spent(name),
     }
     for name, method in compared.methods.items()
   }
+  for row, name in compared.rows.items():
+    rule = vtc_methods.SHARED[name]
+    found = vtc_metrics.scores(judged[name], clients, rule)
+    costs = vtc_tables.COSTS & metrics[name].keys()
+    metrics[row] = {key: metrics[name][key] for key in costs} | found
   state = results[SUBJECT].state
   made = vtc_synthesis.synthesise(
     compared.subject, state, clients, running.seed

@@ -12,10 +12,10 @@ from fedjax_gen.running.report_tables import Metric
 from fedjax_gen.studies.fedvtc import vtc_methods
 
 # What does not tell how well classifiers predict, nor hangs on it.
-_COSTS = (
-  'bytes_up', 'bytes_down', 'seconds', 'round_memory_bytes',
+COSTS = frozenset({
+  'bytes_up', 'bytes_down', 'classifier_steps', 'seconds', 'round_memory_bytes',
   'client_state_bytes', 'epsilon', 'delta',
-)  # fmt: skip
+})  # fmt: skip
 _ATTACKS = {'attack_decode': 'Decoded', 'attack_search': 'Searched'}
 
 _EXPLAINED = {
@@ -48,6 +48,9 @@ _EXPLAINED = {
     'What a client sent and received until the target accuracy was first '
     'measured.',
     'lower',
+  ),
+  'classifier_steps': Metric(
+    'Gradient steps of a client’s classifier in a round, fine-tuning included.'
   ),
   'seconds': Metric('Of training, without compilation.', 'lower'),
   'round_memory_bytes': Metric(
@@ -89,6 +92,7 @@ _COLUMNS = (
   _Column('Up', 'up', 'bytes_up', 'lower', 'bytes'),
   _Column('Down', '', 'bytes_down', 'lower', 'bytes'),
   _Column('To target', '', 'bytes_to_target', 'lower', 'bytes'),
+  _Column('Steps', '', 'classifier_steps'),
   _Column('Seconds', 's', 'seconds', 'lower'),
   _Column('Memory', '', 'round_memory_bytes', 'lower', 'bytes'),
 )  # fmt: skip
@@ -124,7 +128,7 @@ def released(
 ) -> dict[str, dict[str, float]]:
   """What training cost, without what clients' classifiers came to."""
   return {
-    name: {key: value for key, value in values.items() if key in _COSTS}
+    name: {key: value for key, value in values.items() if key in COSTS}
     for name, values in metrics.items()
   }
 
