@@ -71,9 +71,9 @@ def record(
     'table': table.name,
     'cell': cell.name,
     'seed': seed,
-    'command': ' '.join(
-      [f'python -m experiments.{table.program}', *arguments]
-    ).replace('{inputs}/', ''),
+    'command': ' '.join([f'python -m experiments.{table.program}', *arguments])
+    .replace('{inputs}/', '')
+    .replace('{inputs}', 'DIR'),
     'commit': _git('rev-parse', '--short', 'HEAD'),
     'date': datetime.date.today().isoformat(),
     'seconds': round(time.perf_counter() - started),
