@@ -31,7 +31,7 @@ SAMPLINGS = ('all', 'uniform', 'poisson', 'by_size')
 
 
 @dataclasses.dataclass(frozen=True)
-class FederationConfig:
+class FederationConfig(fields.Configuration):
   """Clients, their data and their presence.
 
   Raises:
@@ -48,18 +48,19 @@ class FederationConfig:
     'ids, or a saved partition (file).',
     choices=PARTITIONS,
   )
-  alpha: float = fields.option(
+  alpha: float = fields.positive(
     0.3, 'Concentration of dirichlet and quantity: smaller is more skewed.'
   )
-  classes_per_client: int = fields.option(
+  classes_per_client: int = fields.positive_int(
     2, 'Classes of a client with partition=classes.'
   )
   clients_per_group: tuple[int, ...] = fields.option(
     (),
     'Clients of each group with partition=groups, one number for all or one '
     'for each; default: num_clients in equal parts.',
+    check=validate.each(validate.positive_int),
   )
-  group_alpha: float = fields.option(
+  group_alpha: float = fields.non_negative(
     0.0,
     'With partition=groups, concentration of a dirichlet over labels within a '
     'group; 0 deals them iid.',
@@ -73,16 +74,16 @@ class FederationConfig:
   cohort_size: int = fields.option(
     0, 'K, clients of a round with sampling=uniform or by_size.'
   )
-  participation: float = fields.option(
+  participation: float = fields.fraction(
     0.5, 'Probability of a client’s part in a round with sampling=poisson.'
   )
-  dropout_rate: float = fields.option(
+  dropout_rate: float = fields.fraction(
     0.0, 'Probability that a sampled client fails in the round.'
   )
   block_size: str = fields.option(
     'auto', 'Clients computed at once: a number, all, or auto.'
   )
-  num_devices: int = fields.option(
+  num_devices: int = fields.non_negative_int(
     0, 'Devices that share a cohort; 0 for all, or on CPU one for each core.'
   )
   reproducible: bool = fields.option(
@@ -90,16 +91,11 @@ class FederationConfig:
   )
 
   def __post_init__(self):
-    fields.check_choices(self)
+    super().__post_init__()
     if self.partition == 'natural':
       validate.non_negative_int(num_clients=self.num_clients)
     else:
       validate.positive_int(num_clients=self.num_clients)
-    validate.positive(alpha=self.alpha)
-    validate.positive_int(classes_per_client=self.classes_per_client)
-    for number in self.clients_per_group:
-      validate.positive_int(clients_per_group=number)
-    validate.non_negative(group_alpha=self.group_alpha)
     if self.partition != 'groups' and (
       self.clients_per_group or self.group_alpha
     ):
@@ -120,11 +116,7 @@ class FederationConfig:
         'Expected sampling=uniform or by_size with a cohort_size, got '
         f'sampling={self.sampling!r} and cohort_size={self.cohort_size}.'
       )
-    validate.fraction(
-      participation=self.participation, dropout_rate=self.dropout_rate
-    )
     _block_size(self.block_size)
-    validate.non_negative_int(num_devices=self.num_devices)
 
 
 class Federation(NamedTuple):

@@ -48,7 +48,7 @@ class Statistic(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class DiscoveryConfig:
+class DiscoveryConfig(fields.Configuration):
   """Where the groups of clients come from.
 
   Raises:
@@ -62,7 +62,7 @@ class DiscoveryConfig:
     'what clients report after the warm-up',
     choices=GROUPS,
   )
-  num_groups: int = fields.option(
+  num_groups: int = fields.non_negative_int(
     0, 'G, groups to discover; 0 chooses their number from the data'
   )
   discovery_statistic: str = fields.option(
@@ -71,22 +71,18 @@ class DiscoveryConfig:
     'direction of a local update of the encoder',
     choices=STATISTICS,
   )
-  warmup_rounds: int = fields.option(
+  warmup_rounds: int = fields.positive_int(
     3, 'rounds of plain FedVAE before groups are discovered'
   )
 
-  num_newcomers: int = fields.option(
+  num_newcomers: int = fields.non_negative_int(
     0,
     'clients kept out of everything, which join at the end and find '
     'their groups',
   )
 
   def __post_init__(self):
-    fields.check_choices(self)
-    validate.non_negative_int(
-      num_newcomers=self.num_newcomers, num_groups=self.num_groups
-    )
-    validate.positive_int(warmup_rounds=self.warmup_rounds)
+    super().__post_init__()
     for name in ('num_groups', 'num_newcomers'):
       if getattr(self, name) and self.groups == 'given':
         raise InputError(

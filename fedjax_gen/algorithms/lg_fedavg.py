@@ -34,7 +34,7 @@ _AVERAGES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(fields.Configuration):
   """What LG-FedAvg adds.
 
   Raises:
@@ -47,9 +47,6 @@ class Config:
     'every client alike (the authors’ code)',
     choices=tuple(_AVERAGES),
   )
-
-  def __post_init__(self):
-    fields.check_choices(self)
 
 
 def lg_fedavg(

@@ -23,23 +23,20 @@ from fedjax_gen.types import Array
 
 
 @dataclasses.dataclass(frozen=True)
-class HeadConfig:
+class HeadConfig(fields.Configuration):
   """How linear heads are trained.
 
   Raises:
     InputError: a value is out of range.
   """
 
-  head_epochs: int = fields.option(200, 'full-batch steps of a linear head')
-  head_learning_rate: float = fields.option(1e-2, 'of the heads’ Adam')
-  head_weight_decay: float = fields.option(
+  head_epochs: int = fields.positive_int(
+    200, 'full-batch steps of a linear head'
+  )
+  head_learning_rate: float = fields.positive(1e-2, 'of the heads’ Adam')
+  head_weight_decay: float = fields.non_negative(
     5e-4, 'added to the gradient, times the weights, before Adam'
   )
-
-  def __post_init__(self):
-    validate.positive_int(head_epochs=self.head_epochs)
-    validate.positive(head_learning_rate=self.head_learning_rate)
-    validate.non_negative(head_weight_decay=self.head_weight_decay)
 
 
 DEFAULT_CONFIG = HeadConfig()

@@ -24,18 +24,18 @@ from fedjax_gen.types import Key, LossFn, Metrics, Tree
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(fields.Configuration):
   """How clients and server train."""
 
   local_epochs: float = fields.option(2.0, 'E, passes of a client a round')
   batch_size: int = fields.option(32, 'B, examples of a local step')
-  learning_rate: float = fields.option(2e-3, 'of the clients’ Adam')
+  learning_rate: float = fields.positive(2e-3, 'of the clients’ Adam')
   keep_optimizer_state: bool = fields.option(
     True,
     'keep Adam’s moments on the client between rounds, as the '
     'published code of FedVAE does; otherwise start each round anew',
   )
-  proximal: float = fields.option(
+  proximal: float = fields.non_negative(
     0.0, 'FedProx: mu, pull towards the received model'
   )
   rematerialise: bool = fields.option(False, local.REMATERIALISE)
@@ -52,12 +52,7 @@ class Config:
   )
 
   def optimizer(self) -> optax.GradientTransformation:
-    """The clients' Adam.
-
-    Raises:
-      InputError: `learning_rate` is not above zero.
-    """
-    validate.positive(learning_rate=self.learning_rate)
+    """The clients' Adam."""
     return optimizers.adam(self.learning_rate)
 
   def descent(self) -> optax.GradientTransformation:
@@ -102,7 +97,6 @@ def trainer(
   """
   chosen = config.optimizer() if optimizer is None else optimizer
   work = local.local_work(config.local_epochs, config.batch_size)
-  validate.non_negative(proximal=config.proximal)
 
   def init(variables):
     return chosen.init(variables) if config.keep_optimizer_state else ()

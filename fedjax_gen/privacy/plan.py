@@ -33,7 +33,7 @@ _LABEL = 'training'
 
 
 @dataclasses.dataclass(frozen=True)
-class PrivacyConfig:
+class PrivacyConfig(fields.Configuration):
   """Differential privacy.
 
   Raises:
@@ -56,10 +56,10 @@ class PrivacyConfig:
     'Its delta; at most one over ten times the number of records, or of '
     'clients',
   )
-  clip_norm: float = fields.option(
+  clip_norm: float = fields.positive(
     1.0, 'C, the most that one record, or one client, adds to a sum'
   )
-  noise_multiplier: float = fields.option(
+  noise_multiplier: float = fields.non_negative(
     0.0,
     'Noise on a sum over C; 0 for as much as epsilon asks for. If given, the '
     'run ends when the budget is spent',
@@ -70,7 +70,7 @@ class PrivacyConfig:
     'on the sum that a secure summation would reveal (simulated)',
     choices=PLACEMENTS,
   )
-  colluding: int = fields.option(
+  colluding: int = fields.non_negative_int(
     1,
     'With noise in shares: how many clients may pool what they know, their own '
     'shares of the noise included, and the guarantee still holds. 1: any other '
@@ -92,21 +92,16 @@ class PrivacyConfig:
     'models trained without privacy. The report then lies in private/ and '
     'must not be given away',
   )
-  clip_chunk: int = fields.option(
+  clip_chunk: int = fields.positive_int(
     16,
     'Records whose gradients are in memory at once; decides no number',
     recorded=False,
   )
 
   def __post_init__(self):
+    super().__post_init__()
     accounting.check_epsilon(self.epsilon)
     accounting.check_delta(self.delta)
-    validate.positive(clip_norm=self.clip_norm)
-    validate.non_negative(noise_multiplier=self.noise_multiplier)
-    validate.one_of(PLACEMENTS, noise_placement=self.noise_placement)
-    validate.one_of(accounting.ACCOUNTANTS, accountant=self.accountant)
-    validate.positive_int(clip_chunk=self.clip_chunk)
-    validate.non_negative_int(colluding=self.colluding)
     if self.noise_seed < -1:
       raise InputError(
         f'Expected noise_seed >= -1, got noise_seed={self.noise_seed!r}.'

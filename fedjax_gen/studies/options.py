@@ -11,7 +11,7 @@ from fedjax_gen.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
-class DataConfig:
+class DataConfig(fields.Configuration):
   """The data."""
 
   data: str = fields.option(
@@ -42,7 +42,7 @@ class DataConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class PopulationConfig:
+class PopulationConfig(fields.Configuration):
   """Where the clients lie."""
 
   population_on_host: bool = fields.option(
@@ -66,22 +66,19 @@ class PopulationConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class MeasuredConfig:
+class MeasuredConfig(fields.Configuration):
   """Who is measured.
 
   Raises:
     InputError: a value is out of range.
   """
 
-  measured_clients: int = fields.option(
+  measured_clients: int = fields.non_negative_int(
     0,
     'Measure so many of the clients, spread over all, in place of '
     'each: what clients have for themselves is tested on data of all, which '
     'of a large population takes longer than training; 0 for all.',
   )
-
-  def __post_init__(self):
-    validate.non_negative_int(measured_clients=self.measured_clients)
 
   def rows(self, num_clients: Sequence[int]) -> list[np.ndarray]:
     """Of each fleet the clients to measure: in proportion, one at least."""

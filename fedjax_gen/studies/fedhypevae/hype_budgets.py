@@ -59,7 +59,6 @@ class HypePrivacyConfig(PrivacyConfig):
 
   def __post_init__(self):
     super().__post_init__()
-    validate.one_of(fedhypevae.MODES, privacy=self.privacy)
     for name in ('moments_share', 'gaussians_share'):
       share = getattr(self, name)
       validate.fraction(**{name: share})

@@ -44,7 +44,7 @@ from fedjax_gen.studies.study import Run
 
 
 @dataclasses.dataclass(frozen=True)
-class ComparisonConfig:
+class ComparisonConfig(fields.Configuration):
   """What is compared.
 
   Raises:
@@ -56,6 +56,7 @@ class ComparisonConfig:
   )
 
   def __post_init__(self):
+    super().__post_init__()
     options.each_once(hype_methods.METHODS, methods=self.methods)
 
 

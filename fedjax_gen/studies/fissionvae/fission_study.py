@@ -33,7 +33,7 @@ from fedjax_gen.studies.study import Run
 
 
 @dataclasses.dataclass(frozen=True)
-class ComparisonConfig:
+class ComparisonConfig(fields.Configuration):
   """What is compared.
 
   Raises:
@@ -52,14 +52,14 @@ class ComparisonConfig:
     'Decoders of the groups in methods with het, in turn: '
     + ', '.join(decoders.DECODERS),
   )
-  central_epochs: float = fields.option(
+  central_epochs: float = fields.non_negative(
     0.0,
     'Passes of central training over all data in the whole run; 0 '
     'for as many steps as one client makes.',
   )
 
   def __post_init__(self):
-    validate.non_negative(central_epochs=self.central_epochs)
+    super().__post_init__()
     for family in self.families or ('',):
       validate.one_of(decoders.DECODERS, families=family)
     options.each_once(fission_methods.canonical, methods=self.methods)
