@@ -32,11 +32,7 @@ SAMPLINGS = ('all', 'uniform', 'poisson', 'by_size')
 
 @dataclasses.dataclass(frozen=True)
 class FederationConfig(fields.Configuration):
-  """Clients, their data and their presence.
-
-  Raises:
-    InputError: a value is out of range.
-  """
+  """Clients, their data and their presence."""
 
   num_clients: int = fields.option(
     10, 'N, clients; with partition=natural at most so many, 0 for all.'
@@ -149,9 +145,6 @@ def build_federation(
     source: the data.
     seed: of the partition.
     on_host: whether the data stay on the host, for streamed rounds.
-
-  Raises:
-    InputError: a field is out of range or does not fit the data.
   """
   partition = build_partition(config, source, seed=seed)
   return Federation(
@@ -167,11 +160,7 @@ def build_federation(
 def build_partition(
   config: FederationConfig, source: DataSource, *, seed: int
 ) -> Partition:
-  """The partition that `config.partition` names.
-
-  Raises:
-    InputError: see `build_federation`.
-  """
+  """The partition that `config.partition` names."""
   train, count = source.train, config.num_clients
   validate.non_negative_int(seed=seed)
   if config.partition == 'file':
@@ -223,11 +212,7 @@ def build_partition(
 def build_sampler(
   config: FederationConfig, num_clients: int
 ) -> sampling.Sampler:
-  """The sampler that `config.sampling` names.
-
-  Raises:
-    InputError: see `build_federation`.
-  """
+  """The sampler that `config.sampling` names."""
   if config.cohort_size > num_clients:
     raise InputError(
       f'Expected cohort_size <= {num_clients}, the number of clients, got '
@@ -252,9 +237,6 @@ def build_samplers(
   Args:
     config: names the sampler; its `cohort_size` is that of all fleets.
     num_clients: clients of each fleet.
-
-  Raises:
-    InputError: see `build_federation`.
   """
   total, cohort = sum(num_clients), config.cohort_size
   if len(num_clients) == 1 or not cohort:
@@ -285,11 +267,7 @@ def _apportioned(cohort: int, num_clients: Sequence[int]) -> list[int]:
 
 
 def build_mapping(config: FederationConfig) -> Mapping:
-  """The mapping that the configuration describes.
-
-  Raises:
-    InputError: see `build_federation`.
-  """
+  """The mapping that the configuration describes."""
   num_devices = config.num_devices or jax.device_count()
   is_cpu = jax.default_backend() == 'cpu' and jax.process_count() == 1
   if is_cpu and not config.num_devices:  # more than cores may be made up

@@ -41,11 +41,7 @@ from fedjax_gen.types import Array, Key
 
 @dataclasses.dataclass(frozen=True)
 class Config(fields.Configuration):
-  """What CCVR adds.
-
-  Raises:
-    InputError: a value is out of range.
-  """
+  """What CCVR adds."""
 
   ccvr_per_class: int = fields.positive_int(
     200, 'M, virtual features of a class (FL-bench)'
@@ -99,9 +95,6 @@ def ccvr(
     training: how clients train.
     models: the classifier of each fleet.
     num_clients: clients of each fleet.
-
-  Raises:
-    InputError: features or classes of the models differ in number.
   """
   personal.equal_heads(models)
   trainer = training.trainer()

@@ -135,9 +135,6 @@ def posterior_statistics(
   Returns:
     A report of the model's variables: a `Statistic` of `[3 Z]` features, or
     `[3 Z + 1]`; NaN for a client without examples.
-
-  Raises:
-    InputError: a number is not a whole one above zero.
   """
   validate.positive_int(batch_size=batch_size, max_examples=max_examples)
 
@@ -302,9 +299,6 @@ def best_bound_group(
   Returns:
     A report of the G models' variables (a sequence): the group, int32; 0 for a
     client without examples.
-
-  Raises:
-    InputError: see `group_bounds`.
   """
   bounds = group_bounds(vaes, batch_size=batch_size, max_examples=max_examples)
 

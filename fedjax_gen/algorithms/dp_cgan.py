@@ -39,11 +39,7 @@ from fedjax_gen.types import Array, Key
 
 @dataclasses.dataclass(frozen=True)
 class CganConfig(fields.Configuration):
-  """The conditional GAN that is compared (DP-CGAN).
-
-  Raises:
-    InputError: a value is out of range.
-  """
+  """The conditional GAN that is compared (DP-CGAN)."""
 
   gan_latent_size: int = fields.positive_int(16, 'Its latent dimensions')
   gan_hidden_sizes: tuple[int, ...] = fields.option(

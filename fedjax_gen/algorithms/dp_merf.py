@@ -26,11 +26,7 @@ from fedjax_gen.types import Array, Key, Variables
 
 @dataclasses.dataclass(frozen=True)
 class MerfConfig(fields.Configuration):
-  """DP-MERF: the features that are released, and the generator.
-
-  Raises:
-    InputError: a value is out of range.
-  """
+  """DP-MERF: the features that are released, and the generator."""
 
   merf_features: int = fields.positive_int(500, 'D, random features; even')
   merf_noise_size: int = fields.positive_int(32, 'inputs of the generator')

@@ -35,11 +35,7 @@ from fedjax_gen.types import LossFn
 
 @dataclasses.dataclass(frozen=True)
 class Config(fields.Configuration):
-  """What FedDistill adds.
-
-  Raises:
-    InputError: a value is out of range.
-  """
+  """What FedDistill adds."""
 
   feddistill_lambda: float = fields.non_negative(
     1.0,
@@ -61,9 +57,6 @@ def feddistill(
     training: how clients train.
     models: the classifier of each fleet.
     num_clients: clients of each fleet.
-
-  Raises:
-    InputError: classes of the models differ in number.
   """
   personal.equal_classes(models)
   trainer = training.trainer()

@@ -59,11 +59,7 @@ HEADS = ('averaged', 'own')
 
 @dataclasses.dataclass(frozen=True)
 class Config(fields.Configuration):
-  """What FedGen adds.
-
-  Raises:
-    InputError: a value is out of range.
-  """
+  """What FedGen adds."""
 
   fedgen_gamma1: float = fields.non_negative(
     10.0, 'of the head’s cross-entropy on generated features'
@@ -150,9 +146,6 @@ def fedgen(
     training: how clients train.
     models: the classifier of each fleet.
     num_clients: clients of each fleet.
-
-  Raises:
-    InputError: features or classes of the models differ in number.
   """
   personal.equal_heads(models)
   trainer = training.trainer()

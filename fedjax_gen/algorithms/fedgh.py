@@ -29,11 +29,7 @@ from fedjax_gen.federated.personal import Method, Model
 
 @dataclasses.dataclass(frozen=True)
 class Config(fields.Configuration):
-  """What FedGH adds.
-
-  Raises:
-    InputError: a value is out of range.
-  """
+  """What FedGH adds."""
 
   fedgh_server_epochs: int = fields.positive_int(
     1, 'passes of the server over the pairs a round'
@@ -59,9 +55,6 @@ def fedgh(
     training: how clients train.
     models: the classifier of each fleet.
     num_clients: clients of each fleet.
-
-  Raises:
-    InputError: features or classes of the models differ in number.
   """
   personal.equal_heads(models)
 

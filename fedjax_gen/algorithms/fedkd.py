@@ -63,11 +63,7 @@ from fedjax_gen.types import Array, Key, LossFn, Tree, Variables
 
 @dataclasses.dataclass(frozen=True)
 class Config(fields.Configuration):
-  """What FedKD adds.
-
-  Raises:
-    InputError: a value is out of range.
-  """
+  """What FedKD adds."""
 
   fedkd_energy_start: float = fields.fraction(
     0.95, 'T_start, part of a matrix’ energy kept at first'
@@ -147,10 +143,6 @@ def fedkd(
     num_clients: clients of each fleet.
     mentee: the model that is shared; its features may have another size.
     num_rounds: rounds over which tau rises to T_end.
-
-  Raises:
-    InputError: classes of the models differ in number, or `num_rounds` is not
-      a whole number above zero.
   """
   personal.equal_classes([*models, mentee])
   validate.positive_int(num_rounds=num_rounds)

@@ -28,11 +28,7 @@ from fedjax_gen.federated.personal import Method, Model
 
 @dataclasses.dataclass(frozen=True)
 class Config(fields.Configuration):
-  """What FedProto adds.
-
-  Raises:
-    InputError: a value is out of range.
-  """
+  """What FedProto adds."""
 
   fedproto_lambda: float = fields.non_negative(
     10.0,
@@ -61,9 +57,6 @@ def fedproto(
     training: how clients train.
     models: the classifier of each fleet.
     num_clients: clients of each fleet.
-
-  Raises:
-    InputError: features or classes of the models differ in number.
   """
   personal.equal_heads(models)
   trainer = training.trainer()

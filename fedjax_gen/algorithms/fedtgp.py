@@ -42,11 +42,7 @@ _MARGINS = ('pairs', 'nearest')
 
 @dataclasses.dataclass(frozen=True)
 class Config(fields.Configuration):
-  """What FedTGP adds.
-
-  Raises:
-    InputError: a value is out of range.
-  """
+  """What FedTGP adds."""
 
   fedtgp_lambda: float = fields.non_negative(
     10.0,
@@ -99,9 +95,6 @@ def fedtgp(
     training: how clients train.
     models: the classifier of each fleet.
     num_clients: clients of each fleet.
-
-  Raises:
-    InputError: features or classes of the models differ in number.
   """
   personal.equal_heads(models)
   trainer = training.trainer()

@@ -367,11 +367,7 @@ def _denominators(
   fleets: tuple[tuple[int, ...], ...],
   expected_cohort: Sequence[float],
 ) -> dict[str, Array]:
-  """Clients that a round expects to send each module, of each of its copies.
-
-  Raises:
-    InputError: there is not one number above zero for each group.
-  """
+  """Clients that a round expects to send each module, of each of its copies."""
   num_groups = sum(len(groups) for groups in fleets)
   if len(expected_cohort) != num_groups:
     raise InputError(

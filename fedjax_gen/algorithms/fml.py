@@ -38,11 +38,7 @@ from fedjax_gen.types import Key, LossFn, Variables
 
 @dataclasses.dataclass(frozen=True)
 class Config(fields.Configuration):
-  """What FML adds.
-
-  Raises:
-    InputError: a value is out of range.
-  """
+  """What FML adds."""
 
   fml_alpha: float = fields.fraction(
     0.5,
@@ -83,9 +79,6 @@ def fml(
     models: the classifier of each fleet.
     num_clients: clients of each fleet.
     meme: the model that is shared; its features may have another size.
-
-  Raises:
-    InputError: classes of the models differ in number.
   """
   personal.equal_classes([*models, meme])
   rate = training.learning_rate

@@ -28,11 +28,7 @@ from fedjax_gen.types import Key, Tree
 
 @dataclasses.dataclass(frozen=True)
 class PretrainingConfig(fields.Configuration):
-  """How generators named -pretrained are trained on samples of Gaussians.
-
-  Raises:
-    InputError: a value is out of range.
-  """
+  """How generators named -pretrained are trained on samples of Gaussians."""
 
   pretrain_steps: int = fields.positive_int(
     1500, 'steps of Adam on samples of the Gaussians, which spend no privacy'

@@ -35,11 +35,7 @@ _AVERAGES = {
 
 @dataclasses.dataclass(frozen=True)
 class Config(fields.Configuration):
-  """What LG-FedAvg adds.
-
-  Raises:
-    InputError: a value is out of range.
-  """
+  """What LG-FedAvg adds."""
 
   lg_average: str = fields.option(
     'count',
@@ -62,9 +58,6 @@ def lg_fedavg(
     training: how clients train.
     models: the classifier of each fleet.
     num_clients: clients of each fleet.
-
-  Raises:
-    InputError: features or classes of the models differ in number.
   """
   personal.equal_heads(models)
 

@@ -24,11 +24,7 @@ from fedjax_gen.types import Array, Key, Tree
 
 @dataclasses.dataclass(frozen=True)
 class LinearConfig(fields.Configuration):
-  """The averaged linear classifiers that are compared (FedAvg, FedProx).
-
-  Raises:
-    InputError: a value is out of range.
-  """
+  """The averaged linear classifiers that are compared (FedAvg, FedProx)."""
 
   linear_rounds: int = fields.positive_int(20, 'their communication rounds')
   linear_epochs: float = fields.positive(1.0, 'passes of a client in a round')
@@ -64,9 +60,6 @@ def linear_head(
     config: how clients train; with `proximal` it is FedProx.
     spec: of the embeddings.
     plan: of differential privacy, if there is to be any.
-
-  Raises:
-    InputError: a field of the configuration is out of range.
   """
 
   def first(key: Key) -> Tree:

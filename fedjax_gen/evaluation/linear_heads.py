@@ -24,11 +24,7 @@ from fedjax_gen.types import Array
 
 @dataclasses.dataclass(frozen=True)
 class HeadConfig(fields.Configuration):
-  """How linear heads are trained.
-
-  Raises:
-    InputError: a value is out of range.
-  """
+  """How linear heads are trained."""
 
   head_epochs: int = fields.positive_int(
     200, 'full-batch steps of a linear head'
@@ -70,9 +66,6 @@ def train_head(
     num_classes: C.
     config: epochs, learning rate, weight decay.
     sample_weight: `[n]` weights >= 0; ones if None.
-
-  Raises:
-    InputError: arguments of other shapes, out of range or not finite.
   """
   checks.features(1, inputs=inputs)
   weights = _ones_or(sample_weight, (len(inputs),))
@@ -107,9 +100,6 @@ def train_heads(
   Returns:
     what `train_head` makes of each client, up to rounding; zeros, a head that
     is undecided, for one whose weights are all zero.
-
-  Raises:
-    InputError: arguments of other shapes, out of range or not finite.
   """
   validate.positive_int(num_classes=num_classes)
   inputs, labels = np.asarray(inputs), np.asarray(labels)

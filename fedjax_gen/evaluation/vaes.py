@@ -34,11 +34,7 @@ BOUNDS, SAMPLES = 0x626F756E, 0x73616D70
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig(fields.Configuration):
-  """What is measured at the end.
-
-  Raises:
-    InputError: a value is out of range.
-  """
+  """What is measured at the end."""
 
   num_samples: int = fields.positive_int(
     2000, 'Images to generate for FID and its kin.'

@@ -56,11 +56,7 @@ class Config(fields.Configuration):
     return optimizers.adam(self.learning_rate)
 
   def descent(self) -> optax.GradientTransformation:
-    """The server's optimizer.
-
-    Raises:
-      InputError: see `servers.server_optimizer`.
-    """
+    """The server's optimizer."""
     return servers.server_optimizer(
       self.server_optimizer, self.server_learning_rate, self.server_momentum
     )
@@ -91,9 +87,6 @@ def trainer(
   Args:
     config: how clients train.
     optimizer: in place of the configuration's Adam.
-
-  Raises:
-    InputError: a field of the configuration is out of range.
   """
   chosen = config.optimizer() if optimizer is None else optimizer
   work = local.local_work(config.local_epochs, config.batch_size)
@@ -135,9 +128,6 @@ def averaged(
     loss_fn: what clients descend.
     optimizer: of the clients, in place of the configuration's Adam.
     training: how a client trains, in place of `trainer`.
-
-  Raises:
-    InputError: a field of the configuration is out of range.
   """
   if training is None:
     training = trainer(config, optimizer)
@@ -179,9 +169,6 @@ def alone(
     init: `key -> variables`.
     loss_fn: what clients descend.
     optimizer: of the clients, in place of the configuration's Adam.
-
-  Raises:
-    InputError: a field of the configuration is out of range.
   """
   training = trainer(
     dataclasses.replace(config, keep_optimizer_state=True, proximal=0.0),
@@ -232,9 +219,6 @@ def pooled(
     epochs: passes a round over all data. 0 is as many steps as a client of
       the federation makes on average: then every model compared, the average
       of the clients' included, lies equally many steps from its start.
-
-  Raises:
-    InputError: `epochs` or the batch size is out of range.
   """
   validate.non_negative(epochs=epochs)
   validate.positive_int(batch_size=config.batch_size)

@@ -25,9 +25,6 @@ class Rules(fields.Configuration):
 
   [note] is an anonymous note on the paper, [3p] a re-implementation by others,
   [ours] inferred; see `algorithms.fedvtc`.
-
-  Raises:
-    InputError: a value is none of its choices.
   """
 
   prototype_rule: str = fields.option(

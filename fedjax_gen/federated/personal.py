@@ -66,11 +66,7 @@ __all__ = [
 
 @dataclasses.dataclass(frozen=True)
 class Config(fields.Configuration):
-  """How clients train their classifiers.
-
-  Raises:
-    InputError: a value is out of range.
-  """
+  """How clients train their classifiers."""
 
   local_epochs: float = fields.positive(1.0, 'E, passes of a client a round')
   batch_size: int = fields.positive_int(32, 'B, examples of a local step')
@@ -214,11 +210,7 @@ def extra_key(key: Key) -> Key:
 
 
 def equal_heads(models: Sequence[Model]) -> None:
-  """Checks that features and classes of all models are as many.
-
-  Raises:
-    InputError: they are not.
-  """
+  """Checks that features and classes of all models are as many."""
   sizes = {(model.feature_size, model.num_classes) for model in models}
   if len(sizes) != 1:
     raise InputError(
@@ -228,11 +220,7 @@ def equal_heads(models: Sequence[Model]) -> None:
 
 
 def equal_classes(models: Sequence[Model]) -> None:
-  """Checks that classes of all models are as many, whatever their features.
-
-  Raises:
-    InputError: they are not.
-  """
+  """Checks that classes of all models are as many, whatever their features."""
   numbers = {model.num_classes for model in models}
   if len(numbers) != 1:
     raise InputError(
@@ -362,11 +350,7 @@ def part_rule(part: str, model: Model) -> Callable[[Tree, Array], Array]:
 
 
 def local_only(config: Config, models: Sequence[Model]) -> Method:
-  """Every client alone, by cross-entropy; one fleet for each model.
-
-  Raises:
-    InputError: a field of the configuration is out of range.
-  """
+  """Every client alone, by cross-entropy; one fleet for each model."""
   training = config.trainer()
   fleets = tuple(
     client_program(

@@ -27,11 +27,7 @@ PROJECTIONS = ('pool', 'dense')
 
 @dataclasses.dataclass(frozen=True)
 class ClassifierConfig(fields.Configuration):
-  """The clients' classifiers.
-
-  Raises:
-    InputError: a value is out of range.
-  """
+  """The clients' classifiers."""
 
   architectures: tuple[str, ...] = fields.option(
     ('cnn5', 'resnet6', 'mlp'),

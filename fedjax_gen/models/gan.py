@@ -87,9 +87,6 @@ def build_gan(config: GanConfig, spec: DataSpec) -> Gan:
   Args:
     config: latent size and channels.
     spec: shape of the data; labels are not used.
-
-  Raises:
-    InputError: the data are no images, or a field is out of range.
   """
   if not spec.is_image:
     raise InputError(
@@ -189,9 +186,6 @@ def gan_loss(gan: Gan, r1: float = 0.0) -> LossFn:
   Args:
     gan: the model.
     r1: weight of the penalty, for images in [0, 1]; 0 is without.
-
-  Raises:
-    InputError: `r1` is negative.
   """
   validate.non_negative(gan_r1=r1)
 
@@ -246,9 +240,6 @@ def generate(
 
   Returns:
     `[num, H, W, C]` uint8.
-
-  Raises:
-    InputError: `num` or `batch_size` is not a whole number above zero.
   """
   validate.positive_int(num=num, batch_size=batch_size)
   return np.asarray(_generate(gan, num, batch_size, variables, key))

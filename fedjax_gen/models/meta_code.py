@@ -53,11 +53,7 @@ class ClassMoments(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class MetaConfig(fields.Configuration):
-  """How a code is fitted to class moments.
-
-  Raises:
-    InputError: a value is out of range.
-  """
+  """How a code is fitted to class moments."""
 
   meta_beta: float = fields.non_negative(
     0.1, 'weight of the variances beside the means of classes'

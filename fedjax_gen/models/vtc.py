@@ -34,11 +34,7 @@ _CHANNELS = {
 
 @dataclasses.dataclass(frozen=True)
 class VtcConfig(fields.Configuration):
-  """The generator.
-
-  Raises:
-    InputError: a value is out of range.
-  """
+  """The generator."""
 
   vtc_channels: tuple[int, ...] = fields.option(
     (),

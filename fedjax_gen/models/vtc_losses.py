@@ -22,11 +22,7 @@ from fedjax_gen.types import Array, Key, LossFn, Variables
 
 @dataclasses.dataclass(frozen=True)
 class GeneratorLosses(fields.Configuration):
-  """What the generator descends.
-
-  Raises:
-    InputError: a value is out of range.
-  """
+  """What the generator descends."""
 
   vtc_latent: str = fields.option(
     'prototype',

@@ -34,11 +34,7 @@ _LABEL = 'training'
 
 @dataclasses.dataclass(frozen=True)
 class PrivacyConfig(fields.Configuration):
-  """Differential privacy.
-
-  Raises:
-    InputError: a value is out of range.
-  """
+  """Differential privacy."""
 
   privacy: str = fields.option(
     'none',
@@ -181,9 +177,6 @@ def usual_delta(num_units: int) -> float:
 
   Args:
     num_units: n, records or clients in all.
-
-  Raises:
-    InputError: `num_units` is not a whole number above 0.
   """
   validate.positive_int(num_units=num_units)
   return 0.1 / num_units
@@ -196,9 +189,6 @@ def delta_warning(delta: float, num_units: int, unit: str = 'record') -> str:
     delta: of a ledger.
     num_units: records or clients in all.
     unit: record or client.
-
-  Raises:
-    InputError: `num_units` is not a whole number above 0.
   """
   most = usual_delta(num_units)
   if delta <= most:
@@ -222,9 +212,6 @@ def record_sampling(
     sizes: `[N]` records of each client.
     batch_size: B, records that a client of mean size expects in a step.
     epochs: E, passes a round; 0 for one step.
-
-  Raises:
-    InputError: an argument is out of range.
   """
   validate.positive_int(batch_size=batch_size)
   validate.non_negative(local_epochs=epochs)
@@ -335,9 +322,6 @@ def record_ledger(config: PrivacyConfig, num_clients: int) -> Ledger:
   """An empty ledger with records as the unit.
 
   A plan sets aside what its truncated batches may cost; see `record_plan`.
-
-  Raises:
-    InputError: an argument is out of range.
   """
   return ledger_lib.ledger(
     num_clients, config.epsilon, config.delta, accountant=config.accountant

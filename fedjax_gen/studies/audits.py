@@ -40,11 +40,7 @@ EXPLAINED = {
 
 @dataclasses.dataclass(frozen=True)
 class AuditConfig(fields.Configuration):
-  """An empirical audit of differential privacy.
-
-  Raises:
-    InputError: a value is out of range.
-  """
+  """An empirical audit of differential privacy."""
 
   audit_canaries: int = fields.non_negative_int(
     0,

@@ -67,11 +67,7 @@ class PopulationConfig(fields.Configuration):
 
 @dataclasses.dataclass(frozen=True)
 class MeasuredConfig(fields.Configuration):
-  """Who is measured.
-
-  Raises:
-    InputError: a value is out of range.
-  """
+  """Who is measured."""
 
   measured_clients: int = fields.non_negative_int(
     0,
@@ -92,11 +88,7 @@ class MeasuredConfig(fields.Configuration):
 
 
 def load_source(config: DataConfig, *, seed: int) -> sources.DataSource:
-  """Reads the data that the flags ask for.
-
-  Raises:
-    InputError: see `sources.load`.
-  """
+  """Reads the data that the flags ask for."""
   return sources.load(
     config.data,
     data_dir=config.data_dir or None,
@@ -117,9 +109,6 @@ def each_once(
     known: the names there are, or a function that refuses those that there are
       not and writes the others in one way.
     **choices: by the flag's name what was given.
-
-  Raises:
-    InputError: there is no name, one that is unknown, or one twice.
   """
   for flag, given in choices.items():
     names = []

@@ -48,9 +48,6 @@ class RunConfig(fields.Configuration):
   """The run.
 
   The same for every program; each gives its own defaults.
-
-  Raises:
-    InputError: a value is out of range.
   """
 
   workdir: str = fields.option(

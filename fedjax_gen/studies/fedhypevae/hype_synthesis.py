@@ -34,11 +34,7 @@ CODES = ('meta', 'meta_by_class', 'clients')
 
 @dataclasses.dataclass(frozen=True)
 class SynthesisConfig(fields.Configuration):
-  """Of what the synthetic data are made.
-
-  Raises:
-    InputError: a value is out of range.
-  """
+  """Of what the synthetic data are made."""
 
   codes: tuple[str, ...] = fields.option(
     ('meta', 'clients'),

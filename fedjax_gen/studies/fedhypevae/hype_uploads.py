@@ -27,11 +27,7 @@ from fedjax_gen.types import Array, Key, Tree
 
 @dataclasses.dataclass(frozen=True)
 class GaussianConfig(fields.Configuration):
-  """ClassGaussians: what is released, and what is made of it.
-
-  Raises:
-    InputError: a value is out of range.
-  """
+  """ClassGaussians: what is released, and what is made of it."""
 
   gaussians: str = fields.option(
     'pooled',

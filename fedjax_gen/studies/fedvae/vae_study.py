@@ -61,11 +61,7 @@ class Configs(NamedTuple):
 
 
 def build(asked: Configs, num_processes: int) -> vae_judge.VaeComparison:
-  """Reads the data and builds what is compared.
-
-  Raises:
-    InputError: a configuration does not fit the data or another.
-  """
+  """Reads the data and builds what is compared."""
   asked.population.check(num_processes)
   seed = asked.run.seed
   source = options.load_source(asked.data, seed=seed)

@@ -34,11 +34,7 @@ from fedjax_gen.studies.study import Run
 
 @dataclasses.dataclass(frozen=True)
 class ComparisonConfig(fields.Configuration):
-  """What is compared.
-
-  Raises:
-    InputError: a method is unknown or named twice.
-  """
+  """What is compared."""
 
   methods: tuple[str, ...] = fields.option(
     ('FedVAE', 'L', 'D', 'L+D'),
@@ -92,9 +88,6 @@ def build(asked: Configs, num_processes: int) -> GroupComparison:
   """Reads the data and builds what is compared.
 
   Where groups are to be discovered, it is built for made-up ones.
-
-  Raises:
-    InputError: a configuration does not fit the data or another.
   """
   fission_clients.check_population(
     asked.population, asked.discovery, num_processes

@@ -51,11 +51,7 @@ _CHUNK, _SILENCE = 1000, 10.0  # images from one look at the clock, seconds
 
 @dataclasses.dataclass(frozen=True)
 class EmbedConfig(fields.Configuration):
-  """The encoder and the embeddings.
-
-  Raises:
-    InputError: a value is out of range.
-  """
+  """The encoder and the embeddings."""
 
   encoder: str = fields.option(
     'fashion_mnist',

@@ -20,11 +20,7 @@ _MAX_COLUMNS = 10  # of a picture with a row for each group
 
 @dataclasses.dataclass(frozen=True)
 class GenerateConfig(fields.Configuration):
-  """What to generate.
-
-  Raises:
-    InputError: a value is out of range.
-  """
+  """What to generate."""
 
   workdir: str = fields.option(
     '', 'Work directory of a finished run.', placeholder='DIR'
