@@ -31,12 +31,8 @@ SAMPLINGS = ('all', 'uniform', 'poisson', 'by_size')
 
 
 @dataclasses.dataclass(frozen=True)
-class FederationConfig:
-  """Clients, their data and their presence.
-
-  Raises:
-    InputError: a value is out of range.
-  """
+class FederationConfig(fields.Configuration):
+  """Clients, their data and their presence."""
 
   num_clients: int = fields.option(
     10, 'N, clients; with partition=natural at most so many, 0 for all.'
@@ -48,18 +44,19 @@ class FederationConfig:
     'ids, or a saved partition (file).',
     choices=PARTITIONS,
   )
-  alpha: float = fields.option(
+  alpha: float = fields.positive(
     0.3, 'Concentration of dirichlet and quantity: smaller is more skewed.'
   )
-  classes_per_client: int = fields.option(
+  classes_per_client: int = fields.positive_int(
     2, 'Classes of a client with partition=classes.'
   )
   clients_per_group: tuple[int, ...] = fields.option(
     (),
     'Clients of each group with partition=groups, one number for all or one '
     'for each; default: num_clients in equal parts.',
+    check=validate.each(validate.positive_int),
   )
-  group_alpha: float = fields.option(
+  group_alpha: float = fields.non_negative(
     0.0,
     'With partition=groups, concentration of a dirichlet over labels within a '
     'group; 0 deals them iid.',
@@ -73,16 +70,16 @@ class FederationConfig:
   cohort_size: int = fields.option(
     0, 'K, clients of a round with sampling=uniform or by_size.'
   )
-  participation: float = fields.option(
+  participation: float = fields.fraction(
     0.5, 'Probability of a client’s part in a round with sampling=poisson.'
   )
-  dropout_rate: float = fields.option(
+  dropout_rate: float = fields.fraction(
     0.0, 'Probability that a sampled client fails in the round.'
   )
   block_size: str = fields.option(
     'auto', 'Clients computed at once: a number, all, or auto.'
   )
-  num_devices: int = fields.option(
+  num_devices: int = fields.non_negative_int(
     0, 'Devices that share a cohort; 0 for all, or on CPU one for each core.'
   )
   reproducible: bool = fields.option(
@@ -90,16 +87,11 @@ class FederationConfig:
   )
 
   def __post_init__(self):
-    fields.check_choices(self)
+    super().__post_init__()
     if self.partition == 'natural':
       validate.non_negative_int(num_clients=self.num_clients)
     else:
       validate.positive_int(num_clients=self.num_clients)
-    validate.positive(alpha=self.alpha)
-    validate.positive_int(classes_per_client=self.classes_per_client)
-    for number in self.clients_per_group:
-      validate.positive_int(clients_per_group=number)
-    validate.non_negative(group_alpha=self.group_alpha)
     if self.partition != 'groups' and (
       self.clients_per_group or self.group_alpha
     ):
@@ -120,11 +112,7 @@ class FederationConfig:
         'Expected sampling=uniform or by_size with a cohort_size, got '
         f'sampling={self.sampling!r} and cohort_size={self.cohort_size}.'
       )
-    validate.fraction(
-      participation=self.participation, dropout_rate=self.dropout_rate
-    )
     _block_size(self.block_size)
-    validate.non_negative_int(num_devices=self.num_devices)
 
 
 class Federation(NamedTuple):
@@ -157,9 +145,6 @@ def build_federation(
     source: the data.
     seed: of the partition.
     on_host: whether the data stay on the host, for streamed rounds.
-
-  Raises:
-    InputError: a field is out of range or does not fit the data.
   """
   partition = build_partition(config, source, seed=seed)
   return Federation(
@@ -175,11 +160,7 @@ def build_federation(
 def build_partition(
   config: FederationConfig, source: DataSource, *, seed: int
 ) -> Partition:
-  """The partition that `config.partition` names.
-
-  Raises:
-    InputError: see `build_federation`.
-  """
+  """The partition that `config.partition` names."""
   train, count = source.train, config.num_clients
   validate.non_negative_int(seed=seed)
   if config.partition == 'file':
@@ -231,11 +212,7 @@ def build_partition(
 def build_sampler(
   config: FederationConfig, num_clients: int
 ) -> sampling.Sampler:
-  """The sampler that `config.sampling` names.
-
-  Raises:
-    InputError: see `build_federation`.
-  """
+  """The sampler that `config.sampling` names."""
   if config.cohort_size > num_clients:
     raise InputError(
       f'Expected cohort_size <= {num_clients}, the number of clients, got '
@@ -260,9 +237,6 @@ def build_samplers(
   Args:
     config: names the sampler; its `cohort_size` is that of all fleets.
     num_clients: clients of each fleet.
-
-  Raises:
-    InputError: see `build_federation`.
   """
   total, cohort = sum(num_clients), config.cohort_size
   if len(num_clients) == 1 or not cohort:
@@ -293,11 +267,7 @@ def _apportioned(cohort: int, num_clients: Sequence[int]) -> list[int]:
 
 
 def build_mapping(config: FederationConfig) -> Mapping:
-  """The mapping that the configuration describes.
-
-  Raises:
-    InputError: see `build_federation`.
-  """
+  """The mapping that the configuration describes."""
   num_devices = config.num_devices or jax.device_count()
   is_cpu = jax.default_backend() == 'cpu' and jax.process_count() == 1
   if is_cpu and not config.num_devices:  # more than cores may be made up

@@ -3,7 +3,7 @@
 Called by builders, outside jit, before anything compiles.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable
 import math
 import numbers
 
@@ -72,6 +72,17 @@ dirichlet, got partition='random'.
         f'Expected {name} to be one of {", ".join(choices)}, '
         f'got {name}={value!r}.'
       )
+
+
+def each(check: Callable[..., None]) -> Callable[..., None]:
+  """A check of every value of a sequence, named as the sequence is."""
+
+  def check_each(**sequences: Iterable) -> None:
+    for name, values in sequences.items():
+      for value in values:
+        check(**{name: value})
+
+  return check_each
 
 
 def _is_finite(value: object) -> bool:

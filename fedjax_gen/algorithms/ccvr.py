@@ -30,7 +30,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedjax_gen import fields, validate
+from fedjax_gen import fields
 from fedjax_gen.data.federated import Batch, ClientData
 from fedjax_gen.federated import aggregates, local, personal, prototypes
 from fedjax_gen.federated.algorithm import Algorithm, ServerProgram
@@ -40,26 +40,18 @@ from fedjax_gen.types import Array, Key
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-  """What CCVR adds.
+class Config(fields.Configuration):
+  """What CCVR adds."""
 
-  Raises:
-    InputError: a value is out of range.
-  """
-
-  ccvr_per_class: int = fields.option(
+  ccvr_per_class: int = fields.positive_int(
     200, 'M, virtual features of a class (FL-bench)'
   )
-  ccvr_epochs: int = fields.option(1, 'passes of the head over them (FL-bench)')
-  ccvr_learning_rate: float = fields.option(
+  ccvr_epochs: int = fields.positive_int(
+    1, 'passes of the head over them (FL-bench)'
+  )
+  ccvr_learning_rate: float = fields.non_negative(
     0.0, 'of the head; 0 for that of the clients'
   )
-
-  def __post_init__(self):
-    validate.positive_int(
-      ccvr_per_class=self.ccvr_per_class, ccvr_epochs=self.ccvr_epochs
-    )
-    validate.non_negative(ccvr_learning_rate=self.ccvr_learning_rate)
 
 
 class Sums(NamedTuple):
@@ -103,9 +95,6 @@ def ccvr(
     training: how clients train.
     models: the classifier of each fleet.
     num_clients: clients of each fleet.
-
-  Raises:
-    InputError: features or classes of the models differ in number.
   """
   personal.equal_heads(models)
   trainer = training.trainer()

@@ -48,7 +48,7 @@ class Statistic(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class DiscoveryConfig:
+class DiscoveryConfig(fields.Configuration):
   """Where the groups of clients come from.
 
   Raises:
@@ -62,7 +62,7 @@ class DiscoveryConfig:
     'what clients report after the warm-up',
     choices=GROUPS,
   )
-  num_groups: int = fields.option(
+  num_groups: int = fields.non_negative_int(
     0, 'G, groups to discover; 0 chooses their number from the data'
   )
   discovery_statistic: str = fields.option(
@@ -71,22 +71,18 @@ class DiscoveryConfig:
     'direction of a local update of the encoder',
     choices=STATISTICS,
   )
-  warmup_rounds: int = fields.option(
+  warmup_rounds: int = fields.positive_int(
     3, 'rounds of plain FedVAE before groups are discovered'
   )
 
-  num_newcomers: int = fields.option(
+  num_newcomers: int = fields.non_negative_int(
     0,
     'clients kept out of everything, which join at the end and find '
     'their groups',
   )
 
   def __post_init__(self):
-    fields.check_choices(self)
-    validate.non_negative_int(
-      num_newcomers=self.num_newcomers, num_groups=self.num_groups
-    )
-    validate.positive_int(warmup_rounds=self.warmup_rounds)
+    super().__post_init__()
     for name in ('num_groups', 'num_newcomers'):
       if getattr(self, name) and self.groups == 'given':
         raise InputError(
@@ -139,9 +135,6 @@ def posterior_statistics(
   Returns:
     A report of the model's variables: a `Statistic` of `[3 Z]` features, or
     `[3 Z + 1]`; NaN for a client without examples.
-
-  Raises:
-    InputError: a number is not a whole one above zero.
   """
   validate.positive_int(batch_size=batch_size, max_examples=max_examples)
 
@@ -306,9 +299,6 @@ def best_bound_group(
   Returns:
     A report of the G models' variables (a sequence): the group, int32; 0 for a
     client without examples.
-
-  Raises:
-    InputError: see `group_bounds`.
   """
   bounds = group_bounds(vaes, batch_size=batch_size, max_examples=max_examples)
 

@@ -38,26 +38,17 @@ from fedjax_gen.types import Array, Key
 
 
 @dataclasses.dataclass(frozen=True)
-class CganConfig:
-  """The conditional GAN that is compared (DP-CGAN).
+class CganConfig(fields.Configuration):
+  """The conditional GAN that is compared (DP-CGAN)."""
 
-  Raises:
-    InputError: a value is out of range.
-  """
-
-  gan_latent_size: int = fields.option(16, 'Its latent dimensions')
+  gan_latent_size: int = fields.positive_int(16, 'Its latent dimensions')
   gan_hidden_sizes: tuple[int, ...] = fields.option(
-    (128, 128), 'Widths of its generator; those of the discriminator reversed'
+    (128, 128),
+    'Widths of its generator; those of the discriminator reversed',
+    check=validate.each(validate.positive_int),
   )
-  gan_learning_rate: float = fields.option(2e-3, 'Of both players’ Adam')
-  gan_b1: float = fields.option(0.5, 'Beta 1 of their Adam')
-
-  def __post_init__(self):
-    validate.positive_int(gan_latent_size=self.gan_latent_size)
-    for size in self.gan_hidden_sizes:
-      validate.positive_int(gan_hidden_sizes=size)
-    validate.positive(gan_learning_rate=self.gan_learning_rate)
-    validate.fraction(gan_b1=self.gan_b1)
+  gan_learning_rate: float = fields.positive(2e-3, 'Of both players’ Adam')
+  gan_b1: float = fields.fraction(0.5, 'Beta 1 of their Adam')
 
 
 class Cgan(NamedTuple):

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_gen import fields, validate
+from fedjax_gen import fields
 from fedjax_gen.errors import InputError
 from fedjax_gen.models.feature_generator import (
   FeatureGenerator,
@@ -25,33 +25,22 @@ from fedjax_gen.types import Array, Key, Variables
 
 
 @dataclasses.dataclass(frozen=True)
-class MerfConfig:
-  """DP-MERF: the features that are released, and the generator.
+class MerfConfig(fields.Configuration):
+  """DP-MERF: the features that are released, and the generator."""
 
-  Raises:
-    InputError: a value is out of range.
-  """
-
-  merf_features: int = fields.option(500, 'D, random features; even')
-  merf_noise_size: int = fields.option(32, 'inputs of the generator')
-  merf_hidden_size: int = fields.option(128, 'width of its hidden layer')
-  merf_steps: int = fields.option(
+  merf_features: int = fields.positive_int(500, 'D, random features; even')
+  merf_noise_size: int = fields.positive_int(32, 'inputs of the generator')
+  merf_hidden_size: int = fields.positive_int(128, 'width of its hidden layer')
+  merf_steps: int = fields.positive_int(
     1000, 'steps of its Adam, which spend no privacy'
   )
-  merf_learning_rate: float = fields.option(5e-3, 'of its Adam')
-  merf_batch_size: int = fields.option(
+  merf_learning_rate: float = fields.positive(5e-3, 'of its Adam')
+  merf_batch_size: int = fields.positive_int(
     50, 'generated embeddings of each class in a step'
   )
 
   def __post_init__(self):
-    validate.positive_int(
-      merf_features=self.merf_features,
-      merf_noise_size=self.merf_noise_size,
-      merf_hidden_size=self.merf_hidden_size,
-      merf_steps=self.merf_steps,
-      merf_batch_size=self.merf_batch_size,
-    )
-    validate.positive(merf_learning_rate=self.merf_learning_rate)
+    super().__post_init__()
     if self.merf_features % 2:
       raise InputError(
         'Expected an even number of features, sines and cosines, got '

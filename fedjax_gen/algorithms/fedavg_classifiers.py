@@ -93,9 +93,6 @@ def fedavg_by_architecture(
     training: how clients train.
     models: the classifier of each fleet.
     num_clients: clients of each fleet.
-
-  Raises:
-    InputError: a field of the configuration is out of range.
   """
   shared = {f'fleet_{i}': Module(model.init) for i, model in enumerate(models)}
   trainer = training.trainer()

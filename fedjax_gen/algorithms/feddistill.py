@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_gen import fields, validate
+from fedjax_gen import fields
 from fedjax_gen.federated import class_sums, local, personal, prototypes
 from fedjax_gen.federated.algorithm import Algorithm
 from fedjax_gen.federated.personal import Method, Model
@@ -34,21 +34,14 @@ from fedjax_gen.types import LossFn
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-  """What FedDistill adds.
+class Config(fields.Configuration):
+  """What FedDistill adds."""
 
-  Raises:
-    InputError: a value is out of range.
-  """
-
-  feddistill_lambda: float = fields.option(
+  feddistill_lambda: float = fields.non_negative(
     1.0,
     'lambda, of the cross-entropy with the softmax of the global '
     'logits; 1 in HtFLlib',
   )
-
-  def __post_init__(self):
-    validate.non_negative(feddistill_lambda=self.feddistill_lambda)
 
 
 def feddistill(
@@ -64,9 +57,6 @@ def feddistill(
     training: how clients train.
     models: the classifier of each fleet.
     num_clients: clients of each fleet.
-
-  Raises:
-    InputError: classes of the models differ in number.
   """
   personal.equal_classes(models)
   trainer = training.trainer()

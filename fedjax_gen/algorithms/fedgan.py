@@ -33,9 +33,6 @@ def fedgan(
     config: how clients and server train; its learning rate is not used.
     gan_config: the players' learning rates, Adam's beta 1 and the penalty.
     gan: the model.
-
-  Raises:
-    InputError: a field of a configuration is out of range.
   """
   loss_fn = gan_loss(gan, gan_config.gan_r1)
   return averaging.averaged(config, gan.init, loss_fn, optimizer(gan_config))

@@ -44,7 +44,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_gen import fields, trees, validate
+from fedjax_gen import fields, trees
 from fedjax_gen.data.federated import Batch, ClientData
 from fedjax_gen.federated import aggregates, local, personal
 from fedjax_gen.federated.aggregates import Named
@@ -58,21 +58,19 @@ HEADS = ('averaged', 'own')
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-  """What FedGen adds.
+class Config(fields.Configuration):
+  """What FedGen adds."""
 
-  Raises:
-    InputError: a value is out of range.
-  """
-
-  fedgen_gamma1: float = fields.option(
+  fedgen_gamma1: float = fields.non_negative(
     10.0, 'of the head’s cross-entropy on generated features'
   )
-  fedgen_gamma2: float = fields.option(
+  fedgen_gamma2: float = fields.non_negative(
     10.0, 'of KL from the head on generated features to the classifier'
   )
-  fedgen_decay: float = fields.option(0.98, 'factor of both gammas in a round')
-  fedgen_diversity: float = fields.option(
+  fedgen_decay: float = fields.fraction(
+    0.98, 'factor of both gammas in a round'
+  )
+  fedgen_diversity: float = fields.non_negative(
     1.0, 'eta, weight of the generator’s diversity'
   )
   fedgen_heads: str = fields.option(
@@ -92,31 +90,19 @@ class Config:
     'say',
     choices=NOISES,
   )
-  fedgen_noise_size: int = fields.option(32, 'numbers of noise')
-  fedgen_hidden_size: int = fields.option(512, 'hidden layer of the generator')
-  fedgen_server_steps: int = fields.option(100, 'of the generator in a round')
-  fedgen_server_batch_size: int = fields.option(128, 'draws of such a step')
-  fedgen_server_learning_rate: float = fields.option(
+  fedgen_noise_size: int = fields.positive_int(32, 'numbers of noise')
+  fedgen_hidden_size: int = fields.positive_int(
+    512, 'hidden layer of the generator'
+  )
+  fedgen_server_steps: int = fields.positive_int(
+    100, 'of the generator in a round'
+  )
+  fedgen_server_batch_size: int = fields.positive_int(
+    128, 'draws of such a step'
+  )
+  fedgen_server_learning_rate: float = fields.positive(
     3e-4, 'of the generator’s Adam; HtFLlib takes 0.1'
   )
-
-  def __post_init__(self):
-    fields.check_choices(self)
-    validate.non_negative(
-      fedgen_gamma1=self.fedgen_gamma1,
-      fedgen_gamma2=self.fedgen_gamma2,
-      fedgen_diversity=self.fedgen_diversity,
-    )
-    validate.fraction(fedgen_decay=self.fedgen_decay)
-    validate.positive_int(
-      fedgen_noise_size=self.fedgen_noise_size,
-      fedgen_hidden_size=self.fedgen_hidden_size,
-      fedgen_server_steps=self.fedgen_server_steps,
-      fedgen_server_batch_size=self.fedgen_server_batch_size,
-    )
-    validate.positive(
-      fedgen_server_learning_rate=self.fedgen_server_learning_rate
-    )
 
   def generator(self, model: Model) -> FeatureGenerator:
     """G, of features as the model has them."""
@@ -160,9 +146,6 @@ def fedgen(
     training: how clients train.
     models: the classifier of each fleet.
     num_clients: clients of each fleet.
-
-  Raises:
-    InputError: features or classes of the models differ in number.
   """
   personal.equal_heads(models)
   trainer = training.trainer()

@@ -21,36 +21,25 @@ import functools
 
 import optax
 
-from fedjax_gen import fields, validate
+from fedjax_gen import fields
 from fedjax_gen.federated import local, personal, prototypes
 from fedjax_gen.federated.algorithm import Algorithm, ServerProgram
 from fedjax_gen.federated.personal import Method, Model
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-  """What FedGH adds.
+class Config(fields.Configuration):
+  """What FedGH adds."""
 
-  Raises:
-    InputError: a value is out of range.
-  """
-
-  fedgh_server_epochs: int = fields.option(
+  fedgh_server_epochs: int = fields.positive_int(
     1, 'passes of the server over the pairs a round'
   )
-  fedgh_server_batch_size: int = fields.option(
+  fedgh_server_batch_size: int = fields.positive_int(
     10, 'pairs of a step; 10 in HtFLlib, 1 in the paper’s code'
   )
-  fedgh_server_learning_rate: float = fields.option(0.01, 'of the server’s SGD')
-
-  def __post_init__(self):
-    validate.positive_int(
-      fedgh_server_epochs=self.fedgh_server_epochs,
-      fedgh_server_batch_size=self.fedgh_server_batch_size,
-    )
-    validate.positive(
-      fedgh_server_learning_rate=self.fedgh_server_learning_rate
-    )
+  fedgh_server_learning_rate: float = fields.positive(
+    0.01, 'of the server’s SGD'
+  )
 
 
 def fedgh(
@@ -66,9 +55,6 @@ def fedgh(
     training: how clients train.
     models: the classifier of each fleet.
     num_clients: clients of each fleet.
-
-  Raises:
-    InputError: features or classes of the models differ in number.
   """
   personal.equal_heads(models)
 

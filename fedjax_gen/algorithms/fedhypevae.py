@@ -56,7 +56,7 @@ MODES = ('none', 'record_joint', 'record_server_code', 'client', 'paper')
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(fields.Configuration):
   """How clients and server train.
 
   Nothing here is stated in the paper but `local_epochs` (5), `optimizer` (sgd)
@@ -70,34 +70,40 @@ class Config:
     'or local_epochs passes, whose change is sent',
     choices=('fedsgd', 'epochs'),
   )
-  local_epochs: float = fields.option(1.0, 'E, with local_mode=epochs')
-  batch_size: int = fields.option(
+  local_epochs: float = fields.positive(1.0, 'E, with local_mode=epochs')
+  batch_size: int = fields.positive_int(
     64, 'B, records that a client of mean size expects in a minibatch'
   )
   optimizer: str = fields.option(
     'adam', 'Of every part', choices=('adam', 'sgd')
   )
-  learning_rate: float = fields.option(2e-3, 'Of the hypernetwork')
-  encoder_learning_rate: float = fields.option(2e-3, 'Of the clients’ encoders')
-  code_learning_rate: float = fields.option(1e-2, 'Of the clients’ codes')
-  beta: float = fields.option(1.0, 'Weight of the KL term; the paper has none')
-  mmd_weight: float = fields.option(1.0, 'lambda_MMD, in nats; 0 for none')
-  mmd_samples: int = fields.option(
+  learning_rate: float = fields.positive(2e-3, 'Of the hypernetwork')
+  encoder_learning_rate: float = fields.positive(
+    2e-3, 'Of the clients’ encoders'
+  )
+  code_learning_rate: float = fields.positive(1e-2, 'Of the clients’ codes')
+  beta: float = fields.non_negative(
+    1.0, 'Weight of the KL term; the paper has none'
+  )
+  mmd_weight: float = fields.non_negative(
+    1.0, 'lambda_MMD, in nats; 0 for none'
+  )
+  mmd_samples: int = fields.positive_int(
     8, 'Examples generated for the MMD of a record, 2 or more: it takes pairs'
   )
   mmd_conditional: bool = fields.option(
     True, 'Compare a record with generated examples of its own class'
   )
-  neutral_share: float = fields.option(
+  neutral_share: float = fields.fraction(
     0.5,
     'Part of the records, drawn anew in every step, that a client trains the '
     'decoder and prior of the code zero on in place of its own: so that there '
     'is a neutral decoder that every client has trained',
   )
-  lipschitz_weight: float = fields.option(
+  lipschitz_weight: float = fields.non_negative(
     1e-3, 'lambda_Lip; of no effect with lipschitz=none or spectral_norm'
   )
-  code_weight: float = fields.option(
+  code_weight: float = fields.non_negative(
     1e-4, 'lambda_v, of the codes’ squared norm'
   )
   paper_noise: str = fields.option(
@@ -108,28 +114,12 @@ class Config:
   )
 
   def __post_init__(self):
-    fields.check_choices(self)
-    validate.positive(
-      local_epochs=self.local_epochs,
-      learning_rate=self.learning_rate,
-      encoder_learning_rate=self.encoder_learning_rate,
-      code_learning_rate=self.code_learning_rate,
-    )
-    validate.positive_int(
-      batch_size=self.batch_size, mmd_samples=self.mmd_samples
-    )
+    super().__post_init__()
     if self.mmd_weight and self.mmd_samples < 2:
       raise InputError(
         'Expected mmd_samples >= 2, since the MMD takes pairs of generated '
         f'examples, or mmd_weight=0; got mmd_samples={self.mmd_samples}.'
       )
-    validate.fraction(neutral_share=self.neutral_share)
-    validate.non_negative(
-      beta=self.beta,
-      mmd_weight=self.mmd_weight,
-      lipschitz_weight=self.lipschitz_weight,
-      code_weight=self.code_weight,
-    )
 
   @property
   def weights(self) -> hyper_elbo.Weights:

@@ -62,42 +62,30 @@ from fedjax_gen.types import Array, Key, LossFn, Tree, Variables
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-  """What FedKD adds.
+class Config(fields.Configuration):
+  """What FedKD adds."""
 
-  Raises:
-    InputError: a value is out of range.
-  """
-
-  fedkd_energy_start: float = fields.option(
+  fedkd_energy_start: float = fields.fraction(
     0.95, 'T_start, part of a matrix’ energy kept at first'
   )
-  fedkd_energy_end: float = fields.option(0.98, 'T_end, in the last round')
-  fedkd_learning_rate: float = fields.option(
+  fedkd_energy_end: float = fields.fraction(0.98, 'T_end, in the last round')
+  fedkd_learning_rate: float = fields.non_negative(
     0.0, 'of the mentee; 0 for that of the clients'
   )
   fedkd_architecture: str = fields.option(
     'cnn', 'of the mentee', choices=EXTRACTORS
   )
-  fedkd_width: float = fields.option(
+  fedkd_width: float = fields.non_negative(
     0.0, 'width of the mentee; 0 for that of the clients'
   )
 
   def __post_init__(self):
-    fields.check_choices(self)
-    validate.fraction(
-      fedkd_energy_start=self.fedkd_energy_start,
-      fedkd_energy_end=self.fedkd_energy_end,
-    )
+    super().__post_init__()
     if self.fedkd_energy_start > self.fedkd_energy_end:
       raise InputError(
         'Expected fedkd_energy_start <= fedkd_energy_end, got '
         f'{self.fedkd_energy_start!r} and {self.fedkd_energy_end!r}.'
       )
-    validate.non_negative(
-      fedkd_learning_rate=self.fedkd_learning_rate,
-      fedkd_width=self.fedkd_width,
-    )
 
   def mentee_config(self, clients: ClassifierConfig) -> ClassifierConfig:
     """What `classifiers.build_classifiers` makes the mentee of."""
@@ -155,10 +143,6 @@ def fedkd(
     num_clients: clients of each fleet.
     mentee: the model that is shared; its features may have another size.
     num_rounds: rounds over which tau rises to T_end.
-
-  Raises:
-    InputError: classes of the models differ in number, or `num_rounds` is not
-      a whole number above zero.
   """
   personal.equal_classes([*models, mentee])
   validate.positive_int(num_rounds=num_rounds)

@@ -20,21 +20,17 @@ here no class is known then, nobody is pulled, and the head predicts as ever.
 from collections.abc import Sequence
 import dataclasses
 
-from fedjax_gen import fields, validate
+from fedjax_gen import fields
 from fedjax_gen.federated import personal, prototypes
 from fedjax_gen.federated.algorithm import Algorithm
 from fedjax_gen.federated.personal import Method, Model
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-  """What FedProto adds.
+class Config(fields.Configuration):
+  """What FedProto adds."""
 
-  Raises:
-    InputError: a value is out of range.
-  """
-
-  fedproto_lambda: float = fields.option(
+  fedproto_lambda: float = fields.non_negative(
     10.0,
     'lambda, of the squared distance to the prototype as a mean over '
     'features and batch; 10 in HtFLlib, 1 in the authors’ code. The 0.1 of '
@@ -46,10 +42,6 @@ class Config:
     'class (paper), or every holder alike (the authors’ code)',
     choices=('count', 'uniform'),
   )
-
-  def __post_init__(self):
-    fields.check_choices(self)
-    validate.non_negative(fedproto_lambda=self.fedproto_lambda)
 
 
 def fedproto(
@@ -65,9 +57,6 @@ def fedproto(
     training: how clients train.
     models: the classifier of each fleet.
     num_clients: clients of each fleet.
-
-  Raises:
-    InputError: features or classes of the models differ in number.
   """
   personal.equal_heads(models)
   trainer = training.trainer()

@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_gen import fields, trees, validate
+from fedjax_gen import fields, trees
 from fedjax_gen.federated import local, personal, prototypes
 from fedjax_gen.federated.algorithm import Algorithm, ServerProgram
 from fedjax_gen.federated.personal import Method, Model
@@ -41,14 +41,10 @@ _MARGINS = ('pairs', 'nearest')
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-  """What FedTGP adds.
+class Config(fields.Configuration):
+  """What FedTGP adds."""
 
-  Raises:
-    InputError: a value is out of range.
-  """
-
-  fedtgp_lambda: float = fields.option(
+  fedtgp_lambda: float = fields.non_negative(
     10.0,
     'lambda, of the squared distance to the prototype as a mean over '
     'features and batch (the authors’ code); the paper’s 0.1 is of the '
@@ -60,30 +56,18 @@ class Config:
     'largest distance of a class to its nearest (the authors’ code)',
     choices=_MARGINS,
   )
-  fedtgp_margin_limit: float = fields.option(100.0, 'tau, the largest margin')
-  fedtgp_server_epochs: int = fields.option(
+  fedtgp_margin_limit: float = fields.non_negative(
+    100.0, 'tau, the largest margin'
+  )
+  fedtgp_server_epochs: int = fields.positive_int(
     100, 'S, passes of the server a round'
   )
-  fedtgp_server_batch_size: int = fields.option(
+  fedtgp_server_batch_size: int = fields.positive_int(
     10, 'class means of a step of the server'
   )
-  fedtgp_server_learning_rate: float = fields.option(
+  fedtgp_server_learning_rate: float = fields.positive(
     0.01, 'of the server’s SGD'
   )
-
-  def __post_init__(self):
-    fields.check_choices(self)
-    validate.non_negative(
-      fedtgp_lambda=self.fedtgp_lambda,
-      fedtgp_margin_limit=self.fedtgp_margin_limit,
-    )
-    validate.positive_int(
-      fedtgp_server_epochs=self.fedtgp_server_epochs,
-      fedtgp_server_batch_size=self.fedtgp_server_batch_size,
-    )
-    validate.positive(
-      fedtgp_server_learning_rate=self.fedtgp_server_learning_rate
-    )
 
 
 class TgpServer(NamedTuple):
@@ -111,9 +95,6 @@ def fedtgp(
     training: how clients train.
     models: the classifier of each fleet.
     num_clients: clients of each fleet.
-
-  Raises:
-    InputError: features or classes of the models differ in number.
   """
   personal.equal_heads(models)
   trainer = training.trainer()

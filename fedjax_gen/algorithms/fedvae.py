@@ -81,9 +81,6 @@ def central(
     vae: the model.
     sizes: `[N]` examples of each client of the federation.
     epochs: passes a round over all data; 0 as `averaging.pooled` says.
-
-  Raises:
-    InputError: a field of the configuration is out of range.
   """
   return fedvae(averaging.pooled(config, sizes, epochs=epochs), vae)
 
@@ -94,8 +91,5 @@ def local_only(config: Config, vae: Vae) -> Algorithm:
   Args:
     config: how clients train; server fields are not used.
     vae: the model.
-
-  Raises:
-    InputError: a field of the configuration is out of range.
   """
   return averaging.alone(config, vae.init, elbo_loss(vae, config.beta))

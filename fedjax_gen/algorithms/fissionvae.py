@@ -65,8 +65,8 @@ class Sharing(NamedTuple):
 class Config(averaging.Config):
   """How clients and server train, and the priors of groups."""
 
-  beta: float = fields.option(1.0, 'weight of the KL terms')
-  kl_warmup_rounds: int = fields.option(
+  beta: float = fields.non_negative(1.0, 'weight of the KL terms')
+  kl_warmup_rounds: int = fields.non_negative_int(
     0,
     'Rounds over which beta grows from zero; against a lower level '
     'that is not used',
@@ -148,8 +148,6 @@ def fissionvae(
       other, decoders of different architectures are to be shared, or a model
       keeps batch statistics and there is a plan.
   """
-  validate.non_negative(beta=config.beta)
-  validate.non_negative_int(kl_warmup_rounds=config.kl_warmup_rounds)
   models = tuple(models)
   fleets = _fleets(models)
   if len(fleets) > 1 and not sharing.decoders:
@@ -268,7 +266,6 @@ def prior_means(
     InputError: see `priors.group_means`; or levels that have a conditional
       prior are to have priors of groups.
   """
-  fields.check_choices(config)
   levels = [vae.top] if config.prior_levels == 'top' else list(vae.latent_sizes)
   if vae.has_transition and len(levels) > 1:
     raise InputError(
@@ -370,11 +367,7 @@ def _denominators(
   fleets: tuple[tuple[int, ...], ...],
   expected_cohort: Sequence[float],
 ) -> dict[str, Array]:
-  """Clients that a round expects to send each module, of each of its copies.
-
-  Raises:
-    InputError: there is not one number above zero for each group.
-  """
+  """Clients that a round expects to send each module, of each of its copies."""
   num_groups = sum(len(groups) for groups in fleets)
   if len(expected_cohort) != num_groups:
     raise InputError(

@@ -27,7 +27,7 @@ import functools
 import jax.numpy as jnp
 import optax
 
-from fedjax_gen import fields, trees, validate
+from fedjax_gen import fields, trees
 from fedjax_gen.federated import aggregates, personal, servers
 from fedjax_gen.federated.algorithm import Algorithm
 from fedjax_gen.federated.personal import Deployment, Method, Model
@@ -37,32 +37,23 @@ from fedjax_gen.types import Key, LossFn, Variables
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-  """What FML adds.
+class Config(fields.Configuration):
+  """What FML adds."""
 
-  Raises:
-    InputError: a value is out of range.
-  """
-
-  fml_alpha: float = fields.option(
+  fml_alpha: float = fields.fraction(
     0.5,
     'alpha, weight of cross-entropy in the private model’s loss; '
     'that of the meme’s teaching is 1 - alpha',
   )
-  fml_beta: float = fields.option(
+  fml_beta: float = fields.fraction(
     0.5, 'beta, the same of the meme model’s loss'
   )
   fml_architecture: str = fields.option(
     'cnn', 'of the meme model', choices=EXTRACTORS
   )
-  fml_width: float = fields.option(
+  fml_width: float = fields.non_negative(
     0.0, 'width of the meme model; 0 for that of the clients'
   )
-
-  def __post_init__(self):
-    fields.check_choices(self)
-    validate.fraction(fml_alpha=self.fml_alpha, fml_beta=self.fml_beta)
-    validate.non_negative(fml_width=self.fml_width)
 
   def meme_config(self, clients: ClassifierConfig) -> ClassifierConfig:
     """What `classifiers.build_classifiers` makes the meme model of."""
@@ -88,9 +79,6 @@ def fml(
     models: the classifier of each fleet.
     num_clients: clients of each fleet.
     meme: the model that is shared; its features may have another size.
-
-  Raises:
-    InputError: classes of the models differ in number.
   """
   personal.equal_classes([*models, meme])
   rate = training.learning_rate

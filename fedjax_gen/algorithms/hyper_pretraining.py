@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_gen import fields, validate
+from fedjax_gen import fields
 from fedjax_gen.data.federated import Batch
 from fedjax_gen.federated.algorithm import Algorithm
 from fedjax_gen.federated.correlated_gaussians import CorrelatedGaussians
@@ -27,25 +27,14 @@ from fedjax_gen.types import Key, Tree
 
 
 @dataclasses.dataclass(frozen=True)
-class PretrainingConfig:
-  """How generators named -pretrained are trained on samples of Gaussians.
+class PretrainingConfig(fields.Configuration):
+  """How generators named -pretrained are trained on samples of Gaussians."""
 
-  Raises:
-    InputError: a value is out of range.
-  """
-
-  pretrain_steps: int = fields.option(
+  pretrain_steps: int = fields.positive_int(
     1500, 'steps of Adam on samples of the Gaussians, which spend no privacy'
   )
-  pretrain_batch_size: int = fields.option(128, 'samples of a step')
-  pretrain_learning_rate: float = fields.option(2e-3, 'of the Adam')
-
-  def __post_init__(self):
-    validate.positive_int(
-      pretrain_steps=self.pretrain_steps,
-      pretrain_batch_size=self.pretrain_batch_size,
-    )
-    validate.positive(pretrain_learning_rate=self.pretrain_learning_rate)
+  pretrain_batch_size: int = fields.positive_int(128, 'samples of a step')
+  pretrain_learning_rate: float = fields.positive(2e-3, 'of the Adam')
 
 
 class Start(NamedTuple):

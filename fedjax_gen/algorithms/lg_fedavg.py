@@ -34,12 +34,8 @@ _AVERAGES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-  """What LG-FedAvg adds.
-
-  Raises:
-    InputError: a value is out of range.
-  """
+class Config(fields.Configuration):
+  """What LG-FedAvg adds."""
 
   lg_average: str = fields.option(
     'count',
@@ -47,9 +43,6 @@ class Config:
     'every client alike (the authors’ code)',
     choices=tuple(_AVERAGES),
   )
-
-  def __post_init__(self):
-    fields.check_choices(self)
 
 
 def lg_fedavg(
@@ -65,9 +58,6 @@ def lg_fedavg(
     training: how clients train.
     models: the classifier of each fleet.
     num_clients: clients of each fleet.
-
-  Raises:
-    InputError: features or classes of the models differ in number.
   """
   personal.equal_heads(models)
 

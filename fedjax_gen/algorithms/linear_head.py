@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_gen import fields, validate
+from fedjax_gen import fields
 from fedjax_gen.federated import averaging
 from fedjax_gen.federated.algorithm import Algorithm
 from fedjax_gen.models.vae import DataSpec
@@ -23,25 +23,13 @@ from fedjax_gen.types import Array, Key, Tree
 
 
 @dataclasses.dataclass(frozen=True)
-class LinearConfig:
-  """The averaged linear classifiers that are compared (FedAvg, FedProx).
+class LinearConfig(fields.Configuration):
+  """The averaged linear classifiers that are compared (FedAvg, FedProx)."""
 
-  Raises:
-    InputError: a value is out of range.
-  """
-
-  linear_rounds: int = fields.option(20, 'their communication rounds')
-  linear_epochs: float = fields.option(1.0, 'passes of a client in a round')
-  linear_learning_rate: float = fields.option(1e-2, 'of the clients’ Adam')
-  linear_proximal: float = fields.option(0.1, 'FedProx: mu')
-
-  def __post_init__(self):
-    validate.positive_int(linear_rounds=self.linear_rounds)
-    validate.positive(
-      linear_epochs=self.linear_epochs,
-      linear_learning_rate=self.linear_learning_rate,
-    )
-    validate.non_negative(linear_proximal=self.linear_proximal)
+  linear_rounds: int = fields.positive_int(20, 'their communication rounds')
+  linear_epochs: float = fields.positive(1.0, 'passes of a client in a round')
+  linear_learning_rate: float = fields.positive(1e-2, 'of the clients’ Adam')
+  linear_proximal: float = fields.non_negative(0.1, 'FedProx: mu')
 
   def training(self, batch_size: int, *, proximal: bool) -> averaging.Config:
     """How clients train; FedProx or FedAvg."""
@@ -72,9 +60,6 @@ def linear_head(
     config: how clients train; with `proximal` it is FedProx.
     spec: of the embeddings.
     plan: of differential privacy, if there is to be any.
-
-  Raises:
-    InputError: a field of the configuration is out of range.
   """
 
   def first(key: Key) -> Tree:

@@ -39,9 +39,6 @@ def one_upload(
     noise_multiplier: noise over sensitivity; 0 for none.
     share: of it that each client adds.
     unit: record or client.
-
-  Raises:
-    InputError: an argument is out of range.
   """
   validate.non_negative(noise_multiplier=noise_multiplier, share=share)
   validate.one_of(one_release.UNITS, unit=unit)

@@ -26,10 +26,6 @@ def inputs(array: np.ndarray, what: str) -> tuple[np.ndarray, list[str]]:
   Returns:
     `[n, H, W, C]` uint8 or `[n, F]` float32, and notes on what was changed.
 
-  Raises:
-    InputError: Not numbers, no rows, another shape, NaN or infinite values,
-      values out of range.
-
   Example:
     >>> images, notes = inputs(np.ones((2, 4, 4)), 'x')
     >>> images.shape, images.dtype, images.max(), notes
@@ -65,11 +61,7 @@ def finite(array: np.ndarray, what: str) -> None:
 
 
 def whole_numbers(array: np.ndarray, what: str, rows: int) -> np.ndarray:
-  """Returns `[rows]` whole numbers in [0, 2**53] from `[rows]` or `[rows, 1]`.
-
-  Raises:
-    InputError: Another length or shape, not numbers, fractions, negatives.
-  """
+  """`[rows]` whole numbers in [0, 2**53] from `[rows]` or `[rows, 1]`."""
   if array.ndim == 2 and array.shape[1] == 1:
     array = array[:, 0]
   if array.ndim != 1 or len(array) != rows:

@@ -136,9 +136,6 @@ def concatenate(parts: Sequence[Examples]) -> Examples:
   """Returns the examples of all `parts`, one after the other.
 
   A column stays only if every part has it.
-
-  Raises:
-    InputError: The parts' inputs differ in shape.
   """
   shapes = {part.inputs.shape[1:] for part in parts}
   if len(shapes) > 1:
@@ -170,9 +167,6 @@ def split(
 
   Returns:
     The train part, the test part (both in their old order), and a note.
-
-  Raises:
-    InputError: Fewer than two examples.
 
   Example:
     >>> ten = Examples(np.zeros((10, 1), np.float32), np.arange(10) % 2)

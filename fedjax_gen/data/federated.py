@@ -149,9 +149,6 @@ class FederatedDataset:
     Args:
       clients: indices of the clients to keep, for instance those of one
         fleet.
-
-    Raises:
-      InputError: an index is out of range or there is none.
     """
     clients = np.asarray(clients)
     if (

@@ -88,10 +88,6 @@ def draw(num_per_cell: int, seed: int) -> Draws:
       D * USERS_PER_DOMAIN users.
     seed: of the draws and their order; the distribution is always the same.
 
-  Raises:
-    InputError: `num_per_cell` is no whole number above zero, or `seed` none
-      above or at it.
-
   Example:
     >>> draws = draw(2, seed=0)
     >>> draws.inputs.shape, np.bincount(draws.users)

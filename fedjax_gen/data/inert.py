@@ -130,11 +130,7 @@ def byte_array(value: Any, what: str) -> np.ndarray:
 
 
 def whole_numbers(value: Any, what: str) -> np.ndarray:
-  """`[n]` int64 from a list of `load`.
-
-  Raises:
-    InputError: No list, or one of other things than numbers of 32 bits.
-  """
+  """`[n]` int64 from a list of `load`."""
   if not isinstance(value, list):
     raise InputError(f'{what}: expected a list, got {_kind(value)}.')
   for item in value:
@@ -147,11 +143,7 @@ def whole_numbers(value: Any, what: str) -> np.ndarray:
 
 
 def text(value: Any, what: str) -> str:
-  """A string from what `load` gives for one of Python 2 or 3.
-
-  Raises:
-    InputError: Neither bytes nor text.
-  """
+  """A string from what `load` gives for one of Python 2 or 3."""
   if isinstance(value, bytes):
     return value.decode('utf-8', 'replace')
   if not isinstance(value, str):

@@ -29,9 +29,6 @@ def read(
     path: The folder.
     options: Size and split wishes.
     name: Name of the source, the path if None.
-
-  Raises:
-    InputError: As `npz.read`; the message names the array.
   """
   arrays = {}
   for array, file in _files(path).items():

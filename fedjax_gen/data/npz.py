@@ -85,9 +85,6 @@ def source(
     options: Size and split wishes.
     name: Name of the source, the path if None.
     others: Names of all that was there, read or not.
-
-  Raises:
-    InputError: As `read`.
   """
   names = list(others or arrays)
   split_tables = [
@@ -147,11 +144,7 @@ def load_arrays(
 def class_names(
   path: str | os.PathLike, arrays: dict[str, np.ndarray]
 ) -> tuple[str, ...] | None:
-  """Returns the names in the array `classes`, None if there is no such array.
-
-  Raises:
-    InputError: `classes` is no list of names.
-  """
+  """The names in the array `classes`, None if there is no such array."""
   if 'classes' not in arrays:
     return None
   names = arrays['classes']

@@ -33,9 +33,6 @@ def iid(num_examples: int, num_clients: int, *, seed: int) -> Partition:
     num_clients: N, at most n.
     seed: Whole number >= 0.
 
-  Raises:
-    InputError: An argument is out of range.
-
   Example:
     >>> iid(7, 3, seed=0).sizes
     array([3, 2, 2], dtype=int32)
@@ -68,9 +65,6 @@ def dirichlet(
     alpha: Concentration, above zero.
     seed: Whole number >= 0.
     min_size: Fewest examples of a client; N * min_size is at most n.
-
-  Raises:
-    InputError: An argument is out of range.
 
   Reference:
     Hsu, Qi, Brown, "Measuring the Effects of Non-Identical Data Distribution
@@ -113,9 +107,6 @@ def classes_per_client(
     classes: Classes per client, at most the number present.
     seed: Whole number >= 0.
 
-  Raises:
-    InputError: An argument is out of range.
-
   Example:
     >>> labels = np.arange(30) % 3
     >>> p = classes_per_client(labels, 4, classes=2, seed=0)
@@ -155,9 +146,6 @@ def quantity_skew(
     num_clients: N, at most n.
     alpha: Concentration, above zero; small is unequal.
     seed: Whole number >= 0.
-
-  Raises:
-    InputError: An argument is out of range.
 
   Example:
     >>> p = quantity_skew(100, 4, alpha=0.5, seed=0)
@@ -243,9 +231,6 @@ def natural(
     max_clients: Most clients; with more users, that many are drawn at random
       and the examples of the others belong to nobody. None takes all.
     seed: Seed of that draw, a whole number >= 0.
-
-  Raises:
-    InputError: An argument is out of range.
 
   Example:
     >>> p = natural(np.array([7, 3, 7]))

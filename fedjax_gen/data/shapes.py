@@ -44,10 +44,6 @@ def render(num: int, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     Images uint8 `[n, size, size, 1]`, and labels `[n]` int32, positions in
     `CLASS_NAMES`, in turns.
 
-  Raises:
-    InputError: `num` or `size` is no whole number above zero, or `seed` none
-      above or at it.
-
   Example:
     >>> images, labels = render(6, 8, seed=0)
     >>> images.shape, labels

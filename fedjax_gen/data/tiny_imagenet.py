@@ -67,9 +67,6 @@ def read(
     path: The folder.
     options: Size wish.
     name: Name of the source, the path if None.
-
-  Raises:
-    InputError: See `folder.read`.
   """
   root = pathlib.Path(path)
   if options.image_size is None:

@@ -40,9 +40,6 @@ def scatter(
     path: PNG file to write, atomically.
     class_names: names by class; the numbers if None.
     title: line above the chart.
-
-  Raises:
-    InputError: points or classes of other shapes or out of range.
   """
   checks.features(1, points=points)
   classes = np.asarray(classes)

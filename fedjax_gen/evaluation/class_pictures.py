@@ -53,10 +53,6 @@ def draw_missing_classes(
     class_names: C names in label order; more than 30 are numbered.
     client_names: N names, the numbers if None; of more than 40 clients, or 20
       where classes are more than 12, as many evenly spaced ones are drawn.
-
-  Raises:
-    InputError: no method, arrays of other shapes or out of range, or names
-      that are not N and C.
   """
   if not correct:
     raise InputError('Expected correct of one method at least, got none.')
@@ -131,10 +127,6 @@ def draw_class_images(
     class_names: C names in label order; of more than 12 that have an image,
       12 evenly spaced ones are drawn.
     columns: images of a class and origin at most, the first ones.
-
-  Raises:
-    InputError: images or labels of other shapes or out of range, or nothing
-      generated.
   """
   validate.positive_int(columns=columns)
   origins = dict(generated) if real is None else {'real': real, **generated}

@@ -40,9 +40,6 @@ def train(
 
   Returns:
     the classifier.
-
-  Raises:
-    InputError: as `classifiers.train`.
   """
   checks.images(inputs=inputs)
   network = classifiers.network_for(inputs.shape[1:], num_classes)

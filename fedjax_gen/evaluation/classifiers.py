@@ -117,9 +117,6 @@ def train(
 
   Returns:
     the classifier; equal arguments give equal parameters on one machine.
-
-  Raises:
-    InputError: arguments of other shapes or out of range.
   """
   checks.images(inputs=inputs)
   validate.positive_int(num_classes=num_classes)

@@ -33,9 +33,6 @@ def draw_clients(
     client_names: M names; of more than 40 clients, 40 evenly spaced ones are
       drawn.
     x_label: what the values are, with their unit.
-
-  Raises:
-    InputError: no regime, or values that are not M.
   """
   if not values or not client_names:
     raise InputError('Expected values of one client at least, got none.')

@@ -54,9 +54,6 @@ def frechet_distance(real: np.ndarray, generated: np.ndarray) -> float:
   Returns:
     the distance (squared, as FID is defined), >= 0, in squared feature units.
 
-  Raises:
-    InputError: features of other shapes, too few, or not finite.
-
   Example:
     >>> unit = np.array([[-1.0], [0.0], [1.0]])  # mean 0, variance 1
     >>> round(frechet_distance(unit, 2 * unit + 3), 6)  # 3^2 + (2 - 1)^2
@@ -103,9 +100,6 @@ def kernel_distance(
   Returns:
     mean and spread (population) over the subsets.
 
-  Raises:
-    InputError: features of other shapes, too few, or not finite.
-
   Reference: Bińkowski et al., "Demystifying MMD GANs", 2018, section 4.
     https://arxiv.org/abs/1801.01401
   """
@@ -142,9 +136,6 @@ def inception_score(
 
   Returns:
     mean and spread (population, as in the original code) over the parts.
-
-  Raises:
-    InputError: not probabilities, or fewer examples than parts.
 
   Example:
     >>> inception_score(np.tile(np.eye(4), (5, 1)), num_splits=1).mean
@@ -186,9 +177,6 @@ def precision_recall_density_coverage(
 
   Returns:
     the four scores.
-
-  Raises:
-    InputError: features of other shapes, too few, or not finite.
 
   Reference: precision and recall by Kynkäänniemi et al., "Improved Precision
     and Recall Metric for Assessing Generative Models", 2019, equation 2,

@@ -41,9 +41,6 @@ def tsne(
   Returns:
     positions, and the indices of the examples: `labels[embedding.indices]`.
 
-  Raises:
-    InputError: too few or not finite values, arguments out of range.
-
   Reference: van der Maaten and Hinton, "Visualizing Data using t-SNE", 2008.
     https://jmlr.org/papers/v9/vandermaaten08a.html
   """

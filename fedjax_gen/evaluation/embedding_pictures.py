@@ -54,9 +54,6 @@ def draw_embeddings(
     path: PNG file to write, atomically.
     class_names: C names in label order.
     seed: of the choice of points.
-
-  Raises:
-    InputError: embeddings or labels of other shapes or out of range.
   """
   panels = dict(generated) if real is None else {'real': real, **generated}
   if 'real' in generated or not panels:
@@ -120,9 +117,6 @@ def draw_codes(
     path: PNG file to write, atomically.
     client_names: N names; up to 40 clients are named by their numbers if None,
       more are not named.
-
-  Raises:
-    InputError: codes that are not finite or names that are not N.
   """
   checks.features(2, codes=codes)
   marks = ['client'] * len(codes) if domains is None else domains
@@ -186,9 +180,6 @@ def draw_way(
     path: PNG file to write, atomically.
     end_names: what the two are called.
     class_names: C names in label order.
-
-  Raises:
-    InputError: means, embeddings or labels of other shapes or out of range.
   """
   means = np.asarray(means, float)
   if means.ndim != 3 or len(means) < 2 or means.shape[1] != len(class_names):

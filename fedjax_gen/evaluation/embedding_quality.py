@@ -61,9 +61,6 @@ def quality(
 
     The last four need classes with two examples of either kind, over which
     they are averaged, and are left out if there are none.
-
-  Raises:
-    InputError: embeddings or labels of other shapes, or not finite.
   """
   checks.features(1, real_inputs=real_inputs, generated_inputs=generated_inputs)
   validate.non_negative_int(seed=seed)
@@ -105,9 +102,6 @@ def wasserstein(left: np.ndarray, right: np.ndarray) -> float:
 
   Returns:
     the distance, not divided by the number of features.
-
-  Raises:
-    InputError: samples of other shapes, or not finite.
 
   Example:
     >>> wasserstein(np.array([[0.0], [1.0]]), np.array([[3.0], [2.0]]))

@@ -53,10 +53,6 @@ def draw_feature_map(
       evenly spaced ones are drawn.
     seed: of the choice of points and the embedding.
     max_points: of both panels together, about.
-
-  Raises:
-    InputError: features or labels of other shapes or out of range, too few, or
-      none of a class that is drawn.
   """
   both = {'real': real, 'generated': generated}
   for name, values in both.items():

@@ -45,10 +45,6 @@ def draw_curves(
     target: an accuracy to mark by a line.
     y_label: what the accuracies are.
     x_label: what they are plotted over.
-
-  Raises:
-    InputError: no method has a value, or rounds and values of different
-      lengths.
   """
   lines = {}
   for position, (name, (x, y)) in enumerate(curves.items()):
@@ -123,9 +119,6 @@ def draw_methods(
       they are drawn too.
     subject: the method to stress.
     x_label: what the metric is.
-
-  Raises:
-    InputError: no method has the metric.
   """
   means = {
     name: value
@@ -197,9 +190,6 @@ def draw_bytes(
     subject: the method to stress.
     x_label: what the bytes are.
     y_label: what the accuracies are.
-
-  Raises:
-    InputError: no method has both numbers, or bytes are negative.
   """
   found = {}
   for position, (name, pair) in enumerate(points.items()):

@@ -115,10 +115,6 @@ def bytes_to_target(
   Returns:
     bytes, or None if the target was never reached.
 
-  Raises:
-    InputError: rounds that do not ascend, are not as many as accuracies, or
-      negative bytes.
-
   Example:
     >>> bytes_to_target([1, 2, 3], [0.2, None, 0.6], 100, target=0.5)
     300.0

@@ -86,10 +86,6 @@ def interpolate(
 
   Returns:
     uint8 `[S, H, W, C]` of the decoder of `start`, and as many of `end`'s.
-
-  Raises:
-    InputError: not two images, fewer than two steps, or latents of different
-      sizes.
   """
   validate.positive_int(num_steps=num_steps)
   shape = np.shape(ends.inputs)

@@ -33,10 +33,6 @@ def by_group(
 
   Returns:
     images by group name; a group without images is left out.
-
-  Raises:
-    InputError: images or groups of other shapes or out of range, or names
-      that are not distinct.
   """
   images, requested = np.asarray(images), np.asarray(requested)
   checks.images(images=images)
@@ -72,9 +68,6 @@ def group_rows(
     groups: all there are, in the order of their columns; that in which they
       occur if empty.
     title: line above all.
-
-  Raises:
-    InputError: no method or no group, or images of different shapes.
   """
   found = list(dict.fromkeys(group for row in rows.values() for group in row))
   if not found:
@@ -152,10 +145,6 @@ def interpolations(
       first all of the one end and the last all of the other.
     path: PNG file to write, atomically.
     title: line above the rows.
-
-  Raises:
-    InputError: no rows, images of different shapes, fewer than two steps, or
-      rows of different lengths.
   """
   lengths = {name: len(images) for name, images in rows.items()}
   if rows and (len(set(lengths.values())) > 1 or min(lengths.values()) < 2):

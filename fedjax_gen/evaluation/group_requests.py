@@ -11,11 +11,7 @@ from fedjax_gen.errors import InputError
 
 
 def groups_of(source: DataSource, split: str) -> np.ndarray:
-  """`[n]` groups of a split of images, `'train'` or `'test'`.
-
-  Raises:
-    InputError: no images, or a split without groups.
-  """
+  """`[n]` groups of a split of images, `'train'` or `'test'`."""
   if not source.is_image:
     raise InputError(
       'Expected images to measure groups of, got the features '
@@ -58,9 +54,6 @@ def requested_groups(source: DataSource, num: int) -> np.ndarray:
 
   Samples of a generator that cannot be asked are counted for these as they
   come, so that all methods are measured at the same numbers.
-
-  Raises:
-    InputError: no groups, or `num` out of range.
   """
   groups = groups_of(source, 'train')
   validate.positive_int(num=num)

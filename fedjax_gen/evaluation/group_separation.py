@@ -44,9 +44,6 @@ def leakage(probabilities: np.ndarray, requested: np.ndarray) -> Leakage:
   Returns:
     the share of samples of another group, and the entropy in nats.
 
-  Raises:
-    InputError: not probabilities, or groups of other shapes or out of range.
-
   Example:
     >>> leakage(np.array([[1.0, 0.0], [0.5, 0.5]]), np.array([0, 1])).leakage
     0.5
@@ -89,9 +86,6 @@ def linear_probe(
   Returns:
     the share of held-out latents whose group is found, in [0, 1]. Latents
     that say nothing give the share of the largest group.
-
-  Raises:
-    InputError: latents or groups of other shapes, or not finite.
   """
   checks.features(1, latents=latents, held_out_latents=held_out_latents)
   checks.labels(len(latents), _MAX_GROUPS, groups=groups)

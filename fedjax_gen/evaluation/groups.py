@@ -76,9 +76,6 @@ def group_classifier(
     the extractor, `<source>_groups_classifier`; its probabilities are
     `[n, G]`, its description states the accuracy on held-out images, and
     `GroupReference.floor` the leakage that follows from it.
-
-  Raises:
-    InputError: no images, or a split without groups.
   """
   train_groups, test_groups = (
     groups_of(source, 'train'),
@@ -151,10 +148,6 @@ def evaluate_group_samples(
     mean of the groups' FID. What has fewer than `samples.MIN_SAMPLES` real or
     generated images is left without FID and its kin, the mean too if that is
     so of any group; a group that was not asked for has no leakage.
-
-  Raises:
-    InputError: not images like the real ones, or groups of other shapes or
-      out of range.
   """
   images, requested = _checked(images, requested, reference)
   return _distances(images, requested, reference, seed) | _leakages(
@@ -180,9 +173,6 @@ def evaluate_real_groups(
 
   Returns:
     as `evaluate_group_samples`.
-
-  Raises:
-    InputError: no groups in the training split, or `num` out of range.
   """
   groups = groups_of(reference.source, 'train')
   validate.positive_int(num=num)
@@ -212,9 +202,6 @@ def curve_metrics(
     pooled `fid_<extractor>` if there is an extractor and there are
     `samples.MIN_SAMPLES` images. That of few images is far above that of many:
     a curve compares with curves at the same n, not with a final result.
-
-  Raises:
-    InputError: as `evaluate_group_samples`.
   """
   images, requested = _checked(images, requested, reference)
   metrics = _leakages(

@@ -87,9 +87,6 @@ def interpolate(
     local: `[n, C]` probabilities of the local head.
     synthetic: `[n, C]` probabilities of the head of synthetic embeddings.
     share: in [0, 1].
-
-  Raises:
-    InputError: a share out of range.
   """
   validate.fraction(share=share)
   return share * local + (1 - share) * synthetic
@@ -109,9 +106,6 @@ def choose_share(
     labels: of each client `[n_i]` labels of its validation rows.
     local: of each client `[n_i, C]` probabilities of its own head there.
     synthetic: of each client `[n_i, C]` those of the synthetic head.
-
-  Raises:
-    InputError: no client has a validation row.
   """
   held = [i for i, of_client in enumerate(labels) if len(of_client)]
   if not held:
@@ -144,9 +138,6 @@ def scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
     are present; `'auc'`, the area under the ROC curve of one class against the
     rest, averaged over the classes that some examples have and some lack. If
     all examples are of one class it is not defined, and left out.
-
-  Raises:
-    InputError: arguments of other shapes or out of range.
 
   Example:
     >>> two = np.array([[0.9, 0.1], [0.6, 0.4], [0.7, 0.3]])
@@ -188,9 +179,6 @@ def fit_local(clients: ClientRows, config: HeadConfig = DEFAULT_CONFIG) -> Head:
   Returns:
     heads with a leading axis N. A client without training rows gets zeros: it
     gives every class the same probability.
-
-  Raises:
-    InputError: embeddings, labels or partitions that do not fit each other.
   """
   _check(clients)
   sizes = clients.train.sizes
@@ -237,10 +225,6 @@ def evaluate(
     number, as the head is one for all. Further `interpolation_lambda`, the
     share of the local head. A client without test rows is left out. AUCs are
     those of clients where they are defined, and left out if there are none.
-
-  Raises:
-    InputError: embeddings, labels, heads or partitions that do not fit each
-      other, values that are not finite, no test or no validation rows.
   """
   checks.features(1, synthetic_inputs=synthetic_inputs, inputs=clients.inputs)
   head = train_head(
@@ -260,10 +244,6 @@ def evaluate_head(clients: ClientRows, local: Head, shared: Head) -> Evaluation:
   Returns:
     As `evaluate`, with `shared` in the place of the head of synthetic
     embeddings.
-
-  Raises:
-    InputError: embeddings, heads or partitions that do not fit each other,
-      values that are not finite, no test or no validation rows.
   """
   measured = _measured(clients, local)
   inputs = np.asarray(clients.inputs, np.float32)

@@ -57,9 +57,6 @@ def decode_statistics(
 
   Returns:
     uint8 `[M, R, H, W, C]`.
-
-  Raises:
-    InputError: no image is asked for.
   """
   validate.positive_int(num_images=num_images)
   offsets = _offsets(key, means, num_images)
@@ -91,9 +88,6 @@ def latent_search(
     `run(classifier, generator, means [M, F], stddevs, key)`; `stddevs` is
     `[M, F]`, or `[1, F]` for all alike, and a feature whose standard deviation
     is 0 stays where the mean has it.
-
-  Raises:
-    InputError: a number is out of range.
   """
   _check_search(num_steps, num_starts, learning_rate)
 

@@ -69,9 +69,6 @@ def best_match(
   Returns:
     `[M]` PSNR in decibels, at most `MAX_PSNR`, and `[M]` SSIM.
 
-  Raises:
-    InputError: not images, or images of different shapes.
-
   Example:
     >>> image = np.arange(64, dtype=np.uint8).reshape([1, 8, 8, 1])
     >>> psnr, ssim = best_match(image, np.concatenate([image + 64, image]))
@@ -109,9 +106,6 @@ def compare(
       compared with the same few.
     max_pool: images of a pool at most, of which there may be thousands. A copy
       of a record outside the choice is not seen.
-
-  Raises:
-    InputError: not images, or images of different shapes.
   """
   checks.images_alike(
     reconstructions=reconstructions, records=records, held_out=held_out

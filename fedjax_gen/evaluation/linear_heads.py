@@ -23,23 +23,16 @@ from fedjax_gen.types import Array
 
 
 @dataclasses.dataclass(frozen=True)
-class HeadConfig:
-  """How linear heads are trained.
+class HeadConfig(fields.Configuration):
+  """How linear heads are trained."""
 
-  Raises:
-    InputError: a value is out of range.
-  """
-
-  head_epochs: int = fields.option(200, 'full-batch steps of a linear head')
-  head_learning_rate: float = fields.option(1e-2, 'of the heads’ Adam')
-  head_weight_decay: float = fields.option(
+  head_epochs: int = fields.positive_int(
+    200, 'full-batch steps of a linear head'
+  )
+  head_learning_rate: float = fields.positive(1e-2, 'of the heads’ Adam')
+  head_weight_decay: float = fields.non_negative(
     5e-4, 'added to the gradient, times the weights, before Adam'
   )
-
-  def __post_init__(self):
-    validate.positive_int(head_epochs=self.head_epochs)
-    validate.positive(head_learning_rate=self.head_learning_rate)
-    validate.non_negative(head_weight_decay=self.head_weight_decay)
 
 
 DEFAULT_CONFIG = HeadConfig()
@@ -73,9 +66,6 @@ def train_head(
     num_classes: C.
     config: epochs, learning rate, weight decay.
     sample_weight: `[n]` weights >= 0; ones if None.
-
-  Raises:
-    InputError: arguments of other shapes, out of range or not finite.
   """
   checks.features(1, inputs=inputs)
   weights = _ones_or(sample_weight, (len(inputs),))
@@ -110,9 +100,6 @@ def train_heads(
   Returns:
     what `train_head` makes of each client, up to rounding; zeros, a head that
     is undecided, for one whose weights are all zero.
-
-  Raises:
-    InputError: arguments of other shapes, out of range or not finite.
   """
   validate.positive_int(num_classes=num_classes)
   inputs, labels = np.asarray(inputs), np.asarray(labels)

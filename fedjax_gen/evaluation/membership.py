@@ -60,9 +60,6 @@ def membership_auc(
   Returns:
     the area under the ROC curve, in [0, 1]; 0.5 when nothing is learned, 1
     when training data are copied.
-
-  Raises:
-    InputError: embeddings or labels of other shapes, or not finite.
   """
   checks.features(
     1, members=members, non_members=non_members, generated=generated
@@ -108,10 +105,6 @@ def attack_scores(
     `[n]`: minus the distance to the nearest generated embedding; with a
     reference, the logarithm of the distance to the nearest reference over that
     distance, inf for a copy. -inf for a class of which nothing was generated.
-
-  Raises:
-    InputError: embeddings or labels of other shapes, not finite, or a class
-      that the reference lacks.
 
   Example:
     >>> attack_scores(np.array([[0.0], [3.0]]), np.array([[1.0], [9.0]]))

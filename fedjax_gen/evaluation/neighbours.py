@@ -34,9 +34,6 @@ def nearest(
     positions and distances. The search is in float32 (nearly equal
     candidates may change places), the distances are then exact: 0 for a copy.
 
-  Raises:
-    InputError: not images, or images of different shapes.
-
   Example:
     >>> train = np.array([0, 255], np.uint8).reshape([2, 1, 1, 1])
     >>> nearest(np.full([1, 1, 1, 1], 204, np.uint8), train)
@@ -76,9 +73,6 @@ def memorised_share(
   Returns:
     the share, in [0, 1].
 
-  Raises:
-    InputError: a percentile out of range.
-
   Example:
     >>> memorised_share(np.array([0.0, 5.0]), np.arange(1.0, 101.0))
     0.5
@@ -111,9 +105,6 @@ def dcr_share(
 
   Returns:
     the share, in [0, 1]; an image as near to both counts half.
-
-  Raises:
-    InputError: not images, images of different shapes, or a bad seed.
 
   Example:
     >>> train, held_out = np.zeros([1, 1, 1, 1], np.uint8), np.full(

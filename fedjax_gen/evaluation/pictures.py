@@ -39,9 +39,6 @@ def image_grid(
     captions: n short texts under the images, such as labels; long ones are
       cut.
     title: line above the grid.
-
-  Raises:
-    InputError: not images, or not one caption for each.
   """
   checks.images(inputs=inputs)
   validate.positive_int(columns=columns)
@@ -72,10 +69,6 @@ def image_rows(
     captions: short texts under the columns, one for each image of the
       longest row.
     title: line above the rows.
-
-  Raises:
-    InputError: no rows, images of different shapes, or not one caption for
-      each column.
   """
   if not rows:
     raise InputError('Expected at least one row of images, got none.')

@@ -24,9 +24,6 @@ def random_directions(num_features: int, num_directions: int) -> np.ndarray:
   Returns:
     `[F, K]` float32 with orthonormal columns.
 
-  Raises:
-    InputError: K is no whole number from 1 to F.
-
   Example:
     >>> directions = random_directions(8, 2)
     >>> np.allclose(directions.T @ directions, np.eye(2), atol=1e-6)
@@ -53,9 +50,6 @@ def classifier_directions(head: np.ndarray, num_directions: int) -> np.ndarray:
   Returns:
     `[F, K]` float32 with orthonormal columns, the most telling first. Of each
     column the entry of largest size is positive.
-
-  Raises:
-    InputError: K is no whole number from 1 to the number of directions.
 
   Example:
     >>> head = np.array([[2.0, -2.0, 0.0], [0.0, 0.0, 0.0], [1.0, 1.0, 1.0]])

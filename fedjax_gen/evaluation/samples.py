@@ -83,9 +83,6 @@ def compare_features(
 
   Returns:
     as `evaluate_samples`.
-
-  Raises:
-    InputError: features of other shapes, too few, or not finite.
   """
   checks.features(MIN_SAMPLES, real=real, generated=generated)
   kernel = distances.kernel_distance(real, generated, seed=seed)

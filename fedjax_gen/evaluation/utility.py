@@ -34,9 +34,6 @@ def tstr_accuracy(
   Returns:
     the share of real images classified rightly, in [0, 1].
 
-  Raises:
-    InputError: images or labels of other shapes or out of range.
-
   Reference: Esteban, Hyland, Rätsch, "Real-valued (Medical) Time Series
     Generation with Recurrent Conditional GANs", 2017, section 4.
     https://arxiv.org/abs/1706.02633

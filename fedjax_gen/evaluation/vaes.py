@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_gen import fields, validate
+from fedjax_gen import fields
 from fedjax_gen.data.sources import DataSource
 from fedjax_gen.errors import InputError
 from fedjax_gen.evaluation import (
@@ -33,14 +33,10 @@ BOUNDS, SAMPLES = 0x626F756E, 0x73616D70
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluationConfig:
-  """What is measured at the end.
+class EvaluationConfig(fields.Configuration):
+  """What is measured at the end."""
 
-  Raises:
-    InputError: a value is out of range.
-  """
-
-  num_samples: int = fields.option(
+  num_samples: int = fields.positive_int(
     2000, 'Images to generate for FID and its kin.'
   )
   extractor: str = fields.option(
@@ -49,18 +45,15 @@ class EvaluationConfig:
     'on the real data), efficientnet_lite0 (trained on ImageNet; extra '
     'efficientnet), onnx:PATH or torchscript:PATH.',
   )
-  importance_samples: int = fields.option(
+  importance_samples: int = fields.non_negative_int(
     64, 'S of the importance-weighted bound; 0 leaves it out.'
   )
-  num_local_models: int = fields.option(
+  num_local_models: int = fields.positive_int(
     3, 'Local-only models measured (the first clients).'
   )
 
   def __post_init__(self):
-    validate.non_negative_int(importance_samples=self.importance_samples)
-    validate.positive_int(
-      num_samples=self.num_samples, num_local_models=self.num_local_models
-    )
+    super().__post_init__()
     if not samples_lib.MIN_SAMPLES <= self.num_samples <= _MAX_SAMPLES:
       raise InputError(
         f'Expected {samples_lib.MIN_SAMPLES} <= num_samples <= {_MAX_SAMPLES}, '

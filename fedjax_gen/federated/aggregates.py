@@ -96,9 +96,6 @@ def by_group(num_groups: int, *, keep_weight: bool = False) -> Aggregate:
     keep_weight: whether `finish` gives `(means, weights [G])`, by which a
       server with a memory can tell a group that was not there from one that
       did not move.
-
-  Raises:
-    InputError: `num_groups` is not a whole number above zero.
   """
   validate.positive_int(num_groups=num_groups)
 
@@ -138,9 +135,6 @@ def by_client(num_clients: int) -> Aggregate:
   Returns:
     An aggregate of `Named` messages that gives `(values [N, ...], present
     [N])`; rows of clients that were away are zero.
-
-  Raises:
-    InputError: `num_clients` is not a whole number above zero.
   """
   validate.positive_int(num_clients=num_clients)
 

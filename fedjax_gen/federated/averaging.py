@@ -24,18 +24,18 @@ from fedjax_gen.types import Key, LossFn, Metrics, Tree
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(fields.Configuration):
   """How clients and server train."""
 
   local_epochs: float = fields.option(2.0, 'E, passes of a client a round')
   batch_size: int = fields.option(32, 'B, examples of a local step')
-  learning_rate: float = fields.option(2e-3, 'of the clients’ Adam')
+  learning_rate: float = fields.positive(2e-3, 'of the clients’ Adam')
   keep_optimizer_state: bool = fields.option(
     True,
     'keep Adam’s moments on the client between rounds, as the '
     'published code of FedVAE does; otherwise start each round anew',
   )
-  proximal: float = fields.option(
+  proximal: float = fields.non_negative(
     0.0, 'FedProx: mu, pull towards the received model'
   )
   rematerialise: bool = fields.option(False, local.REMATERIALISE)
@@ -52,20 +52,11 @@ class Config:
   )
 
   def optimizer(self) -> optax.GradientTransformation:
-    """The clients' Adam.
-
-    Raises:
-      InputError: `learning_rate` is not above zero.
-    """
-    validate.positive(learning_rate=self.learning_rate)
+    """The clients' Adam."""
     return optimizers.adam(self.learning_rate)
 
   def descent(self) -> optax.GradientTransformation:
-    """The server's optimizer.
-
-    Raises:
-      InputError: see `servers.server_optimizer`.
-    """
+    """The server's optimizer."""
     return servers.server_optimizer(
       self.server_optimizer, self.server_learning_rate, self.server_momentum
     )
@@ -96,13 +87,9 @@ def trainer(
   Args:
     config: how clients train.
     optimizer: in place of the configuration's Adam.
-
-  Raises:
-    InputError: a field of the configuration is out of range.
   """
   chosen = config.optimizer() if optimizer is None else optimizer
   work = local.local_work(config.local_epochs, config.batch_size)
-  validate.non_negative(proximal=config.proximal)
 
   def init(variables):
     return chosen.init(variables) if config.keep_optimizer_state else ()
@@ -141,9 +128,6 @@ def averaged(
     loss_fn: what clients descend.
     optimizer: of the clients, in place of the configuration's Adam.
     training: how a client trains, in place of `trainer`.
-
-  Raises:
-    InputError: a field of the configuration is out of range.
   """
   if training is None:
     training = trainer(config, optimizer)
@@ -185,9 +169,6 @@ def alone(
     init: `key -> variables`.
     loss_fn: what clients descend.
     optimizer: of the clients, in place of the configuration's Adam.
-
-  Raises:
-    InputError: a field of the configuration is out of range.
   """
   training = trainer(
     dataclasses.replace(config, keep_optimizer_state=True, proximal=0.0),
@@ -238,9 +219,6 @@ def pooled(
     epochs: passes a round over all data. 0 is as many steps as a client of
       the federation makes on average: then every model compared, the average
       of the clients' included, lies equally many steps from its start.
-
-  Raises:
-    InputError: `epochs` or the batch size is out of range.
   """
   validate.non_negative(epochs=epochs)
   validate.positive_int(batch_size=config.batch_size)

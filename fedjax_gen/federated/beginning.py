@@ -34,9 +34,6 @@ def init_state(
     key: consumed.
     mapping: of the rounds to come. With a mesh every device begins the clients
       that it will hold; without, `round_runner` has to move them there.
-
-  Raises:
-    InputError: there is not one data set for each fleet.
   """
   cohorts.check_fleets(algorithm, datasets)
   datasets, key = placement.place((tuple(datasets), key), mapping)

@@ -20,14 +20,11 @@ FLOOR = 1e-4
 
 
 @dataclasses.dataclass(frozen=True)
-class Rules:
+class Rules(fields.Configuration):
   """How statistics of clients are joined; sources of FedVTC differ.
 
   [note] is an anonymous note on the paper, [3p] a re-implementation by others,
   [ours] inferred; see `algorithms.fedvtc`.
-
-  Raises:
-    InputError: a value is none of its choices.
   """
 
   prototype_rule: str = fields.option(
@@ -48,9 +45,6 @@ class Rules:
     'One sigma for all classes [note], or one each [3p]',
     choices=('shared', 'class'),
   )
-
-  def __post_init__(self):
-    fields.check_choices(self)
 
   @property
   def is_shared(self) -> bool:

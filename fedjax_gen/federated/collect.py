@@ -64,9 +64,6 @@ def collect(
 
   Returns:
     A tree with leaves `[K, ...]`, in the order of `rows`.
-
-  Raises:
-    InputError: `rows` names a client that does not exist, or none.
   """
   if rows is None:
     rows = np.arange(data.num_clients)

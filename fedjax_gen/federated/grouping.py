@@ -170,9 +170,6 @@ def assign(grouping: Grouping, statistics: np.ndarray) -> np.ndarray:
 
   Returns:
     `[M]` int32 groups. A client unlike all groups gets one too.
-
-  Raises:
-    InputError: shapes do not fit or a statistic is not finite.
   """
   statistics = _rows(statistics=statistics)
   if statistics.shape[1] != len(grouping.shift):
@@ -195,9 +192,6 @@ def agreement(found: np.ndarray, true: np.ndarray) -> Agreement:
   Args:
     found: `[N]` whole numbers.
     true: `[N]` whole numbers.
-
-  Raises:
-    InputError: they are not as many, or none.
   """
   _check_alike(found, true)
   table = metrics.cluster.contingency_matrix(true, found)

@@ -47,12 +47,7 @@ class Trained(NamedTuple):
 
 
 def local_work(epochs: float, batch_size: int) -> LocalWork:
-  """Checked `LocalWork`.
-
-  Raises:
-    InputError: `epochs` is not above zero or `batch_size` not a whole number
-      above zero.
-  """
+  """Checked `LocalWork`."""
   validate.positive(local_epochs=epochs)
   validate.positive_int(batch_size=batch_size)
   return LocalWork(epochs, batch_size)
@@ -169,9 +164,6 @@ def proximal(loss_fn: LossFn, anchor: Tree, strength: float) -> LossFn:
     loss_fn: the loss to anchor.
     anchor: the variables received from the server.
     strength: FedProx's mu; zero returns `loss_fn` itself.
-
-  Raises:
-    InputError: `strength` is negative.
   """
   validate.non_negative(proximal=strength)
   if strength == 0:

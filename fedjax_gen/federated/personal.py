@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fedjax_gen import fields, trees, validate
+from fedjax_gen import fields, trees
 from fedjax_gen.data.federated import Batch, ClientData
 from fedjax_gen.errors import InputError
 from fedjax_gen.federated import (
@@ -65,33 +65,20 @@ __all__ = [
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-  """How clients train their classifiers.
+class Config(fields.Configuration):
+  """How clients train their classifiers."""
 
-  Raises:
-    InputError: a value is out of range.
-  """
-
-  local_epochs: float = fields.option(1.0, 'E, passes of a client a round')
-  batch_size: int = fields.option(32, 'B, examples of a local step')
+  local_epochs: float = fields.positive(1.0, 'E, passes of a client a round')
+  batch_size: int = fields.positive_int(32, 'B, examples of a local step')
   optimizer: str = fields.option(
     'sgd', 'of the clients', choices=('sgd', 'adam')
   )
-  learning_rate: float = fields.option(0.01, 'of the clients')
-  momentum: float = fields.option(0.9, 'of sgd; kept between rounds')
-  max_gradient_norm: float = fields.option(
+  learning_rate: float = fields.positive(0.01, 'of the clients')
+  momentum: float = fields.fraction(0.9, 'of sgd; kept between rounds')
+  max_gradient_norm: float = fields.non_negative(
     10.0, 'longer gradients are shortened (HtFLlib); 0 for none'
   )
   rematerialise: bool = fields.option(False, local.REMATERIALISE)
-
-  def __post_init__(self):
-    fields.check_choices(self)
-    validate.positive(
-      local_epochs=self.local_epochs, learning_rate=self.learning_rate
-    )
-    validate.positive_int(batch_size=self.batch_size)
-    validate.fraction(momentum=self.momentum)
-    validate.non_negative(max_gradient_norm=self.max_gradient_norm)
 
   def descent(
     self, learning_rate: float | None = None
@@ -223,11 +210,7 @@ def extra_key(key: Key) -> Key:
 
 
 def equal_heads(models: Sequence[Model]) -> None:
-  """Checks that features and classes of all models are as many.
-
-  Raises:
-    InputError: they are not.
-  """
+  """Checks that features and classes of all models are as many."""
   sizes = {(model.feature_size, model.num_classes) for model in models}
   if len(sizes) != 1:
     raise InputError(
@@ -237,11 +220,7 @@ def equal_heads(models: Sequence[Model]) -> None:
 
 
 def equal_classes(models: Sequence[Model]) -> None:
-  """Checks that classes of all models are as many, whatever their features.
-
-  Raises:
-    InputError: they are not.
-  """
+  """Checks that classes of all models are as many, whatever their features."""
   numbers = {model.num_classes for model in models}
   if len(numbers) != 1:
     raise InputError(
@@ -371,11 +350,7 @@ def part_rule(part: str, model: Model) -> Callable[[Tree, Array], Array]:
 
 
 def local_only(config: Config, models: Sequence[Model]) -> Method:
-  """Every client alone, by cross-entropy; one fleet for each model.
-
-  Raises:
-    InputError: a field of the configuration is out of range.
-  """
+  """Every client alone, by cross-entropy; one fleet for each model."""
   training = config.trainer()
   fleets = tuple(
     client_program(

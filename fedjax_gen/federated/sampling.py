@@ -72,9 +72,6 @@ def by_size(cohort_size: int) -> Sampler:
   count it twice (Li et al., "On the convergence of FedAvg on non-IID data",
   2020, scheme I, which draws with replacement). Drawn by the Gumbel top-k
   trick; clients without examples come last.
-
-  Raises:
-    InputError: as `uniform`.
   """
   validate.positive_int(cohort_size=cohort_size)
 
@@ -121,9 +118,6 @@ def with_dropout(sampler: Sampler, rate: float) -> Sampler:
   """Lets each sampled client fail with probability `rate`.
 
   A client that fails contributes nothing and loses nothing: its state stays.
-
-  Raises:
-    InputError: `rate` lies outside [0, 1].
   """
   validate.fraction(dropout_rate=rate)
 

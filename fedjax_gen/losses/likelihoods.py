@@ -65,9 +65,6 @@ def gaussian(stddev: float = 0.5**0.5, *, bounded: bool = True) -> Likelihood:
     stddev: in units of the data. The default makes the loss the plain squared
       error, up to a constant that the log-density keeps.
     bounded: whether means go through a sigmoid (images); features do not.
-
-  Raises:
-    InputError: `stddev` is not above zero.
   """
   validate.positive(stddev=stddev)
   if not 1e-6 <= stddev <= 1e6:  # float32 has no room for its square
@@ -97,9 +94,6 @@ def discretised_logistic(num_levels: int = 256) -> Likelihood:
 
   Args:
     num_levels: number of grey levels, equally spaced on [0, 1].
-
-  Raises:
-    InputError: `num_levels` is not a whole number above one.
   """
   validate.positive_int(num_levels=num_levels)
   if num_levels < 2:

@@ -90,9 +90,6 @@ def unbiased(
 
   Returns:
     A scalar.
-
-  Raises:
-    InputError: there are fewer than two examples of one of them.
   """
   across = jnp.mean(multi_kernel(real, generated, scales))
   among = _among(generated, 'generated', scales)
@@ -116,9 +113,6 @@ def record_term(
 
   Returns:
     A scalar.
-
-  Raises:
-    InputError: there are fewer than two generated examples.
   """
   across = jnp.mean(multi_kernel(record[None], generated, scales))
   return _among(generated, 'generated', scales) - 2 * across

@@ -26,22 +26,18 @@ PROJECTIONS = ('pool', 'dense')
 
 
 @dataclasses.dataclass(frozen=True)
-class ClassifierConfig:
-  """The clients' classifiers.
-
-  Raises:
-    InputError: a value is out of range.
-  """
+class ClassifierConfig(fields.Configuration):
+  """The clients' classifiers."""
 
   architectures: tuple[str, ...] = fields.option(
     ('cnn5', 'resnet6', 'mlp'),
     'Of the clients in turn: client i has the i-th, counted round. '
     f'Any of {", ".join(EXTRACTORS)}',
   )
-  feature_size: int = fields.option(
+  feature_size: int = fields.positive_int(
     512, 'F (p of the papers), features of every client’s model'
   )
-  width: float = fields.option(
+  width: float = fields.positive(
     1.0, 'Multiplies channels and hidden sizes of all models'
   )
   projection: str = fields.option(
@@ -52,13 +48,11 @@ class ClassifierConfig:
   )
 
   def __post_init__(self):
-    fields.check_choices(self)
+    super().__post_init__()
     if not self.architectures:
       raise InputError('Expected architectures, one at least, got none.')
     for name in self.architectures:
       validate.one_of(EXTRACTORS, architectures=name)
-    validate.positive_int(feature_size=self.feature_size)
-    validate.positive(width=self.width)
 
 
 class Classifier(NamedTuple):

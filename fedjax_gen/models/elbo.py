@@ -35,9 +35,6 @@ def elbo_loss(vae: Vae, beta: float | Array = 1.0) -> LossFn:
   Args:
     vae: the model.
     beta: weight of the KL term; an array may change from round to round.
-
-  Raises:
-    InputError: `beta` is a negative number.
   """
   if not isinstance(beta, jax.Array):
     validate.non_negative(beta=beta)
@@ -91,9 +88,6 @@ def held_out_bounds(
   Returns:
     `test_elbo`, `test_reconstruction` (-log p(x | z)), `test_kl` and, if asked
     for, `test_iw_bound_<S>`. Bounds are higher is better.
-
-  Raises:
-    InputError: a number is out of range.
   """
   validate.non_negative_int(importance_samples=importance_samples)
   validate.positive_int(

@@ -68,9 +68,6 @@ def build_feature_generator(
     noise_size: Z.
     hidden_size: of the hidden layer.
     noise: 'uniform' in [0, 1) or 'gaussian'.
-
-  Raises:
-    InputError: a size is not a whole number above zero, or `noise` is unknown.
   """
   validate.positive_int(
     num_classes=num_classes,

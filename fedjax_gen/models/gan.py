@@ -59,16 +59,17 @@ class Gan(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class GanConfig:
+class GanConfig(fields.Configuration):
   """The networks and the step sizes; the values of DCGAN in brackets."""
 
-  gan_latent_size: int = fields.option(
+  gan_latent_size: int = fields.positive_int(
     64, 'dimensions of the latents of a GAN [100]'
   )
   gan_channels: tuple[int, ...] = fields.option(
     (32, 64),
     'Channels of each stride-2 layer of the discriminator; the '
     'generator mirrors them [128,256,512,1024]',
+    check=validate.each(validate.positive_int),
   )
   gan_learning_rate: float = fields.option(1e-3, 'of the Adam of a GAN [2e-4]')
   gan_discriminator_speed: float = fields.option(
@@ -86,21 +87,15 @@ def build_gan(config: GanConfig, spec: DataSpec) -> Gan:
   Args:
     config: latent size and channels.
     spec: shape of the data; labels are not used.
-
-  Raises:
-    InputError: the data are no images, or a field is out of range.
   """
   if not spec.is_image:
     raise InputError(
       f'Expected images of shape (H, W, C) for a GAN, got shape={spec.shape}.'
     )
-  validate.positive_int(gan_latent_size=config.gan_latent_size)
   if not config.gan_channels:
     raise InputError(
       'Expected gan_channels to name at least one layer, got gan_channels=().'
     )
-  for features in config.gan_channels:
-    validate.positive_int(gan_channels=features)
   channels = tuple(config.gan_channels)
   generator = Generator(spec.shape, channels)
   discriminator = Discriminator(channels)
@@ -191,9 +186,6 @@ def gan_loss(gan: Gan, r1: float = 0.0) -> LossFn:
   Args:
     gan: the model.
     r1: weight of the penalty, for images in [0, 1]; 0 is without.
-
-  Raises:
-    InputError: `r1` is negative.
   """
   validate.non_negative(gan_r1=r1)
 
@@ -248,9 +240,6 @@ def generate(
 
   Returns:
     `[num, H, W, C]` uint8.
-
-  Raises:
-    InputError: `num` or `batch_size` is not a whole number above zero.
   """
   validate.positive_int(num=num, batch_size=batch_size)
   return np.asarray(_generate(gan, num, batch_size, variables, key))

@@ -13,17 +13,20 @@ NORMALISATIONS = ('none', 'standardise', 'sphere')
 
 
 @dataclasses.dataclass(frozen=True)
-class HyperVaeConfig:
+class HyperVaeConfig(fields.Configuration):
   """The model."""
 
-  latent_size: int = fields.option(16, 'Z, dimensions of the latent space')
+  latent_size: int = fields.positive_int(
+    16, 'Z, dimensions of the latent space'
+  )
   hidden_sizes: tuple[int, ...] = fields.option(
     (128, 128),
     'Widths of the hidden layers of encoder and decoder; DP-CVAE, '
     'from which FedHypeVAE descends, has 256,256,256',
+    check=validate.each(validate.positive_int),
   )
-  code_size: int = fields.option(32, 'V, dimensions of a client’s code')
-  hyper_size: int = fields.option(
+  code_size: int = fields.positive_int(32, 'V, dimensions of a client’s code')
+  hyper_size: int = fields.positive_int(
     128,
     'width of the hidden layer of the heads that turn a code into '
     'a decoder and a prior',
@@ -40,12 +43,12 @@ class HyperVaeConfig:
     'p(z | y): generated from the code, or standard, N(0, I)',
     choices=PRIORS,
   )
-  code_radius: float = fields.option(
+  code_radius: float = fields.positive(
     2.0,
     'codes are kept in a ball of this radius times the square root '
     'of code_size, about the length of a code at first',
   )
-  likelihood_stddev: float = fields.option(
+  likelihood_stddev: float = fields.positive(
     0.5, 's of p(x | z, y) = N(x_hat, s^2 I), in units of the embeddings'
   )
   lipschitz: str = fields.option(
@@ -55,7 +58,7 @@ class HyperVaeConfig:
     'or a penalty on the Jacobian',
     choices=LIPSCHITZ,
   )
-  lipschitz_target: float = fields.option(
+  lipschitz_target: float = fields.positive(
     1.0, 'largest spectral norm of a layer of the heads'
   )
   normalise: str = fields.option(
@@ -78,18 +81,4 @@ def check(config: HyperVaeConfig, spec: DataSpec) -> None:
     raise InputError(
       f'Expected embeddings of shape (F,), got shape={spec.shape}.'
     )
-  validate.positive_int(
-    shape=spec.shape[0],
-    num_classes=spec.num_classes,
-    latent_size=config.latent_size,
-    code_size=config.code_size,
-    hyper_size=config.hyper_size,
-  )
-  for size in config.hidden_sizes:
-    validate.positive_int(hidden_sizes=size)
-  fields.check_choices(config)
-  validate.positive(
-    code_radius=config.code_radius,
-    likelihood_stddev=config.likelihood_stddev,
-    lipschitz_target=config.lipschitz_target,
-  )
+  validate.positive_int(shape=spec.shape[0], num_classes=spec.num_classes)

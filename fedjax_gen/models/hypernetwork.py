@@ -109,9 +109,6 @@ def build_hyper_vae(config: HyperVaeConfig, spec: DataSpec) -> HyperVae:
   Args:
     config: sizes, heads, Lipschitz control.
     spec: shape (F,) of an embedding, and number of classes.
-
-  Raises:
-    InputError: a field is out of range, or the data are no embeddings.
   """
   hyper_config.check(config, spec)
   config = dataclasses.replace(config, hidden_sizes=tuple(config.hidden_sizes))
@@ -310,9 +307,6 @@ def normalised(inputs: Array, normalise: str) -> Array:
       `'sphere'`, `sqrt(F) x / |x|`. Either way the expected squared distance of
       two independent embeddings is about 2 F. What has no direction becomes
       zeros.
-
-  Raises:
-    InputError: `normalise` is none of the three.
   """
   validate.one_of(NORMALISATIONS, normalise=normalise)
   if normalise == 'none':

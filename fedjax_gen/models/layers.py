@@ -37,9 +37,6 @@ def conv(
 
   Returns:
     `[B, H', W', O]`.
-
-  Raises:
-    InputError: `padding` is neither of the two.
   """
   validate.one_of(('SAME', 'VALID'), padding=padding)
   sizes, low = [], []
@@ -79,9 +76,6 @@ def conv_transpose(
 
   Returns:
     `[B, H', W', O]`.
-
-  Raises:
-    InputError: `padding` is neither of the two.
   """
   validate.one_of(('SAME', 'VALID'), padding=padding)
   (window_h, window_w), (height, width) = kernel.shape[:2], inputs.shape[1:3]

@@ -52,28 +52,17 @@ class ClassMoments(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class MetaConfig:
-  """How a code is fitted to class moments.
+class MetaConfig(fields.Configuration):
+  """How a code is fitted to class moments."""
 
-  Raises:
-    InputError: a value is out of range.
-  """
-
-  meta_beta: float = fields.option(
+  meta_beta: float = fields.non_negative(
     0.1, 'weight of the variances beside the means of classes'
   )
-  meta_samples: int = fields.option(
+  meta_samples: int = fields.positive_int(
     256, 'latents of a class that moments are computed over'
   )
-  meta_steps: int = fields.option(500, 'steps of Adam on the code')
-  meta_learning_rate: float = fields.option(1e-2, 'of the Adam on the code')
-
-  def __post_init__(self):
-    validate.non_negative(meta_beta=self.meta_beta)
-    validate.positive_int(
-      meta_samples=self.meta_samples, meta_steps=self.meta_steps
-    )
-    validate.positive(meta_learning_rate=self.meta_learning_rate)
+  meta_steps: int = fields.positive_int(500, 'steps of Adam on the code')
+  meta_learning_rate: float = fields.positive(1e-2, 'of the Adam on the code')
 
 
 def fit_code(

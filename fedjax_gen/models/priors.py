@@ -36,9 +36,6 @@ def one_hot(num_groups: int, size: int, scale: float, seed: int) -> np.ndarray:
   mu_g is `scale` on dimensions floor(g D / G) to floor((g + 1) D / G), the
   latter excluded, and 0 elsewhere. Two groups are about scale * sqrt(2 D / G)
   apart.
-
-  Raises:
-    InputError: fewer dimensions than groups.
   """
   del seed
   _check_at_least('one_hot', num_groups, size, num_groups)
@@ -56,9 +53,6 @@ def one_hot_single(
   """Returns literal one-hot rows `[G, D]`: `scale` on dimension g only.
 
   Two groups are scale * sqrt(2) apart, whatever D.
-
-  Raises:
-    InputError: fewer dimensions than groups.
   """
   del seed
   _check_at_least('one_hot_single', num_groups, size, num_groups)
@@ -95,9 +89,6 @@ def wave(num_groups: int, size: int, scale: float, seed: int) -> np.ndarray:
   mu_g is scale * sin(2 pi (g + 1) (d + 1/2) / D) on dimension d. Rows are
   orthogonal; two groups are scale * sqrt(D) apart where 2 G < D. If 2 G = D the
   last row only has values of plus and minus `scale`, and is farther away.
-
-  Raises:
-    InputError: more than one group and fewer than two dimensions for each.
   """
   del seed
   phase = _half_turns('wave', num_groups, size)
@@ -111,9 +102,6 @@ def square_wave(
 
   Where the sine is zero so is the sign. Rows are not all orthogonal, and
   distances not all equal: a third of a period looks much like a whole one.
-
-  Raises:
-    InputError: more than one group and fewer than two dimensions for each.
   """
   del seed
   phase = _half_turns('square_wave', num_groups, size)

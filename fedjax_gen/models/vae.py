@@ -111,9 +111,6 @@ def build_vae(config: VaeConfig, spec: DataSpec) -> Vae:
   Args:
     config: which networks, latent sizes, likelihood.
     spec: shape of the data and number of classes.
-
-  Raises:
-    InputError: a field is out of range or does not fit the data.
   """
   sizes = latent_sizes(config)
   modules, likelihood = build_modules(config, spec)

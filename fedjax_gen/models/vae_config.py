@@ -35,7 +35,7 @@ class DataSpec(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class VaeConfig:
+class VaeConfig(fields.Configuration):
   """The model."""
 
   model: str = fields.option(
@@ -50,7 +50,7 @@ class VaeConfig:
     # As they are when it is asked: families may be added.
     choices=collections.ChainMap[str, Any](decoders.DECODERS, {'same': None}),
   )
-  latent_size: int = fields.option(
+  latent_size: int = fields.positive_int(
     16, 'Z, dimensions of the latent space; of z1 if two'
   )
   hierarchy: str = fields.option(
@@ -58,7 +58,9 @@ class VaeConfig:
     'Two levels of latents: z1_top generates z1, z2, x; z2_top z2, z1, x',
     choices=HIERARCHIES,
   )
-  z2_size: int = fields.option(0, 'dimensions of z2; 0 for twice latent_size')
+  z2_size: int = fields.non_negative_int(
+    0, 'dimensions of z2; 0 for twice latent_size'
+  )
   lower_prior: str = fields.option(
     'conditional',
     'prior of the level that is not on top: given the upper level, '
@@ -72,9 +74,11 @@ class VaeConfig:
     True, 'give encoder and decoder the class label'
   )
   channels: tuple[int, ...] = fields.option(
-    (32, 64), 'Channels of each stride-2 layer of model=conv'
+    (32, 64),
+    'Channels of each stride-2 layer of model=conv',
+    check=validate.each(validate.positive_int),
   )
-  hidden_size: int = fields.option(256, 'width of the dense layers')
+  hidden_size: int = fields.positive_int(256, 'width of the dense layers')
   norm: str = fields.option(
     'group',
     'Normalisation; the running statistics of batch are averaged '
@@ -92,7 +96,7 @@ class VaeConfig:
     'p(x | z)',
     choices=('bernoulli', 'gaussian', 'discretised_logistic'),
   )
-  likelihood_stddev: float = fields.option(
+  likelihood_stddev: float = fields.positive(
     0.2,
     'standard deviation of the gaussian likelihood, in units of '
     'pixel values in [0, 1]: smaller is sharper and harder to sample',
@@ -105,9 +109,6 @@ def latent_sizes(config: VaeConfig) -> dict[str, int]:
   Raises:
     InputError: a field is out of range or two exclude each other.
   """
-  fields.check_choices(config)
-  validate.positive_int(latent_size=config.latent_size)
-  validate.non_negative_int(z2_size=config.z2_size)
   if config.decode_both and config.hierarchy != 'z1_top':
     raise InputError(
       'Expected hierarchy=z1_top with decode_both, got '
@@ -126,12 +127,7 @@ def build_modules(
 ) -> tuple[dict[str, nn.Module], Likelihood]:
   """Networks by module, and likelihood, after checking the configuration."""
   sizes = latent_sizes(config)
-  validate.positive_int(
-    hidden_size=config.hidden_size, num_classes=spec.num_classes
-  )
-  validate.positive(likelihood_stddev=config.likelihood_stddev)
-  for features in config.channels:
-    validate.positive_int(channels=features)
+  validate.positive_int(num_classes=spec.num_classes)
   likelihood = likelihoods.by_name(
     config.likelihood, stddev=config.likelihood_stddev, is_image=spec.is_image
   )

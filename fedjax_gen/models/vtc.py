@@ -33,25 +33,17 @@ _CHANNELS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class VtcConfig:
-  """The generator.
-
-  Raises:
-    InputError: a value is out of range.
-  """
+class VtcConfig(fields.Configuration):
+  """The generator."""
 
   vtc_channels: tuple[int, ...] = fields.option(
     (),
     'Channels of the first grid and after each doubling but the '
     'last. Default: 64,32 at 28 pixels, 256,128,64 at 32, 256,128,64,32 at '
     '64, times vtc_width',
+    check=validate.each(validate.positive_int),
   )
-  vtc_width: float = fields.option(1.0, 'Multiplies the default channels')
-
-  def __post_init__(self):
-    for size in self.vtc_channels:
-      validate.positive_int(vtc_channels=size)
-    validate.positive(vtc_width=self.vtc_width)
+  vtc_width: float = fields.positive(1.0, 'Multiplies the default channels')
 
 
 class Vtc(NamedTuple):

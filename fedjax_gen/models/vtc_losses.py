@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_gen import fields, trees, validate
+from fedjax_gen import fields, trees
 from fedjax_gen.losses import gaussian
 from fedjax_gen.models.classifiers import Classifier, to_signed
 from fedjax_gen.models.vtc import Vtc, total_variation
@@ -21,12 +21,8 @@ from fedjax_gen.types import Array, Key, LossFn, Variables
 
 
 @dataclasses.dataclass(frozen=True)
-class GeneratorLosses:
-  """What the generator descends.
-
-  Raises:
-    InputError: a value is out of range.
-  """
+class GeneratorLosses(fields.Configuration):
+  """What the generator descends."""
 
   vtc_latent: str = fields.option(
     'prototype',
@@ -41,15 +37,15 @@ class GeneratorLosses:
     'features have, or left at that [3p has both]',
     choices=('learned', 'estimated'),
   )
-  reconstruction_weight: float = fields.option(
+  reconstruction_weight: float = fields.non_negative(
     1.0, 'Of L_rc, squared error summed over pixels [note]'
   )
-  kl_weight: float = fields.option(
+  kl_weight: float = fields.non_negative(
     1.0,
     'Of D_KL from the example’s Gaussian to that of its class, summed over '
     'features. It moves sigma_k, not the generator [note]',
   )
-  dm_weight: float = fields.option(
+  dm_weight: float = fields.non_negative(
     0.1, 'Of L_DM, distribution matching [note: 1]'
   )
   dm_mode: str = fields.option(
@@ -59,22 +55,12 @@ class GeneratorLosses:
     'latent [ours]',
     choices=('mean', 'sample', 'cycle'),
   )
-  dm_cross_entropy: float = fields.option(
+  dm_cross_entropy: float = fields.non_negative(
     0.0, 'Weight of the classifier’s loss on generated images [ours]'
   )
-  tv_weight: float = fields.option(
+  tv_weight: float = fields.non_negative(
     0.0, 'Of total variation, against grain in generated images [3p]'
   )
-
-  def __post_init__(self):
-    fields.check_choices(self)
-    validate.non_negative(
-      reconstruction_weight=self.reconstruction_weight,
-      kl_weight=self.kl_weight,
-      dm_weight=self.dm_weight,
-      dm_cross_entropy=self.dm_cross_entropy,
-      tv_weight=self.tv_weight,
-    )
 
   @property
   def is_any(self) -> bool:

@@ -68,11 +68,7 @@ def epsilon(
 
 
 def check_delta(delta: float) -> None:
-  """Checks that the accountants can resolve a delta.
-
-  Raises:
-    InputError: it is not in [1e-12, 1).
-  """
+  """Checks that the accountants can resolve a delta."""
   if not LEAST_DELTA <= delta < 1:
     raise InputError(
       f'Expected {LEAST_DELTA:g} <= delta < 1, which accountants can resolve, '
@@ -182,9 +178,6 @@ def calibrate(
     others: what else is released about the same data.
     accountant: see `epsilon`.
     neighbouring: see `epsilon`.
-
-  Raises:
-    InputError: as `noise_multiplier`.
   """
   check_epsilon(target_epsilon)
   if target_epsilon == math.inf:

@@ -70,9 +70,6 @@ def canary_inclusion(num_canaries: int, key: Key) -> Array:
   Args:
     num_canaries: M.
     key: consumed.
-
-  Raises:
-    InputError: `num_canaries` is not a whole number above zero.
   """
   validate.positive_int(num_canaries=num_canaries)
   return jax.random.bernoulli(key, 0.5, (num_canaries,))
@@ -104,9 +101,6 @@ def canaries(
 
   Returns:
     `[M, *shape]` float32 inputs and `[M]` int32 labels, no padding.
-
-  Raises:
-    InputError: an argument is not above zero.
   """
   validate.positive_int(num_canaries=num_canaries, num_classes=num_classes)
   validate.positive(scale=scale)
@@ -147,10 +141,6 @@ def clipped_gradients(
 
   Returns:
     A tree like the variables, leaves `[M, ...]`, float32, of norm at most C.
-
-  Raises:
-    InputError: `max_norm` is a number and not above zero, or `chunk_size` not
-      a whole number above zero.
   """
   validate.positive_int(chunk_size=chunk_size)
   slots = jnp.arange(batch.mask.shape[0])

@@ -45,9 +45,6 @@ class Canaries(NamedTuple):
 
     Args:
       size: how many values are sent.
-
-    Raises:
-      InputError: there are fewer values than canaries.
     """
     if size < self.num_slots:
       raise InputError(

@@ -62,9 +62,6 @@ def class_sums(
     rows: `[N]` of the clients in a larger population, by which they draw their
       noise; by default `data` are all.
     before: what the clients before these added up to, to go on from.
-
-  Raises:
-    InputError: an argument is out of range.
   """
   _check(num_classes, noise_multiplier, unit)
   stddev = jnp.asarray(noise_multiplier * share)
@@ -98,9 +95,6 @@ def class_sums_by_client(
     noise_multiplier: noise over sensitivity; 0 for none.
     unit: record or client.
     rows: see `class_sums`.
-
-  Raises:
-    InputError: an argument is out of range.
   """
   _check(num_classes, noise_multiplier, unit)
   stddev = jnp.asarray(noise_multiplier)

@@ -75,9 +75,6 @@ def clip(tree: Tree, max_norm: float | Array) -> tuple[Tree, Array]:
 
   Returns:
     The clipped tree, float32, and its norm before clipping.
-
-  Raises:
-    InputError: `max_norm` is a number and not above zero.
   """
   _check_max_norm(max_norm)
   norm = tree_norm(tree)
@@ -129,10 +126,6 @@ def clipped_sum(
     key: consumed; each record's slot gives it a key.
     max_norm: C, above zero.
     chunk_size: records whose gradients are in memory at a time.
-
-  Raises:
-    InputError: `max_norm` is a number and not above zero, or `chunk_size` not
-      a whole number above zero.
   """
   _check_max_norm(max_norm)
   validate.positive_int(chunk_size=chunk_size)
@@ -207,9 +200,6 @@ def clipped_messages(max_norm: float, expected_cohort: float) -> Aggregate:
     max_norm: C, above zero.
     expected_cohort: the denominator: clients expected in a round, sampling
       rate times population. Known before the round, not counted in it.
-
-  Raises:
-    InputError: an argument is not above zero.
   """
   validate.positive(max_norm=max_norm, expected_cohort=expected_cohort)
 

@@ -155,7 +155,6 @@ def trainer(config: averaging.Config, plan: Plan) -> Trainer:
       keeps normalisation statistics, which join the records of a batch.
   """
   optimizer = config.optimizer()
-  validate.non_negative(proximal=config.proximal)
   validate.one_of(('record',), unit=plan.unit)
   if plan.share < 1:
     # A share protects a sum of gradients. What a client makes of its own, by

@@ -73,9 +73,6 @@ def gaussian(noise_multiplier: float, steps: int = 1) -> Event:
   Args:
     noise_multiplier: the noise's standard deviation over C.
     steps: T.
-
-  Raises:
-    InputError: an argument is out of range.
   """
   return Event('gaussian', noise_multiplier, steps)
 
@@ -96,9 +93,6 @@ def poisson_gaussian(
     noise_multiplier: the noise's standard deviation over C, on the sum.
     sampling_probability: q.
     steps: T, optimizer steps; with clients as the unit, rounds.
-
-  Raises:
-    InputError: an argument is out of range.
   """
   return Event(
     'poisson_gaussian', noise_multiplier, steps, sampling_probability
@@ -128,9 +122,6 @@ def truncated_poisson_gaussian(
     steps: T.
     num_records: n, those the coins are thrown for.
     capacity: the most that are kept.
-
-  Raises:
-    InputError: an argument is out of range.
   """
   validate.positive_int(num_records=num_records, capacity=capacity)
   return Event(
@@ -161,9 +152,6 @@ def fixed_size_gaussian(
     steps: T.
     num_records: n.
     batch_size: B.
-
-  Raises:
-    InputError: an argument is out of range.
   """
   validate.positive_int(num_records=num_records, batch_size=batch_size)
   validate.fraction(sampling_probability=batch_size / num_records)
@@ -189,9 +177,6 @@ def laplace(noise_multiplier: float, steps: int = 1) -> Event:
   Args:
     noise_multiplier: the noise's scale over S.
     steps: T.
-
-  Raises:
-    InputError: an argument is out of range.
   """
   return Event('laplace', noise_multiplier, steps)
 

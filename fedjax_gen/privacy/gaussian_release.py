@@ -71,9 +71,6 @@ class GaussianStatistic:
     num_classes: C.
     structure: `pooled`, one covariance over all classes; `by_class`, one for
       each; `diagonal`, variances for each class.
-
-  Raises:
-    InputError: a value is out of range.
   """
 
   num_classes: int
@@ -152,9 +149,6 @@ def fit(
 
   Returns:
     The Gaussians. If no class stands out from the noise, all are N(0, I).
-
-  Raises:
-    InputError: an argument is out of range.
   """
   validate.non_negative(stddev=stddev)
   validate.non_negative_int(rank=rank)

@@ -73,9 +73,6 @@ class KernelStatistic:
     scales: bandwidths of the kernels, as `losses.mmd` has them, in units of the
       number of inputs; features are shared out to them.
     seed: of the frequencies, which are public.
-
-  Raises:
-    InputError: a value is out of range.
   """
 
   num_classes: int

@@ -158,21 +158,13 @@ class Ledger:
   def would_exceed(
     self, event: Event, clients: Iterable[int] | None = None
   ) -> bool:
-    """Whether a release about some clients (all by default) costs too much.
-
-    Raises:
-      InputError: a client does not exist.
-    """
+    """Whether a release about some clients (all by default) costs too much."""
     return bool(self._exceeding(event, clients))
 
   def remaining_steps(
     self, event: Event, clients: Iterable[int] | None = None
   ) -> int | None:
-    """How often an event still fits for all of `clients`; `None` if always.
-
-    Raises:
-      InputError: a client does not exist.
-    """
+    """How often an event still fits for all of `clients`; `None` if always."""
     if self.epsilon == math.inf:
       return None
     chosen = self._checked(clients)
@@ -284,9 +276,6 @@ def ledger(
 
   Guarantees:
     See `Ledger`, for its arguments too.
-
-  Raises:
-    InputError: an argument is out of range.
   """
   validate.positive_int(num_clients=num_clients)
   histories: tuple[tuple[Entry, ...], ...] = ((),) * num_clients
@@ -301,9 +290,6 @@ def from_json(text: str) -> Ledger:
   Guarantees:
     What was charged is charged: a run that resumes goes on from what is
     spent, and does not start anew.
-
-  Raises:
-    InputError: the text is not one, or holds values out of range.
   """
   try:
     fields = json.loads(text)

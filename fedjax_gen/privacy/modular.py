@@ -46,9 +46,6 @@ def private_server(
     noise_multiplier: the noise's standard deviation over C, on the sums.
     denominators: as for `modules.summed`; clients expected in a round, known
       before it.
-
-  Raises:
-    InputError: `max_norm` is not above zero or `noise_multiplier` negative.
   """
   validate.positive(max_norm=max_norm)
   validate.non_negative(noise_multiplier=noise_multiplier)

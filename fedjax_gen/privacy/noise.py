@@ -40,9 +40,6 @@ def gaussian(key: Key, tree: Tree, stddev: float | Array) -> Tree:
     key: consumed; secret where a guarantee is to hold.
     tree: arrays or their structs; only shapes are read.
     stddev: zero or above.
-
-  Raises:
-    InputError: `stddev` is a number below zero or not finite.
   """
   if not isinstance(stddev, jax.Array):
     validate.non_negative(stddev=stddev)
@@ -75,9 +72,6 @@ def noisy_sum(
     max_norm: C.
     noise_multiplier: the noise's standard deviation over C; 0 adds none, and
       is charged as infinity.
-
-  Raises:
-    InputError: `noise_multiplier` is negative.
   """
   validate.non_negative(noise_multiplier=noise_multiplier)
   noise = gaussian(key, total, jnp.asarray(noise_multiplier * max_norm))
@@ -106,10 +100,6 @@ def noisy_mean(
     noise_multiplier: the noise's standard deviation over C, on the sum.
     expected_size: sampling probability times number of records or clients,
       taken as public and the same for neighbouring data.
-
-  Raises:
-    InputError: `noise_multiplier` is negative or `expected_size` a number and
-      not above zero.
   """
   if not isinstance(expected_size, jax.Array):
     validate.positive(expected_size=expected_size)
@@ -151,9 +141,6 @@ def private_server(
     max_norm: C, of a client's whole message.
     noise_multiplier: the noise's standard deviation over C, on the sum.
     expected_cohort: sampling rate times population.
-
-  Raises:
-    InputError: an argument is out of range.
   """
   validate.non_negative(noise_multiplier=noise_multiplier)
   aggregate = clipping.clipped_messages(max_norm, expected_cohort)

@@ -64,9 +64,6 @@ def release(
 
   Returns:
     The sum, with noise of a standard deviation of `summed_stddev(...)`.
-
-  Raises:
-    InputError: an argument is out of range.
   """
   _check(noise_multiplier, unit)
   rows = jnp.arange(data.num_clients) if rows is None else rows

@@ -33,12 +33,8 @@ _LABEL = 'training'
 
 
 @dataclasses.dataclass(frozen=True)
-class PrivacyConfig:
-  """Differential privacy.
-
-  Raises:
-    InputError: a value is out of range.
-  """
+class PrivacyConfig(fields.Configuration):
+  """Differential privacy."""
 
   privacy: str = fields.option(
     'none',
@@ -56,10 +52,10 @@ class PrivacyConfig:
     'Its delta; at most one over ten times the number of records, or of '
     'clients',
   )
-  clip_norm: float = fields.option(
+  clip_norm: float = fields.positive(
     1.0, 'C, the most that one record, or one client, adds to a sum'
   )
-  noise_multiplier: float = fields.option(
+  noise_multiplier: float = fields.non_negative(
     0.0,
     'Noise on a sum over C; 0 for as much as epsilon asks for. If given, the '
     'run ends when the budget is spent',
@@ -70,7 +66,7 @@ class PrivacyConfig:
     'on the sum that a secure summation would reveal (simulated)',
     choices=PLACEMENTS,
   )
-  colluding: int = fields.option(
+  colluding: int = fields.non_negative_int(
     1,
     'With noise in shares: how many clients may pool what they know, their own '
     'shares of the noise included, and the guarantee still holds. 1: any other '
@@ -92,21 +88,16 @@ class PrivacyConfig:
     'models trained without privacy. The report then lies in private/ and '
     'must not be given away',
   )
-  clip_chunk: int = fields.option(
+  clip_chunk: int = fields.positive_int(
     16,
     'Records whose gradients are in memory at once; decides no number',
     recorded=False,
   )
 
   def __post_init__(self):
+    super().__post_init__()
     accounting.check_epsilon(self.epsilon)
     accounting.check_delta(self.delta)
-    validate.positive(clip_norm=self.clip_norm)
-    validate.non_negative(noise_multiplier=self.noise_multiplier)
-    validate.one_of(PLACEMENTS, noise_placement=self.noise_placement)
-    validate.one_of(accounting.ACCOUNTANTS, accountant=self.accountant)
-    validate.positive_int(clip_chunk=self.clip_chunk)
-    validate.non_negative_int(colluding=self.colluding)
     if self.noise_seed < -1:
       raise InputError(
         f'Expected noise_seed >= -1, got noise_seed={self.noise_seed!r}.'
@@ -186,9 +177,6 @@ def usual_delta(num_units: int) -> float:
 
   Args:
     num_units: n, records or clients in all.
-
-  Raises:
-    InputError: `num_units` is not a whole number above 0.
   """
   validate.positive_int(num_units=num_units)
   return 0.1 / num_units
@@ -201,9 +189,6 @@ def delta_warning(delta: float, num_units: int, unit: str = 'record') -> str:
     delta: of a ledger.
     num_units: records or clients in all.
     unit: record or client.
-
-  Raises:
-    InputError: `num_units` is not a whole number above 0.
   """
   most = usual_delta(num_units)
   if delta <= most:
@@ -227,9 +212,6 @@ def record_sampling(
     sizes: `[N]` records of each client.
     batch_size: B, records that a client of mean size expects in a step.
     epochs: E, passes a round; 0 for one step.
-
-  Raises:
-    InputError: an argument is out of range.
   """
   validate.positive_int(batch_size=batch_size)
   validate.non_negative(local_epochs=epochs)
@@ -340,9 +322,6 @@ def record_ledger(config: PrivacyConfig, num_clients: int) -> Ledger:
   """An empty ledger with records as the unit.
 
   A plan sets aside what its truncated batches may cost; see `record_plan`.
-
-  Raises:
-    InputError: an argument is out of range.
   """
   return ledger_lib.ledger(
     num_clients, config.epsilon, config.delta, accountant=config.accountant

@@ -83,11 +83,7 @@ class Releases:
     return self._first.neighbouring if self.parts else ''
 
   def alone(self, name: str) -> Cost:
-    """What one method costs somebody who sees nothing of the others.
-
-    Raises:
-      InputError: there is no such method.
-    """
+    """What one method costs somebody who sees nothing of the others."""
     validate.one_of(self.parts, name=name)
     ledger = self.parts[name]
     return Cost(ledger.worst(), ledger.delta)
@@ -143,9 +139,6 @@ class Releases:
     """What a file of one method says of its privacy, as JSON has it.
 
     An infinite epsilon is None: nothing is promised.
-
-    Raises:
-      InputError: there is no such method.
     """
     alone, joint = self.alone(name), self.joint()
     return {
@@ -178,11 +171,7 @@ class Releases:
 
 
 def from_json(text: str) -> Releases:
-  """What `Releases.to_json` wrote; its epsilons are computed anew.
-
-  Raises:
-    InputError: the text is not one.
-  """
+  """What `Releases.to_json` wrote; its epsilons are computed anew."""
   try:
     found = json.loads(text)
     parts = {

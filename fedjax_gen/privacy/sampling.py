@@ -56,10 +56,6 @@ def poisson_batch(
     sampling_probability: q in [0, 1]; may be traced, as it is where clients
       of unequal sizes expect the same batch.
     capacity: rows of the batch.
-
-  Raises:
-    InputError: `sampling_probability` is a number outside [0, 1] or `capacity`
-      not a whole number above zero.
   """
   if not isinstance(sampling_probability, jax.Array):
     validate.fraction(sampling_probability=sampling_probability)
@@ -85,9 +81,6 @@ def overflow_probability(
 
   Guarantees:
     Released: nothing; exact for the law of the draw, whatever the records.
-
-  Raises:
-    InputError: an argument is out of range.
   """
   validate.non_negative_int(num_records=num_records)
   validate.fraction(sampling_probability=sampling_probability)
@@ -117,9 +110,6 @@ def capacity_for(
 
   Returns:
     A capacity of at least 1; n, at most.
-
-  Raises:
-    InputError: an argument is out of range.
   """
   validate.positive_int(num_records=num_records, steps=steps)
   validate.fraction(sampling_probability=sampling_probability)
@@ -159,9 +149,6 @@ def overflow_delta(
     sampling_probability: q.
     capacity: rows of a batch.
     steps: T.
-
-  Raises:
-    InputError: an argument is out of range.
   """
   validate.non_negative(epsilon=epsilon)
   validate.positive_int(steps=steps)

@@ -106,9 +106,6 @@ def nominal(seed: int) -> Secrets:
 
   Guarantees:
     None: whoever knows the seed makes the same noise and subtracts it.
-
-  Raises:
-    InputError: the seed is not a whole number of at least 0.
   """
   validate.non_negative_int(noise_seed=seed)
   noise, sampling, digests = (
@@ -119,11 +116,7 @@ def nominal(seed: int) -> Secrets:
 
 
 def from_json(text: str) -> Secrets:
-  """What `Secrets.to_json` wrote.
-
-  Raises:
-    InputError: the text is not one.
-  """
+  """What `Secrets.to_json` wrote."""
   try:
     found = json.loads(text)
     roots = [bytes.fromhex(found[n]) for n in ('noise', 'sampling', 'digests')]

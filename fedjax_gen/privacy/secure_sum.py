@@ -103,9 +103,6 @@ class FixedPoint:
       Released: nothing. A sum of encoded messages of `num_values` values has
         this sensitivity, if one client is added or removed; noise in
         proportion to `max_norm` alone falls short of its multiplier.
-
-    Raises:
-      InputError: `max_norm` is negative or `num_values` not above zero.
     """
     validate.non_negative(max_norm=max_norm)
     validate.positive_int(num_values=num_values)

@@ -51,9 +51,6 @@ class Checkpoints:
     keep: how many of the last ones stay. > 0
     best_metric: the metric by which one more stays, the best; None for none.
     best_mode: 'max' if a larger metric is better, 'min' if a smaller one is.
-
-  Raises:
-    InputError: `keep` or `best_mode` is out of range.
   """
 
   def __init__(

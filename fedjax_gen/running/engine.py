@@ -119,9 +119,6 @@ def engine(
     folder: where streamed clients' states lie; not used otherwise.
     own_key: of what rounds draw, where it must not follow from `key`: secret
       in a private run.
-
-  Raises:
-    InputError: see `streamed.streamed_runner`.
   """
   init_key, public_key = jax.random.split(key)
   run_key: Key | rounds.RunKeys = public_key

@@ -52,9 +52,6 @@ def train(
   Returns:
     The state after R rounds, and by name the numbers of each round, `[R]` or
     `[R, K]`: see `federated_step.summarise`.
-
-  Raises:
-    InputError: a number of rounds is not a whole number above zero.
   """
   validate.positive_int(num_rounds=num_rounds, rounds_per_call=rounds_per_call)
   datasets = rounds.place(list(datasets), runner.mapping)
@@ -82,9 +79,6 @@ class Table:
   Attributes:
     columns: their headings; the first is that of the rows' names.
     rows: a text for each column. Numbers become texts of four digits.
-
-  Raises:
-    InputError: a row has more or fewer cells than there are columns.
 
   Example:
     >>> Table(('', 'recorded', 'this run'), [('accuracy', 0.944, 0.94123)])

@@ -31,9 +31,6 @@ class PopulationCheckpoints(Checkpoints):
     path: the directory of the checkpoints.
     population: whose rows; told which checkpoints there are.
     **policy: of `Checkpoints`.
-
-  Raises:
-    InputError: as `Checkpoints`.
   """
 
   def __init__(

@@ -179,9 +179,6 @@ def _answers(coordinator: str, seconds: float) -> bool:
 def address(coordinator: str) -> tuple[str, int]:
   """Host and port of `HOST:PORT`.
 
-  Raises:
-    InputError: it is not of this form.
-
   Example:
     >>> address('10.0.0.1:1234')
     ('10.0.0.1', 1234)

@@ -165,11 +165,7 @@ def _spec(description: dict[str, Any]) -> DataSpec:
 
 
 def _groups(description: dict[str, Any]) -> tuple[Group, ...]:
-  """The groups of a model of any kind that has them.
-
-  Raises:
-    InputError: a share or a class is out of range.
-  """
+  """The groups of a model of any kind that has them."""
   num_classes = len(description['class_names'])
   groups = tuple(
     Group(record['name'], record['share'], tuple(record['classes']))

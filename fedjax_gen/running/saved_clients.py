@@ -178,9 +178,6 @@ class ClientsWriter:
 
   Args:
     workdir, name, config, source, clients: see `save_clients`.
-
-  Raises:
-    InputError: a number is there twice, or no file can have the name.
   """
 
   def __init__(
@@ -204,9 +201,6 @@ class ClientsWriter:
       fleet: which.
       rows: `[k]` places of the clients in `clients[fleet]`.
       variables: leaves `[k, ...]`.
-
-    Raises:
-      OSError: the disk is full.
     """
     self._files[fleet].write(self._tables[fleet], rows, variables)
 
@@ -278,11 +272,7 @@ def _description(
 
 
 def _described(name: str, description: dict[str, Any]) -> ClientModels:
-  """The classifiers that are described; shapes in place of variables.
-
-  Raises:
-    InputError: a field is out of range.
-  """
+  """The classifiers that are described; shapes in place of variables."""
   config = config_records.from_record(ClassifierConfig, description['config'])
   names = tuple(description['class_names'])
   spec = DataSpec(tuple(description['shape']), len(names))

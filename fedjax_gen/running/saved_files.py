@@ -30,11 +30,7 @@ _NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9_.+=-]*')
 
 
 def check_name(name: str) -> None:
-  """Checks that files can be named so.
-
-  Raises:
-    InputError: they cannot.
-  """
+  """Checks that files can be named so."""
   if not _NAME.fullmatch(name):
     raise InputError(
       'Expected name to begin with a letter or digit and to hold letters, '

@@ -239,11 +239,7 @@ def _features(description: dict[str, Any], spec: DataSpec) -> Built:
 
 
 def _classes(description: dict[str, Any], spec: DataSpec) -> tuple[int, ...]:
-  """Labels that a model generates.
-
-  Raises:
-    InputError: there is none, or one is out of range.
-  """
+  """Labels that a model generates."""
   classes = tuple(description['classes'])
   if not classes or not set(classes) <= set(range(spec.num_classes)):
     raise InputError(
@@ -296,11 +292,7 @@ def stored_once(
 
 
 def stacked(variables: Sequence[Variables]) -> Tree:
-  """Trees of one structure as one, with a leading axis.
-
-  Raises:
-    InputError: they differ.
-  """
+  """Trees of one structure as one, with a leading axis."""
   variables = jax.device_get(list(variables))
   for other in variables[1:]:
     if differing := trees.first_differing_leaf(variables[0], other):
@@ -320,11 +312,7 @@ def stacked_shapes(shapes: Tree, num: int) -> Tree:
 def shares_of(
   source: DataSource, shares: Sequence[float] | None
 ) -> list[float]:
-  """Shares of the groups that sum to one.
-
-  Raises:
-    InputError: not one for each group, or out of range.
-  """
+  """Shares of the groups that sum to one."""
   num_groups = len(source.group_names)
   if shares is None:
     if source.train.groups is None:

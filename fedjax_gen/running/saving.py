@@ -42,10 +42,6 @@ def save_model(
 
   Returns:
     The path of the description, `workdir/models/NAME.json`.
-
-  Raises:
-    InputError: the variables are not of that VAE, or no file can have the
-      name.
   """
   record = saved_kinds.vae_record(config, variables)
   return saved.write(workdir, name, 'vae', record, source, variables)
@@ -126,10 +122,6 @@ def save_gan(
 
   Returns:
     The path of the description, `workdir/models/NAME.json`.
-
-  Raises:
-    InputError: the variables are not of that GAN, or no file can have the
-      name.
   """
   record = {'config': config_records.to_record(config)}
   stored = {
@@ -305,10 +297,6 @@ def save_gaussians(
 
   Returns:
     The path of the description, `workdir/models/NAME.json`.
-
-  Raises:
-    InputError: they are not of these classes and features or not finite, or no
-      file can have the name.
   """
   if not all(np.isfinite(np.asarray(leaf)).all() for leaf in gaussians):
     raise InputError('Expected Gaussians of finite numbers, got others.')
@@ -349,10 +337,6 @@ def save_feature_generator(
 
   Returns:
     The path of the description, `workdir/models/NAME.json`.
-
-  Raises:
-    InputError: the variables are not of that generator, or no file can have
-      the name.
   """
   record = {
     'noise_size': noise_size,

@@ -183,11 +183,7 @@ class TrainedModel(NamedTuple):
     return np.repeat(every_group, np.diff(ends, prepend=0))
 
   def _group_number(self, group: str | int) -> int:
-    """Index of a group given by name or by number.
-
-    Raises:
-      InputError: there is no such group.
-    """
+    """Index of a group given by name or by number."""
     names = [known.name for known in self.groups]
     if group in names:
       return names.index(str(group))

@@ -44,9 +44,6 @@ class Schedule:
       which compiles a second program.
     eval_every: rounds from one evaluation to the next.
     checkpoint_every: rounds from one checkpoint to the next.
-
-  Raises:
-    InputError: one of them is not a whole number > 0.
   """
 
   num_rounds: int

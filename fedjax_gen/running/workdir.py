@@ -281,9 +281,6 @@ class Workdir:
       method: the method's name.
       rounds: per round its metrics and its number, `round`; NaN and infinity
         are written as null, which JSON has a word for.
-
-    Raises:
-      DiskFullError: the disk is full.
     """
     path = self.kept / 'metrics.jsonl'
     writer = self._writer(method)

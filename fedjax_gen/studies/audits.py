@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from fedjax_gen import fields, validate
+from fedjax_gen import fields
 from fedjax_gen.data.federated import FederatedDataset
 from fedjax_gen.errors import InputError
 from fedjax_gen.federated import rounds
@@ -39,14 +39,10 @@ EXPLAINED = {
 
 
 @dataclasses.dataclass(frozen=True)
-class AuditConfig:
-  """An empirical audit of differential privacy.
+class AuditConfig(fields.Configuration):
+  """An empirical audit of differential privacy."""
 
-  Raises:
-    InputError: a value is out of range.
-  """
-
-  audit_canaries: int = fields.option(
+  audit_canaries: int = fields.non_negative_int(
     0,
     'Train each method that protects records once more, with so many '
     'of the records replaced by canaries, of which a coin decides which are '
@@ -57,7 +53,7 @@ class AuditConfig:
   audit_confidence: float = fields.option(0.95, 'of that bound')
 
   def __post_init__(self):
-    validate.non_negative_int(audit_canaries=self.audit_canaries)
+    super().__post_init__()
     if not 0.5 < self.audit_confidence < 1:
       raise InputError(
         'Expected 0.5 < audit_confidence < 1, got '

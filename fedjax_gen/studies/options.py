@@ -11,7 +11,7 @@ from fedjax_gen.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
-class DataConfig:
+class DataConfig(fields.Configuration):
   """The data."""
 
   data: str = fields.option(
@@ -42,7 +42,7 @@ class DataConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class PopulationConfig:
+class PopulationConfig(fields.Configuration):
   """Where the clients lie."""
 
   population_on_host: bool = fields.option(
@@ -66,22 +66,15 @@ class PopulationConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class MeasuredConfig:
-  """Who is measured.
+class MeasuredConfig(fields.Configuration):
+  """Who is measured."""
 
-  Raises:
-    InputError: a value is out of range.
-  """
-
-  measured_clients: int = fields.option(
+  measured_clients: int = fields.non_negative_int(
     0,
     'Measure so many of the clients, spread over all, in place of '
     'each: what clients have for themselves is tested on data of all, which '
     'of a large population takes longer than training; 0 for all.',
   )
-
-  def __post_init__(self):
-    validate.non_negative_int(measured_clients=self.measured_clients)
 
   def rows(self, num_clients: Sequence[int]) -> list[np.ndarray]:
     """Of each fleet the clients to measure: in proportion, one at least."""
@@ -95,11 +88,7 @@ class MeasuredConfig:
 
 
 def load_source(config: DataConfig, *, seed: int) -> sources.DataSource:
-  """Reads the data that the flags ask for.
-
-  Raises:
-    InputError: see `sources.load`.
-  """
+  """Reads the data that the flags ask for."""
   return sources.load(
     config.data,
     data_dir=config.data_dir or None,
@@ -120,9 +109,6 @@ def each_once(
     known: the names there are, or a function that refuses those that there are
       not and writes the others in one way.
     **choices: by the flag's name what was given.
-
-  Raises:
-    InputError: there is no name, one that is unknown, or one twice.
   """
   for flag, given in choices.items():
     names = []

@@ -378,11 +378,7 @@ def client_plan(
   rounds: int,
   ledger: Ledger | None = None,
 ) -> Plan:
-  """`plan.client_plan` for the sampler that a federation uses.
-
-  Raises:
-    InputError: see `plan.client_plan`.
-  """
+  """`plan.client_plan` for the sampler that a federation uses."""
   share = expected_share(federation, num_clients)
   return plan_lib.client_plan(
     config,

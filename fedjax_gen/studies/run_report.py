@@ -158,9 +158,6 @@ def write(
     lead: sentences under the title.
     headlines: labels and numbers under these.
     sections: all that may be there, in order.
-
-  Raises:
-    DiskFullError: the disk is full.
   """
   methods = {*facts.metrics, *facts.results}
   report.write_report(
@@ -177,11 +174,7 @@ def write(
 
 
 def draw_partition(shown: Shown, facts: RunFacts) -> list[report.Picture]:
-  """Draws what each client holds, where the report shows that.
-
-  Raises:
-    DiskFullError: the disk is full.
-  """
+  """Draws what each client holds, where the report shows that."""
   if not shown.everything:
     return []
   path = shown.kept / 'samples' / 'partition.png'

@@ -81,11 +81,7 @@ def _charge(workdir: Workdir, releases: Releases, data: str) -> list[str]:
 
 
 def secrets_of(workdir: Workdir, noise_seed: int) -> Secrets | None:
-  """Those of a private run; None without privacy.
-
-  Raises:
-    InputError: see `run_secrets.secrets_of`.
-  """
+  """Those of a private run; None without privacy."""
   if not workdir.is_private:
     return None
   return run_secrets.secrets_of(workdir, noise_seed)
@@ -113,9 +109,6 @@ def claim(
     workdir: of the run, with all models saved.
     releases: of a private run; nothing is done without.
     rows: of the results, by the method that each is of, where names differ.
-
-  Raises:
-    OSError: the disk is full.
   """
   if releases is not None and workdir.is_writer:
     saved_files.add_claims(

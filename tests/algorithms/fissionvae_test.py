@@ -476,8 +476,8 @@ class SettingsTest(parameterized.TestCase):
     ({'server_optimizer': 'sgd'}, "server_optimizer='sgd'"),
   )
   def test_bad_fields_are_refused(self, fields, message):
-    config = dataclasses.replace(_CONFIG, **fields)
     with self.assertRaisesRegex(InputError, message):
+      config = dataclasses.replace(_CONFIG, **fields)
       fissionvae.fissionvae(config, [_vae()] * 2, Sharing(priors=True))
 
   def test_a_federation_without_models_is_refused(self):

@@ -185,13 +185,12 @@ class TrainerTest(parameterized.TestCase):
     ({'proximal': -0.1}, 'proximal=-0.1'),
   )
   def test_bad_fields_are_refused(self, fields, message):
-    config = dataclasses.replace(_CONFIG, **fields)
     for build in (averaging.averaged, averaging.alone):
       # A client alone knows no pull.
       if build is averaging.alone and 'proximal' in fields:
         continue
       with self.assertRaisesRegex(InputError, message):
-        build(config, _init, toys.quadratic)
+        build(dataclasses.replace(_CONFIG, **fields), _init, toys.quadratic)
 
 
 if __name__ == '__main__':

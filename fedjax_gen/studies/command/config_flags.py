@@ -69,11 +69,7 @@ def define_flags(flag_values: flags.FlagValues, *defaults: Any) -> None:
 
 
 def from_flags(flag_values: flags.FlagValues, defaults: Config) -> Config:
-  """Returns `defaults` with the values given on the command line.
-
-  Raises:
-    InputError: the configuration's own checks refuse a value.
-  """
+  """Returns `defaults` with the values given on the command line."""
   values = {
     field.name: flag_values[field.name].value for field, _ in _fields(defaults)
   }

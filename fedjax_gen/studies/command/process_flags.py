@@ -11,7 +11,7 @@ from fedjax_gen.running.processes import ALONE, Processes
 
 
 @dataclasses.dataclass(frozen=True)
-class DistributedConfig:
+class DistributedConfig(fields.Configuration):
   """Several processes, the same command in each but for `--process_id`.
 
   Raises:
@@ -38,10 +38,10 @@ class DistributedConfig:
     choices=('off', 'auto'),
     recorded=False,
   )
-  start_seconds: int = fields.option(
+  start_seconds: int = fields.positive_int(
     300, 'How long to wait for all processes.', recorded=False
   )
-  silence_seconds: int = fields.option(
+  silence_seconds: int = fields.positive_int(
     60,
     'After so long without a sign of life a process counts as dead.',
     recorded=False,
@@ -53,10 +53,7 @@ class DistributedConfig:
     return self.distributed == 'auto' or self.process_id is not None
 
   def __post_init__(self):
-    fields.check_choices(self)
-    validate.positive_int(
-      start_seconds=self.start_seconds, silence_seconds=self.silence_seconds
-    )
+    super().__post_init__()
     given = {
       'coordinator': bool(self.coordinator),
       'num_processes': self.num_processes is not None,

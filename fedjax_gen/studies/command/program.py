@@ -20,7 +20,7 @@ import warnings
 
 from absl import flags
 
-from fedjax_gen import fields, validate
+from fedjax_gen import fields
 from fedjax_gen.errors import InputError
 from fedjax_gen.running import (
   config_records,
@@ -44,13 +44,10 @@ _MAX_INT = 2**31 - 1  # rounds are counted in 32 bits
 
 
 @dataclasses.dataclass(frozen=True)
-class RunConfig:
+class RunConfig(fields.Configuration):
   """The run.
 
   The same for every program; each gives its own defaults.
-
-  Raises:
-    InputError: a value is out of range.
   """
 
   workdir: str = fields.option(
@@ -66,13 +63,15 @@ class RunConfig:
     placeholder='NAME',
     recorded=False,
   )
-  seed: int = fields.option(0, 'Decides everything random.')
-  rounds: int = fields.option(10, 'Communication rounds.')
-  rounds_per_step: int = fields.option(
+  seed: int = fields.non_negative_int(0, 'Decides everything random.')
+  rounds: int = fields.positive_int(10, 'Communication rounds.')
+  rounds_per_step: int = fields.positive_int(
     1, 'Rounds in one compiled call; more are faster, and stop later.'
   )
-  eval_every: int = fields.option(5, 'Rounds from one evaluation to the next.')
-  checkpoint_every: int = fields.option(
+  eval_every: int = fields.positive_int(
+    5, 'Rounds from one evaluation to the next.'
+  )
+  checkpoint_every: int = fields.positive_int(
     5, 'Rounds from one checkpoint to the next.'
   )
   matmul_precision: str = fields.option(
@@ -94,14 +93,7 @@ class RunConfig:
   )
 
   def __post_init__(self):
-    validate.non_negative_int(seed=self.seed)
-    fields.check_choices(self)
-    validate.positive_int(
-      rounds=self.rounds,
-      rounds_per_step=self.rounds_per_step,
-      eval_every=self.eval_every,
-      checkpoint_every=self.checkpoint_every,
-    )
+    super().__post_init__()
     # JAX would cut a larger seed to 32 bits: two seeds, one run.
     for name in ('seed', 'rounds'):
       if getattr(self, name) > _MAX_INT:

@@ -28,11 +28,7 @@ from fedjax_gen.studies import private_run
 
 @dataclasses.dataclass(frozen=True)
 class HypePrivacyConfig(PrivacyConfig):
-  """Differential privacy.
-
-  Raises:
-    InputError: a value is out of range.
-  """
+  """Differential privacy."""
 
   privacy: str = fields.option(
     'record_joint',
@@ -59,7 +55,6 @@ class HypePrivacyConfig(PrivacyConfig):
 
   def __post_init__(self):
     super().__post_init__()
-    validate.one_of(fedhypevae.MODES, privacy=self.privacy)
     for name in ('moments_share', 'gaussians_share'):
       share = getattr(self, name)
       validate.fraction(**{name: share})
@@ -160,9 +155,6 @@ def upload_budget(
     federation: of the run.
     data: the clients' training records.
     label: of the release in the ledger.
-
-  Raises:
-    InputError: a value does not fit.
   """
   found = budget(
     dataclasses.replace(config, noise_multiplier=0.0),

@@ -111,11 +111,7 @@ class HypeMethod(Method):
 
 
 def ordered(names: Sequence[str]) -> tuple[str, ...]:
-  """The names in the order of the table, each once.
-
-  Raises:
-    InputError: one is unknown, or there is none.
-  """
+  """The names in the order of the table, each once."""
   for name in names or ('',):
     validate.one_of(METHODS, methods=name)
   return tuple(name for name in METHODS if name in names)
@@ -203,11 +199,7 @@ class Setting(NamedTuple):
 def build_methods(
   names: Sequence[str], setting: Setting
 ) -> dict[str, HypeMethod]:
-  """The trainings by name.
-
-  Raises:
-    InputError: a value is out of range or does not fit another.
-  """
+  """The trainings by name."""
   hype_budgets.check_shares(setting.privacy, setting.config, setting.federation)
   return {name: _BUILDERS[name](setting) for name in trained(names)}
 

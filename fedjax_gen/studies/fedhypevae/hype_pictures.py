@@ -50,9 +50,6 @@ def draw(
     first method, and of FedHypeVAE, if it has codes, these and the way from
     one of them to another. Where not everything is shown: generated
     embeddings and the protected codes alone.
-
-  Raises:
-    DiskFullError: the disk is full.
   """
   folder = shown.kept / 'samples'
   folder.mkdir(parents=True, exist_ok=True)

@@ -156,9 +156,6 @@ def write(shown: Shown, facts: Facts) -> None:
   Args:
     shown: what the report shows.
     facts: of the whole run.
-
-  Raises:
-    DiskFullError: the disk is full.
   """
   partition = run_report.draw_partition(shown, facts)
   whole = facts

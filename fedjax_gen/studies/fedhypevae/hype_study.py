@@ -44,18 +44,15 @@ from fedjax_gen.studies.study import Run
 
 
 @dataclasses.dataclass(frozen=True)
-class ComparisonConfig:
-  """What is compared.
-
-  Raises:
-    InputError: a value is out of range.
-  """
+class ComparisonConfig(fields.Configuration):
+  """What is compared."""
 
   methods: tuple[str, ...] = fields.option(
     hype_methods.DEFAULT, f'Any of {", ".join(hype_methods.METHODS)}.'
   )
 
   def __post_init__(self):
+    super().__post_init__()
     options.each_once(hype_methods.METHODS, methods=self.methods)
 
 
@@ -85,11 +82,7 @@ class Configs(NamedTuple):
 
 
 def build(asked: Configs, num_processes: int) -> EmbeddingComparison:
-  """Reads the data and builds what is compared.
-
-  Raises:
-    InputError: a configuration does not fit the data or another.
-  """
+  """Reads the data and builds what is compared."""
   asked.population.check(num_processes)
   clients = build_clients(
     options.load_source(asked.data, seed=asked.run.seed),

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_gen import fields, validate
+from fedjax_gen import fields
 from fedjax_gen.errors import InputError
 from fedjax_gen.federated import blocks
 from fedjax_gen.federated.blocks import Block
@@ -33,12 +33,8 @@ CODES = ('meta', 'meta_by_class', 'clients')
 
 
 @dataclasses.dataclass(frozen=True)
-class SynthesisConfig:
-  """Of what the synthetic data are made.
-
-  Raises:
-    InputError: a value is out of range.
-  """
+class SynthesisConfig(fields.Configuration):
+  """Of what the synthetic data are made."""
 
   codes: tuple[str, ...] = fields.option(
     ('meta', 'clients'),
@@ -48,7 +44,7 @@ class SynthesisConfig:
     'class; clients, those of the clients, each in proportion to its noised '
     'number of the class, for which codes are published',
   )
-  synthetic_per_class: int = fields.option(
+  synthetic_per_class: int = fields.positive_int(
     500, 'synthetic examples of each class'
   )
   draw: bool = fields.option(
@@ -56,8 +52,8 @@ class SynthesisConfig:
   )
 
   def __post_init__(self):
+    super().__post_init__()
     options.each_once(CODES, codes=self.codes)
-    validate.positive_int(synthetic_per_class=self.synthetic_per_class)
 
 
 class Synthetic(NamedTuple):

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedjax_gen import fields, validate
+from fedjax_gen import fields
 from fedjax_gen.algorithms import dp_merf
 from fedjax_gen.algorithms.dp_merf import MerfConfig
 from fedjax_gen.data.sources import DataSource
@@ -26,12 +26,8 @@ from fedjax_gen.types import Array, Key, Tree
 
 
 @dataclasses.dataclass(frozen=True)
-class GaussianConfig:
-  """ClassGaussians: what is released, and what is made of it.
-
-  Raises:
-    InputError: a value is out of range.
-  """
+class GaussianConfig(fields.Configuration):
+  """ClassGaussians: what is released, and what is made of it."""
 
   gaussians: str = fields.option(
     'pooled',
@@ -42,15 +38,11 @@ class GaussianConfig:
   gaussian_floor: bool = fields.option(
     True, 'Eigenvalues within the noise become their mean'
   )
-  gaussian_rank: int = fields.option(
+  gaussian_rank: int = fields.non_negative_int(
     0,
     'Eigenvalues that are kept, whatever the noise, the others becoming '
     'their mean; 0 for those above the noise',
   )
-
-  def __post_init__(self):
-    fields.check_choices(self)
-    validate.non_negative_int(gaussian_rank=self.gaussian_rank)
 
   def statistic(self, num_classes: int) -> GaussianStatistic:
     """What clients sum."""

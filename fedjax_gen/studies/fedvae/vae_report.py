@@ -169,9 +169,6 @@ def write(shown: Shown, facts: Facts) -> None:
   Args:
     shown: what the report shows.
     facts: of the whole run.
-
-  Raises:
-    DiskFullError: the disk is full.
   """
   partition = run_report.draw_partition(shown, facts)
   privacy = run_report.privacy(shown, facts)

@@ -8,7 +8,7 @@ and every client on its own (local).
 import dataclasses
 from typing import NamedTuple
 
-from fedjax_gen import fields, validate
+from fedjax_gen import fields
 from fedjax_gen.algorithms import fedvae as fedvae_lib
 from fedjax_gen.evaluation import vaes
 from fedjax_gen.evaluation.vaes import EvaluationConfig
@@ -24,7 +24,7 @@ from fedjax_gen.studies.study import Run
 
 
 @dataclasses.dataclass(frozen=True)
-class ComparisonConfig:
+class ComparisonConfig(fields.Configuration):
   """What is compared."""
 
   methods: tuple[str, ...] = fields.option(
@@ -32,14 +32,14 @@ class ComparisonConfig:
     'Any of federated, central (one model, all data, as many steps '
     'as one client makes) and local (each client alone).',
   )
-  central_epochs: float = fields.option(
+  central_epochs: float = fields.non_negative(
     0.0,
     'Passes of central training over all data in the whole run; 0 '
     'for as many steps as one client makes.',
   )
 
   def __post_init__(self):
-    validate.non_negative(central_epochs=self.central_epochs)
+    super().__post_init__()
     options.each_once(vae_methods.METHODS, methods=self.methods)
 
 
@@ -61,11 +61,7 @@ class Configs(NamedTuple):
 
 
 def build(asked: Configs, num_processes: int) -> vae_judge.VaeComparison:
-  """Reads the data and builds what is compared.
-
-  Raises:
-    InputError: a configuration does not fit the data or another.
-  """
+  """Reads the data and builds what is compared."""
   asked.population.check(num_processes)
   seed = asked.run.seed
   source = options.load_source(asked.data, seed=seed)

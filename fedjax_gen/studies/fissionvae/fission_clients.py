@@ -35,11 +35,7 @@ def check_population(
 
 
 def check_privacy(privacy: PrivacyConfig, discovery: DiscoveryConfig) -> None:
-  """Checks that private clients need not tell of which group they are.
-
-  Raises:
-    InputError: they would.
-  """
+  """Checks that private clients need not tell of which group they are."""
   if privacy.is_private and discovery.groups != 'given':
     raise InputError(
       "Expected groups='given' where there is privacy, got "
@@ -49,11 +45,7 @@ def check_privacy(privacy: PrivacyConfig, discovery: DiscoveryConfig) -> None:
 
 
 def check_source(source: DataSource) -> None:
-  """Checks that there are images of every group in both splits.
-
-  Raises:
-    InputError: there are none of a group, or no groups.
-  """
+  """Checks that there are images of every group in both splits."""
   if source.train.groups is None or not source.is_image:
     raise InputError(
       'Expected images with groups (kinds of images): groups:PATH, '
@@ -79,9 +71,6 @@ def with_true_groups(
     federation: who holds what.
     source: the data.
     may_mix: whether a client may hold images of several groups.
-
-  Raises:
-    InputError: a client does and may not.
   """
   groups: Any = fission_discovery.client_groups(
     federation.partition,

@@ -241,9 +241,6 @@ def client_groups(
     partition: who holds what.
     groups: `[n]` group of each example.
     may_mix: whether a client may hold images of several groups.
-
-  Raises:
-    InputError: a client does and may not.
   """
   counts = np.zeros((partition.num_clients, groups.max() + 1), int)
   clients = np.repeat(np.arange(partition.num_clients), partition.sizes)

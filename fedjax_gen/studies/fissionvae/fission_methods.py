@@ -40,11 +40,7 @@ BASELINES = ('group_vaes', 'local', 'central', 'fedgan')
 
 
 def canonical(method: str) -> str:
-  """A method's name with its parts in one order.
-
-  Raises:
-    InputError: there is no such method.
-  """
+  """A method's name with its parts in one order."""
   if method in ('FedVAE', *BASELINES):
     return method
   parts = method.split('+')
@@ -161,11 +157,7 @@ def build_methods(
 
 
 def build_method(name: str, setting: Setting) -> GroupMethod:
-  """The training that a name of `ComparisonConfig.methods` asks for.
-
-  Raises:
-    InputError: see `build_methods`.
-  """
+  """The training that a name of `ComparisonConfig.methods` asks for."""
   return study.traced(name, _build(name, setting))
 
 

@@ -33,12 +33,8 @@ from fedjax_gen.studies.study import Run
 
 
 @dataclasses.dataclass(frozen=True)
-class ComparisonConfig:
-  """What is compared.
-
-  Raises:
-    InputError: a method is unknown or named twice.
-  """
+class ComparisonConfig(fields.Configuration):
+  """What is compared."""
 
   methods: tuple[str, ...] = fields.option(
     ('FedVAE', 'L', 'D', 'L+D'),
@@ -52,14 +48,14 @@ class ComparisonConfig:
     'Decoders of the groups in methods with het, in turn: '
     + ', '.join(decoders.DECODERS),
   )
-  central_epochs: float = fields.option(
+  central_epochs: float = fields.non_negative(
     0.0,
     'Passes of central training over all data in the whole run; 0 '
     'for as many steps as one client makes.',
   )
 
   def __post_init__(self):
-    validate.non_negative(central_epochs=self.central_epochs)
+    super().__post_init__()
     for family in self.families or ('',):
       validate.one_of(decoders.DECODERS, families=family)
     options.each_once(fission_methods.canonical, methods=self.methods)
@@ -92,9 +88,6 @@ def build(asked: Configs, num_processes: int) -> GroupComparison:
   """Reads the data and builds what is compared.
 
   Where groups are to be discovered, it is built for made-up ones.
-
-  Raises:
-    InputError: a configuration does not fit the data or another.
   """
   fission_clients.check_population(
     asked.population, asked.discovery, num_processes

@@ -36,7 +36,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from fedjax_gen import fields, files, validate
+from fedjax_gen import fields, files
 from fedjax_gen.data import examples, images
 from fedjax_gen.data.sources import DataSource, Examples
 from fedjax_gen.errors import InputError
@@ -50,12 +50,8 @@ _CHUNK, _SILENCE = 1000, 10.0  # images from one look at the clock, seconds
 
 
 @dataclasses.dataclass(frozen=True)
-class EmbedConfig:
-  """The encoder and the embeddings.
-
-  Raises:
-    InputError: a value is out of range.
-  """
+class EmbedConfig(fields.Configuration):
+  """The encoder and the embeddings."""
 
   encoder: str = fields.option(
     'fashion_mnist',
@@ -81,7 +77,7 @@ class EmbedConfig:
     'the top of fedjax_gen/studies/tools/embed_images.py.',
     placeholder='FILE',
   )
-  project: int = fields.option(
+  project: int = fields.non_negative_int(
     0,
     'Project embeddings on so many public directions; 0 keeps all '
     'features. The fewer, the less noise privacy needs.',
@@ -93,12 +89,12 @@ class EmbedConfig:
     'same. A network in a file has random ones only.',
     choices=('classifier', 'random'),
   )
-  num: int = fields.option(
+  num: int = fields.non_negative_int(
     0,
     'At most so many training images, drawn at random, and of the '
     'test images the same share; 0 for all.',
   )
-  seed: int = fields.option(
+  seed: int = fields.non_negative_int(
     0,
     'Of that draw, and of the split if the data have no test split; '
     'the encoder is the same whatever it is.',
@@ -110,10 +106,7 @@ class EmbedConfig:
   )
 
   def __post_init__(self):
-    fields.check_choices(self)
-    validate.non_negative_int(
-      project=self.project, num=self.num, seed=self.seed
-    )
+    super().__post_init__()
     imagenet_networks.check_image_size(encoder_size=self.encoder_size)
     path = pathlib.Path(self.out)
     if path.suffix.lower() != '.npz' or path.is_dir():

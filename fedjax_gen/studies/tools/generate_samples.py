@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedjax_gen import fields, files, validate
+from fedjax_gen import fields, files
 from fedjax_gen.errors import InputError
 from fedjax_gen.evaluation import pictures
 from fedjax_gen.running import files as running_files, saved
@@ -19,12 +19,8 @@ _MAX_COLUMNS = 10  # of a picture with a row for each group
 
 
 @dataclasses.dataclass(frozen=True)
-class GenerateConfig:
-  """What to generate.
-
-  Raises:
-    InputError: a value is out of range.
-  """
+class GenerateConfig(fields.Configuration):
+  """What to generate."""
 
   workdir: str = fields.option(
     '', 'Work directory of a finished run.', placeholder='DIR'
@@ -40,13 +36,13 @@ class GenerateConfig:
     'mixed as in the training data.',
     placeholder='NAME',
   )
-  num: int = fields.option(1000, 'How many examples.')
+  num: int = fields.positive_int(1000, 'How many examples.')
   label: int = fields.option(
     -1,
     'Of one class only; -1 for all classes that the model knows, or '
     'all of the group, in turn.',
   )
-  seed: int = fields.option(0, 'Same seed, same examples.')
+  seed: int = fields.non_negative_int(0, 'Same seed, same examples.')
   out: str = fields.option(
     'synthetic.npz',
     'npz file with x, y, classes, groups and, of a private run, what holds '
@@ -56,8 +52,7 @@ class GenerateConfig:
   )
 
   def __post_init__(self):
-    validate.positive_int(num=self.num)
-    validate.non_negative_int(seed=self.seed)
+    super().__post_init__()
     if self.label < -1:
       raise InputError(f'Expected label >= -1, got label={self.label}.')
     path = pathlib.Path(self.out)
