@@ -7,7 +7,7 @@ from typing import NamedTuple
 from fedjax_gen import fields, validate
 from fedjax_gen.algorithms import fedvtc as fedvtc_lib
 from fedjax_gen.errors import InputError
-from fedjax_gen.federated import metering, personal
+from fedjax_gen.federated import class_traffic, personal
 from fedjax_gen.federated.class_gaussians import Rules
 from fedjax_gen.federation import (
   FederationConfig,
@@ -214,7 +214,7 @@ def build(asked: Configs, num_processes: int) -> VtcComparison:
 def _metered(name: str, method: VtcMethod) -> VtcMethod:
   """The method with its traffic: parts by class count where they are held."""
   federated_step.dry_run(name, method.algorithm, method.datasets)
-  traffic = metering.traffic(method.algorithm, method.datasets)
+  traffic = class_traffic.traffic(method.algorithm, method.datasets)
   return dataclasses.replace(method, traffic=traffic)
 
 
