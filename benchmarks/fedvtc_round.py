@@ -47,8 +47,8 @@ from fedjax_gen.data.federated import (
 from fedjax_gen.federated import (
   class_gaussians,
   cohorts,
-  fitting,
   local,
+  memory as memory_lib,
   personal,
   rounds,
 )
@@ -322,7 +322,7 @@ def _joint_program(
 
 def _temporary_bytes(program: Callable[..., Tree], *arguments: Tree) -> int:
   """By the compiler's analysis; nothing is run."""
-  return fitting.needed_bytes(jax.jit(program).lower(*arguments))
+  return memory_lib.needed_bytes(jax.jit(program).lower(*arguments))
 
 
 def build_setting(argv: list[str]) -> Setting:

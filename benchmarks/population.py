@@ -37,7 +37,7 @@ from fedjax_gen import trees
 from fedjax_gen.data.federated import FederatedDataset, federated_dataset
 from fedjax_gen.data.partition import Partition
 from fedjax_gen.federated import rounds
-from fedjax_gen.streaming import asking, streamed
+from fedjax_gen.streaming import host_blocks, streamed
 
 PATHS = ('memory', 'host', 'host_waiting')
 _WARM_UP = 3  # rounds; the first two compile
@@ -172,7 +172,7 @@ def _data(
 def _kept_bytes(algorithm, datasets):
   """What all clients keep."""
   return sum(
-    data.num_clients * trees.num_bytes(asking.one_client(program))
+    data.num_clients * trees.num_bytes(host_blocks.one_client(program))
     for program, data in zip(algorithm.fleets, datasets, strict=True)
   )
 

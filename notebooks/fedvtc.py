@@ -104,7 +104,7 @@ fleets = [data.select(members) for members in numbers]
 
 # %%
 from fedjax_gen.algorithms import fedvtc
-from fedjax_gen.federated import metering, personal
+from fedjax_gen.federated import class_traffic, personal
 from fedjax_gen.models import vtc
 
 training = personal.Config(
@@ -122,7 +122,7 @@ methods = {
   ),
 }  # fmt: skip
 for fleet, name in enumerate(config.architectures):
-  sent = metering.traffic(methods['FedVTC'].algorithm, fleets)[fleet]
+  sent = class_traffic.traffic(methods['FedVTC'].algorithm, fleets)[fleet]
   print(f'{name}: {sent.bytes_up:,.0f} bytes up, {sent.bytes_down:,.0f} down')
 
 # %% [markdown]

@@ -129,7 +129,7 @@ def last_round_floats(
   """Numbers that a client receives and sends in a whole run of the method.
 
   Its statistics once, at the end; before it clients of this module send
-  nothing. Counts are whole numbers and left out, as in `metering`.
+  nothing. Counts are whole numbers and left out, as in `class_traffic`.
 
   Args:
     feature_size: F.

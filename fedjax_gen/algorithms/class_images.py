@@ -17,7 +17,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from fedjax_gen import fields, validate
+from fedjax_gen import fields
 from fedjax_gen.data.federated import Batch
 from fedjax_gen.federated import class_sums, local, personal, prototypes
 from fedjax_gen.federated.algorithm import Algorithm, ClientProgram
@@ -33,21 +33,14 @@ from fedjax_gen.types import Key
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-  """Class-mean images.
+class Config(fields.Configuration):
+  """Class-mean images."""
 
-  Raises:
-    InputError: a value is out of range.
-  """
-
-  images_noise: float = fields.option(
+  images_noise: float = fields.non_negative(
     0.3,
     'Standard deviation of the noise on pixels of class-mean images, which lie '
     'in [-1, 1]; 0 for none',
   )
-
-  def __post_init__(self):
-    validate.non_negative(images_noise=self.images_noise)
 
 
 def class_images(

@@ -18,7 +18,7 @@ import functools
 
 import optax
 
-from fedjax_gen import fields, trees, validate
+from fedjax_gen import fields, trees
 from fedjax_gen.federated import aggregates, modules, personal, servers
 from fedjax_gen.federated.algorithm import Algorithm
 from fedjax_gen.federated.modules import Module
@@ -27,23 +27,15 @@ from fedjax_gen.models.extractors import EXTRACTORS
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-  """The one small classifier of FedAvg-small.
-
-  Raises:
-    InputError: a value is out of range.
-  """
+class Config(fields.Configuration):
+  """The one small classifier of FedAvg-small."""
 
   small_architecture: str = fields.option(
     'cnn', 'of the classifier of FedAvg-small', choices=EXTRACTORS
   )
-  small_width: float = fields.option(
+  small_width: float = fields.non_negative(
     0.0, 'width of that classifier; 0 for that of the clients'
   )
-
-  def __post_init__(self):
-    fields.check_choices(self)
-    validate.non_negative(small_width=self.small_width)
 
 
 def fedavg_small(

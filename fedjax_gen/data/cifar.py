@@ -3,8 +3,8 @@
 Formats (https://www.cs.toronto.edu/~kriz/cifar.html): an image is 3,072 bytes,
 32 x 32 red, then green, then blue. The binary version has the label before it
 in the same row, for CIFAR-100 the coarse label and then the fine one, which is
-taken. The Python version is pickles of such rows; they are read by `inert`,
-which runs nothing that is in them.
+taken. The Python version is pickles of such rows; `safe_pickle` reads them and
+runs nothing that is in them.
 """
 
 import pathlib
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedjax_gen.data import inert
+from fedjax_gen.data import safe_pickle
 from fedjax_gen.data.assemble import Column, Table, assemble
 from fedjax_gen.data.examples import DataSource, Options
 from fedjax_gen.errors import InputError
@@ -193,8 +193,8 @@ def _read_pickles(
   for file in files:
     path = folder / file
     found = _unpickled(path, ('data', archive.keys[0]), archive)
-    data = inert.byte_array(found['data'], f'{path}: data')
-    numbers = inert.whole_numbers(
+    data = safe_pickle.byte_array(found['data'], f'{path}: data')
+    numbers = safe_pickle.whole_numbers(
       found[archive.keys[0]], f'{path}: {archive.keys[0]}'
     )
     if data.shape != (len(numbers), _PIXELS):
@@ -229,7 +229,7 @@ def _class_names(path: pathlib.Path, archive: _Archive) -> tuple[str, ...]:
   what = f'{path}: {archive.keys[1]}'
   if not isinstance(names, list):
     raise InputError(f'{what}: expected a list of names.')
-  return tuple(inert.text(class_name, what) for class_name in names)
+  return tuple(safe_pickle.text(class_name, what) for class_name in names)
 
 
 def _unpickled(
@@ -237,7 +237,7 @@ def _unpickled(
 ) -> dict:
   """Reads a pickled dictionary that has `keys`; names the way round it."""
   try:
-    found = inert.load(path)
+    found = safe_pickle.load(path)
   except InputError as error:
     binary = next(
       archives[0].folder

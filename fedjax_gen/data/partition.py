@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from fedjax_gen import validate
-from fedjax_gen.data import deal
+from fedjax_gen.data import allocation
 from fedjax_gen.data.partition_value import Partition, checked_ids
 from fedjax_gen.errors import InputError
 
@@ -39,7 +39,7 @@ def iid(num_examples: int, num_clients: int, *, seed: int) -> Partition:
   """
   rng = _generator(seed)
   _check_clients(num_clients, num_examples)
-  counts = deal.evenly(num_examples, num_clients)[None]
+  counts = allocation.evenly(num_examples, num_clients)[None]
   name = f'iid, {num_clients} clients, seed {seed}'
   return _partition(counts, None, rng, name)
 
@@ -82,7 +82,7 @@ def dirichlet(
   validate.positive(alpha=alpha)
   validate.non_negative_int(min_size=min_size)
   _check_clients(num_clients, len(labels), min_size)
-  counts, moved = deal.by_dirichlet(
+  counts, moved = allocation.by_dirichlet(
     np.bincount(labels), num_clients, alpha, min_size, rng
   )
   name = f'dirichlet(alpha={alpha}), {num_clients} clients, seed {seed}'
@@ -129,7 +129,7 @@ def classes_per_client(
       f'Expected num_clients * classes >= {num_present}, so that every class '
       f'has a client, got num_clients={num_clients} and classes={classes}.'
     )
-  counts, moved = deal.by_classes(class_sizes, num_clients, classes, rng)
+  counts, moved = allocation.by_classes(class_sizes, num_clients, classes, rng)
   name = f'{classes} classes per client, {num_clients} clients, seed {seed}'
   return _partition(counts, labels, rng, name, moved)
 
@@ -155,7 +155,7 @@ def quantity_skew(
   rng = _generator(seed)
   validate.positive(alpha=alpha)
   _check_clients(num_clients, num_examples)
-  counts, moved = deal.by_dirichlet(
+  counts, moved = allocation.by_dirichlet(
     np.array([num_examples]), num_clients, alpha, 1, rng
   )
   name = f'quantity skew(alpha={alpha}), {num_clients} clients, seed {seed}'
@@ -202,12 +202,12 @@ def by_group(
     rows = np.flatnonzero(groups == group)
     _check_clients(num_clients, len(rows), where=f' in group {group}')
     if alpha is None:
-      counts, moves = deal.evenly(len(rows), num_clients)[None], 0
+      counts, moves = allocation.evenly(len(rows), num_clients)[None], 0
     else:
-      counts, moves = deal.by_dirichlet(
+      counts, moves = allocation.by_dirichlet(
         np.bincount(labels[rows]), num_clients, alpha, 1, rng
       )
-    orders.append(rows[deal.rows(counts, labels[rows], rng)])
+    orders.append(rows[allocation.rows(counts, labels[rows], rng)])
     sizes.append(counts.sum(axis=0))
     moved += moves
   kind = 'iid' if alpha is None else f'dirichlet(alpha={alpha})'
@@ -264,7 +264,7 @@ def _partition(
 ) -> Partition:
   """Draws the examples that `[C, N]` counts ask for."""
   return Partition(
-    deal.rows(counts, labels, rng).astype(np.int32),
+    allocation.rows(counts, labels, rng).astype(np.int32),
     counts.sum(axis=0).astype(np.int32),
     np.zeros(counts.shape[1], np.int32),
     description + _moved_note(moved),

@@ -1,7 +1,7 @@
 """Reads files of tensors that PyTorch has saved, without PyTorch.
 
 Such a file is a pickle of names and tensors, and the numbers of the tensors
-beside it. The pickle is read by `inert`, which runs nothing that is in it.
+after it. `safe_pickle` reads the pickle and runs nothing that is in it.
 
 Formats, both of `torch.save`:
 
@@ -20,7 +20,7 @@ import zipfile
 
 import numpy as np
 
-from fedjax_gen.data import inert
+from fedjax_gen.data import safe_pickle
 from fedjax_gen.errors import InputError
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # of files before PyTorch 1.6
@@ -43,7 +43,7 @@ def load(path: str | os.PathLike) -> dict[str, np.ndarray]:
       message names the file, and the tensor where there is one to name.
   """
   storages = _Storages()
-  with inert.reading(path, _EXPECTED), open(path, 'rb') as file:
+  with safe_pickle.reading(path, _EXPECTED), open(path, 'rb') as file:
     is_zip = zipfile.is_zipfile(file)
     file.seek(0)
     tensors = (_read_zip if is_zip else _read_legacy)(file, path, storages)
@@ -53,7 +53,7 @@ def load(path: str | os.PathLike) -> dict[str, np.ndarray]:
     )
   arrays = {}
   for key, value in tensors.items():
-    name = inert.text(key, f'{path}: a name')
+    name = safe_pickle.text(key, f'{path}: a name')
     arrays[name] = _array(value, storages, f'{path}: {name!r}')
   return arrays
 
@@ -122,7 +122,7 @@ class _Storages(dict[str, np.ndarray]):
       raise ValueError('a storage of no known type of numbers')
     if type(size) is not int or size < 0 or any(v is not None for v in views):
       raise ValueError('a storage without a size, or a view of another')
-    storage = _Storage(inert.text(key, 'a key'), kind.dtype, size)
+    storage = _Storage(safe_pickle.text(key, 'a key'), kind.dtype, size)
     if self.promised.setdefault(storage.key, storage) != storage:
       raise ValueError(f'two storages under one key, {storage.key!r}')
     return storage
@@ -158,7 +158,7 @@ def _read_zip(
     if order in entries and archive.read(order) != b'little':
       raise InputError(f'{path}: expected numbers with the low byte first.')
     with archive.open(pickled) as data:
-      tensors = inert.unpickled(data, _STAND_INS, storages.promise)
+      tensors = safe_pickle.unpickled(data, _STAND_INS, storages.promise)
     for key in storages.promised:
       entry = entries.get(f'{folder}data/{key}')
       if entry is None:
@@ -175,20 +175,20 @@ def _read_legacy(
 ) -> Any:
   """Reads the form before PyTorch 1.6; gives what the fourth pickle holds."""
   try:
-    magic = inert.unpickled(file, {})
+    magic = safe_pickle.unpickled(file, {})
   except Exception:  # of any type, where the file is no pickle
     magic = None
   if magic != _MAGIC:
     raise InputError(f'{path}: expected {_EXPECTED}, got another kind of file.')
-  version, machine = (inert.unpickled(file, {}) for _ in range(2))
+  version, machine = (safe_pickle.unpickled(file, {}) for _ in range(2))
   if version != _PROTOCOL or machine.get('little_endian') is not True:
     raise InputError(
       f'{path}: expected a PyTorch file of version {_PROTOCOL} with the low '
       f'byte first, got version {version!r} and {machine!r}.'
     )
-  tensors = inert.unpickled(file, _STAND_INS, storages.promise)
-  for key in inert.unpickled(file, {}):
-    name = inert.text(key, 'a key')
+  tensors = safe_pickle.unpickled(file, _STAND_INS, storages.promise)
+  for key in safe_pickle.unpickled(file, {}):
+    name = safe_pickle.text(key, 'a key')
     (size,) = struct.unpack('<q', file.read(8))
     if name not in storages.promised or storages.promised[name].size != size:
       raise ValueError(f'{size} numbers of storage {name!r} that no tensor has')

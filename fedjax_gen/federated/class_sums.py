@@ -3,7 +3,7 @@
 Sums add up over batches, clients and fleets, so that the server learns the
 moments of all clients' features exactly, from sums alone. What a client sends
 for a class that it does not hold is nothing: `ByClass` says so to the meter
-(`metering`).
+(`class_traffic`).
 """
 
 from typing import NamedTuple

@@ -28,7 +28,7 @@ class Mapping:
     block_size: clients computed at once. 1 is one after the other, `'all'`
       the whole cohort. `'auto'` is 1 on CPU, where mapping clients brings no
       speed and costs memory, and `'all'` on accelerators; of a cohort that
-      does not fit there runners take the largest block that does (`fitting`).
+      does not fit there runners take the largest block that does (`memory`).
       With `reproducible` it is 1 everywhere.
     mesh: devices to share the cohort, a mesh with the axis `'clients'` (see
       `clients_mesh`); one device if `None`.

@@ -15,13 +15,13 @@ from fedjax_gen.data.federated import FederatedDataset
 from fedjax_gen.federated import (
   cohorts,
   compiling,
-  fitting,
+  memory,
   placement,
   sampling,
 )
 from fedjax_gen.federated.algorithm import Algorithm, FederatedState
-from fedjax_gen.federated.beginning import init_state
 from fedjax_gen.federated.cohorts import RunKeys
+from fedjax_gen.federated.init import init_state
 from fedjax_gen.federated.mapping import Mapping
 from fedjax_gen.federated.placement import place
 from fedjax_gen.federated.round import RoundMetrics, federated_round
@@ -49,7 +49,7 @@ class Runner:
     samplers: who takes part, one for each fleet.
     mapping: how clients are laid over time and devices; with
       `block_size='auto'` on an accelerator, from the first call on, the
-      largest block that fits (`fitting.fitted`).
+      largest block that fits (`memory.fitted`).
   """
 
   def __init__(
@@ -114,15 +114,15 @@ class Runner:
 
   def _needed(self, mapping, arguments, num_rounds) -> int:
     program = self._program(mapping, arguments[0])
-    return fitting.needed_bytes(program.lower(*arguments, num_rounds))
+    return memory.needed_bytes(program.lower(*arguments, num_rounds))
 
   def _fitted(self, arguments, num_rounds) -> Mapping:
     _, datasets, key = arguments
-    return fitting.fitted(
+    return memory.fitted(
       self.mapping,
       max(self._cohort_sizes(datasets, key)),
       lambda mapping: self._needed(mapping, arguments, num_rounds),
-      fitting.free_bytes(),
+      memory.free_bytes(),
     )
 
   def _cohort_sizes(self, datasets, key) -> list[int]:

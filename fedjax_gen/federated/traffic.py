@@ -8,7 +8,7 @@ import jax
 
 from fedjax_gen import trees
 from fedjax_gen.data.federated import FederatedDataset
-from fedjax_gen.federated import beginning, cohorts
+from fedjax_gen.federated import cohorts, init
 from fedjax_gen.federated.algorithm import (
   Algorithm,
   ClientKeys,
@@ -42,7 +42,7 @@ def exchanged(
   """Shapes of one client's view and message, for each fleet."""
   cohorts.check_fleets(algorithm, datasets)
   state = jax.eval_shape(
-    functools.partial(beginning.init_state, algorithm),
+    functools.partial(init.init_state, algorithm),
     tuple(datasets),
     jax.random.key(0),
   )

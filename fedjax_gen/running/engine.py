@@ -21,7 +21,7 @@ from fedjax_gen.federated.algorithm import Algorithm, FederatedState
 from fedjax_gen.federated.blocks import Blocks
 from fedjax_gen.running import federated_step, leaves
 from fedjax_gen.running.population_checkpoints import Population
-from fedjax_gen.streaming import asking, streamed
+from fedjax_gen.streaming import host_blocks, streamed
 from fedjax_gen.types import Array, Key, Tree
 
 
@@ -60,7 +60,7 @@ class Engine:
   def client_bytes(self) -> list[int]:
     """What one client keeps, of each fleet."""
     programs = self.algorithm.fleets
-    return [trees.num_bytes(asking.one_client(p)) for p in programs]
+    return [trees.num_bytes(host_blocks.one_client(p)) for p in programs]
 
   def client_values(
     self,

@@ -29,10 +29,10 @@ from fedjax_gen import validate
 from fedjax_gen.data.federated import FederatedDataset
 from fedjax_gen.errors import InputError
 from fedjax_gen.federated import (
-  beginning,
   cohorts,
   compiling,
-  fitting,
+  init,
+  memory,
   placement,
   rounds,
   sampling,
@@ -41,9 +41,9 @@ from fedjax_gen.federated.algorithm import Algorithm, FederatedState
 from fedjax_gen.federated.blocks import Block
 from fedjax_gen.federated.mapping import Mapping
 from fedjax_gen.federated.round import cohort_round
-from fedjax_gen.streaming import asking
-from fedjax_gen.streaming.asking import Fleet
+from fedjax_gen.streaming import host_blocks
 from fedjax_gen.streaming.fetching import Fetched, Fetcher
+from fedjax_gen.streaming.host_blocks import Fleet
 from fedjax_gen.streaming.row_files import RowFiles
 from fedjax_gen.types import Key, Tree
 
@@ -65,7 +65,7 @@ class StreamedRunner:
   Attributes:
     mapping: how clients are laid over time and devices; with
       `block_size='auto'` on an accelerator, from the first round on, the
-      largest block that fits (`fitting.fitted`).
+      largest block that fits (`memory.fitted`).
     flaws: of each fleet a tree like what a client keeps, a number for each
       leaf: NaN if one that the last call wrote is not finite, else 0.
   """
@@ -82,7 +82,7 @@ class StreamedRunner:
   ):
     self.mapping = mapping
     self._no_flaws = tuple(
-      jax.tree.map(lambda leaf: np.float32(0), asking.one_client(program))
+      jax.tree.map(lambda leaf: np.float32(0), host_blocks.one_client(program))
       for program in algorithm.fleets
     )
     self.flaws = self._no_flaws
@@ -152,7 +152,7 @@ class StreamedRunner:
     rows: np.ndarray | None = None,
     **options: Any,
   ) -> Iterator[Block]:
-    """Clients of a fleet, some at a time; see `asking.Fleet.blocks`.
+    """Clients of a fleet, some at a time; see `host_blocks.Fleet.blocks`.
 
     Args:
       state: see `client_states`.
@@ -227,15 +227,15 @@ class StreamedRunner:
     return server, number, members, key, self._init_keys
 
   def _needed(self, mapping, arguments) -> int:
-    return fitting.needed_bytes(self._program(mapping).lower(*arguments))
+    return memory.needed_bytes(self._program(mapping).lower(*arguments))
 
   def _fitted(self, arguments) -> Mapping:
     _, _, members, *_ = arguments
-    return fitting.fitted(
+    return memory.fitted(
       self.mapping,
       max(len(fleet.is_new) for fleet in members),
       lambda mapping: self._needed(mapping, arguments),
-      fitting.free_bytes(),
+      memory.free_bytes(),
     )
 
   def _fetched(self, state, number, key, tables) -> list[Fetched]:
@@ -307,14 +307,15 @@ def streamed_runner(
         f'Expected data sets on the host, made with on_host=True, got '
         f'datasets[{number}] on the device.'
       )
-  init_keys = beginning.init_keys(init_key, len(datasets))
+  init_keys = init.init_keys(init_key, len(datasets))
   fleets = [
     Fleet(
       program,
       init_keys[1 + number],
       data,
       RowFiles(
-        pathlib.Path(folder) / f'fleet_{number}', asking.one_client(program)
+        pathlib.Path(folder) / f'fleet_{number}',
+        host_blocks.one_client(program),
       ),
     )
     for number, (program, data) in enumerate(
@@ -343,7 +344,7 @@ def _jitted_round(algorithm: Algorithm, mapping: Mapping):
   )
   def run(server, round_number, members, key, init_keys):
     fleets = tuple(
-      asking.begun(
+      host_blocks.begun(
         program,
         init_key,
         cohorts.everyones_infos(fleet.data, fleet.cohort.row),

@@ -10,7 +10,7 @@ from fedjax_gen import trees
 from fedjax_gen.algorithms import ccvr
 from fedjax_gen.data.federated import Batch
 from fedjax_gen.errors import InputError
-from fedjax_gen.federated import metering, personal
+from fedjax_gen.federated import class_traffic, personal
 from fedjax_gen.federated.class_sums import ByClass
 from tests.algorithms import table5, zoo
 
@@ -162,8 +162,8 @@ class CcvrTest(absltest.TestCase):
       lambda training, models: ccvr.ccvr(ccvr.Config(), training, models, [20])
     )
     down, up = ccvr.last_round_floats(512, 100, 45)
-    self.assertEqual(metering.sent_floats(view, 0), down)
-    self.assertEqual(metering.sent_floats(message, 45), up)
+    self.assertEqual(class_traffic.sent_floats(view, 0), down)
+    self.assertEqual(class_traffic.sent_floats(message, 45), up)
     self.assertEqual(up, 45 * (512 + 512 * 513 // 2))
 
   def test_values_out_of_range_are_named(self):

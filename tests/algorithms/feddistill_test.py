@@ -9,7 +9,7 @@ import numpy as np
 from fedjax_gen.algorithms import feddistill
 from fedjax_gen.data.federated import Batch
 from fedjax_gen.errors import InputError
-from fedjax_gen.federated import metering
+from fedjax_gen.federated import class_traffic
 from fedjax_gen.federated.prototypes import Prototypes
 from fedjax_gen.models.classifiers import ClassifierConfig, build_classifiers
 from tests.algorithms import table5, zoo
@@ -123,8 +123,8 @@ class FedDistillTest(absltest.TestCase):
         feddistill.Config(), training, models, [20]
       )
     )
-    sent = 20 * metering.sent_floats(view, 0)
-    sent += metering.sent_floats(message, 890)  # of all clients together
+    sent = 20 * class_traffic.sent_floats(view, 0)
+    sent += class_traffic.sent_floats(message, 890)  # of all clients together
     self.assertEqual(sent, 289_000)
 
   def test_features_may_differ_in_number(self):

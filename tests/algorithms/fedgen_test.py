@@ -8,7 +8,7 @@ import numpy as np
 
 from fedjax_gen.algorithms import fedgen
 from fedjax_gen.errors import InputError
-from fedjax_gen.federated import metering, personal
+from fedjax_gen.federated import class_traffic, personal
 from fedjax_gen.models.classifiers import ClassifierConfig, build_classifiers
 from tests.algorithms import table5, zoo
 
@@ -237,8 +237,10 @@ class FedGenTest(parameterized.TestCase):
         fedgen.Config(), training, models, [20]
       )
     )
-    self.assertEqual(metering.sent_floats(view['generator'], 0), 331_776)
-    sent = 20 * sum(metering.sent_floats(tree, 0) for tree in (view, message))
+    self.assertEqual(class_traffic.sent_floats(view['generator'], 0), 331_776)
+    sent = 20 * sum(
+      class_traffic.sent_floats(tree, 0) for tree in (view, message)
+    )
     self.assertEqual(sent, 8_687_520)
 
   @parameterized.parameters(

@@ -8,7 +8,7 @@ import numpy as np
 
 from fedjax_gen.algorithms import fedgh
 from fedjax_gen.errors import InputError
-from fedjax_gen.federated import metering
+from fedjax_gen.federated import class_traffic
 from fedjax_gen.federated.prototypes import Points
 from tests.algorithms import table5, zoo
 
@@ -115,8 +115,8 @@ class FedGhTest(absltest.TestCase):
         fedgh.Config(), training, models, [20]
       )
     )
-    self.assertEqual(metering.sent_floats(view, 0), 512 * 100 + 100)
-    self.assertEqual(metering.sent_floats(message, 890), 890 * 512)
+    self.assertEqual(class_traffic.sent_floats(view, 0), 512 * 100 + 100)
+    self.assertEqual(class_traffic.sent_floats(message, 890), 890 * 512)
 
   def test_values_out_of_range_are_named(self):
     for field in ('epochs', 'batch_size', 'learning_rate'):

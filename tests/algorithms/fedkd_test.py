@@ -10,7 +10,7 @@ import numpy as np
 from fedjax_gen import trees
 from fedjax_gen.algorithms import fedkd
 from fedjax_gen.errors import InputError
-from fedjax_gen.federated import cohorts, metering
+from fedjax_gen.federated import class_traffic, cohorts
 from fedjax_gen.models.classifiers import ClassifierConfig
 from tests.algorithms import table5, zoo
 
@@ -229,7 +229,9 @@ class FedKdTest(parameterized.TestCase):
         fedkd.Config(), training, models, [20], mentee, 1000
       )
     )
-    whole = 20 * sum(metering.sent_floats(tree, 0) for tree in (view, message))
+    whole = 20 * sum(
+      class_traffic.sent_floats(tree, 0) for tree in (view, message)
+    )
     self.assertEqual(whole, 36_988_320)
     # The table's 33.04 M lie between factors of rank one and of full rank.
     least, most = (

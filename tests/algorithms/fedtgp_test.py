@@ -8,7 +8,7 @@ import numpy as np
 
 from fedjax_gen.algorithms import fedtgp
 from fedjax_gen.errors import InputError
-from fedjax_gen.federated import metering, prototypes
+from fedjax_gen.federated import class_traffic, prototypes
 from fedjax_gen.federated.prototypes import Points
 from tests.algorithms import table5, zoo
 
@@ -152,8 +152,8 @@ class FedTgpTest(absltest.TestCase):
         fedtgp.Config(), training, models, [20]
       )
     )
-    sent = 20 * metering.sent_floats(view, 0)
-    sent += metering.sent_floats(message, 890)  # of all clients together
+    sent = 20 * class_traffic.sent_floats(view, 0)
+    sent += class_traffic.sent_floats(message, 890)  # of all clients together
     self.assertEqual(sent, 1_479_680)
 
   def test_values_out_of_range_are_named(self):

@@ -12,7 +12,7 @@ import numpy as np
 from fedjax_gen import trees
 from fedjax_gen.algorithms import fedvtc
 from fedjax_gen.errors import InputError
-from fedjax_gen.federated import cohorts, metering
+from fedjax_gen.federated import class_traffic, cohorts
 from fedjax_gen.federated.algorithm import ClientKeys
 from fedjax_gen.federated.class_gaussians import Rules
 from fedjax_gen.models.vtc import VtcConfig, build_vtc
@@ -199,10 +199,10 @@ class CommunicationTest(absltest.TestCase):
           fedvtc.Config(vtc_scope=scope), training, models, [20], vtc
         )
       )
-      down = metering.sent_floats(view, 0)
+      down = class_traffic.sent_floats(view, 0)
       self.assertEqual(down, 101 * 512 + more)
       # Counts of the classes held, and the weight of sigma, beside.
-      up = metering.sent_floats(message, 44)
+      up = class_traffic.sent_floats(message, 44)
       self.assertEqual(up, 45 * 512 + 44 + 1 + more)
 
   def test_sigma_of_each_class_doubles_the_statistics(self):
@@ -213,8 +213,8 @@ class CommunicationTest(absltest.TestCase):
         rules=Rules(sigma_shape='class'),
       )
     )  # fmt: skip
-    self.assertEqual(metering.sent_floats(view, 0), 200 * 512)
-    self.assertEqual(metering.sent_floats(message, 44), 44 * (2 * 512 + 2))
+    self.assertEqual(class_traffic.sent_floats(view, 0), 200 * 512)
+    self.assertEqual(class_traffic.sent_floats(message, 44), 44 * (2 * 512 + 2))
 
 
 class PrivacyTest(absltest.TestCase):

@@ -9,7 +9,7 @@ import numpy as np
 
 from fedjax_gen.algorithms import fml
 from fedjax_gen.errors import InputError
-from fedjax_gen.federated import metering, traffic as traffic_lib
+from fedjax_gen.federated import class_traffic, traffic as traffic_lib
 from fedjax_gen.models.classifiers import ClassifierConfig
 from tests.algorithms import table5, zoo
 
@@ -127,8 +127,10 @@ class FmlTest(parameterized.TestCase):
         fml.Config(), training, models, [20], meme
       )
     )
-    self.assertEqual(metering.sent_floats(message, 0), 924_708)
-    sent = 20 * sum(metering.sent_floats(tree, 0) for tree in (view, message))
+    self.assertEqual(class_traffic.sent_floats(message, 0), 924_708)
+    sent = 20 * sum(
+      class_traffic.sent_floats(tree, 0) for tree in (view, message)
+    )
     self.assertEqual(sent, 36_988_320)
 
   def test_the_meme_is_configured(self):

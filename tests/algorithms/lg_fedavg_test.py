@@ -8,7 +8,7 @@ import numpy as np
 
 from fedjax_gen.algorithms import lg_fedavg
 from fedjax_gen.errors import InputError
-from fedjax_gen.federated import cohorts, metering
+from fedjax_gen.federated import class_traffic, cohorts
 from fedjax_gen.models.classifiers import ClassifierConfig, build_classifiers
 from tests.algorithms import table5, zoo
 
@@ -71,7 +71,9 @@ class LgFedAvgTest(absltest.TestCase):
         lg_fedavg.Config(), training, models, [20]
       )
     )
-    sent = 20 * sum(metering.sent_floats(tree, 0) for tree in (view, message))
+    sent = 20 * sum(
+      class_traffic.sent_floats(tree, 0) for tree in (view, message)
+    )
     self.assertEqual(sent, 2_052_000)
 
   def test_heads_must_be_alike(self):

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from fedjax_gen.data import inert, named, sources
+from fedjax_gen.data import named, safe_pickle, sources
 from fedjax_gen.errors import InputError
 
 NAMES = {'cifar10': ['airplane', 'automobile', 'bird'], 'cifar100': ['a', 'b']}
@@ -152,10 +152,11 @@ def test_pickles_of_this_numpy_are_read_like_those_of_python_2(tmp_path):
   for index, data in enumerate([python2(value), pickle.dumps(value, 4)]):
     path = tmp_path / f'{index}'
     path.write_bytes(data)
-    found = inert.load(path)
-    array = inert.byte_array(found['data'], 'data')
+    found = safe_pickle.load(path)
+    array = safe_pickle.byte_array(found['data'], 'data')
     np.testing.assert_array_equal(array, value['data'])
-    assert inert.whole_numbers(found['labels'], 'labels').tolist() == [1, 0, 1]
+    labels = safe_pickle.whole_numbers(found['labels'], 'labels')
+    assert labels.tolist() == [1, 0, 1]
   # And the pickles that this file makes are such as NumPy itself can read.
   real = pickle.loads(python2(value), encoding='bytes')
   np.testing.assert_array_equal(real[b'data'], value['data'])
@@ -204,7 +205,7 @@ REFUSED = {
 def test_what_is_no_dictionary_of_data_is_refused(tmp_path, case):
   (tmp_path / 'file').write_bytes(REFUSED[case])
   with pytest.raises(InputError, match='file: '):
-    inert.load(tmp_path / 'file')
+    safe_pickle.load(tmp_path / 'file')
 
 
 def array(shape, data, kind=b'u1'):
@@ -234,9 +235,9 @@ BAD_ARRAYS = {
 def test_a_bad_array_is_refused(tmp_path, case):
   data, message = BAD_ARRAYS[case]
   (tmp_path / 'file').write_bytes(data)
-  found = inert.load(tmp_path / 'file')
+  found = safe_pickle.load(tmp_path / 'file')
   with pytest.raises(InputError, match=message):
-    inert.byte_array(found['d'], 'd')
+    safe_pickle.byte_array(found['d'], 'd')
 
 
 FAULTS = {

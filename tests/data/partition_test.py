@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from fedjax_gen.data import deal, partition
+from fedjax_gen.data import allocation, partition
 from fedjax_gen.errors import InputError
 
 LABELS = np.random.default_rng(0).integers(0, 10, 2000)
@@ -89,7 +89,7 @@ def test_min_size_is_kept_and_moves_are_told():
 
 
 def test_repair_takes_from_the_largest_by_hand():
-  counts, moved = deal.fill(np.array([[5, 0, 1], [1, 0, 2]]), min_size=2)
+  counts, moved = allocation.fill(np.array([[5, 0, 1], [1, 0, 2]]), min_size=2)
   np.testing.assert_array_equal(counts, [[3, 2, 1], [1, 0, 2]])
   assert moved == 2
 

@@ -12,9 +12,9 @@ from fedjax_gen import trees
 from fedjax_gen.errors import InputError
 from fedjax_gen.federated import (
   class_sums,
+  class_traffic,
   deployment,
   local,
-  metering,
   personal,
 )
 from fedjax_gen.federated.class_sums import ByClass
@@ -29,7 +29,7 @@ def _alone():
 
 class PersonalTest(absltest.TestCase):
   def test_alone_nothing_travels_and_every_client_learns(self):
-    for sent in metering.traffic(_alone().algorithm, zoo.fleets()):
+    for sent in class_traffic.traffic(_alone().algorithm, zoo.fleets()):
       self.assertEqual(sent, (0, 0))
     _, metrics = zoo.trained(_alone(), 2)
     for fleet in metrics.clients:
@@ -109,13 +109,13 @@ class MeteringTest(absltest.TestCase):
       'whole': jnp.zeros(7),
       'count': jnp.zeros((), jnp.int32),
     }
-    self.assertEqual(metering.sent_bytes(message, 3), 4 * (3 * 5 + 7 + 1))
-    self.assertEqual(metering.sent_floats(message, 3), 3 * 5 + 7)
-    self.assertEqual(metering.sent_bytes(message, 10), 4 * (50 + 7 + 1))
+    self.assertEqual(class_traffic.sent_bytes(message, 3), 4 * (3 * 5 + 7 + 1))
+    self.assertEqual(class_traffic.sent_floats(message, 3), 3 * 5 + 7)
+    self.assertEqual(class_traffic.sent_bytes(message, 10), 4 * (50 + 7 + 1))
 
   def test_classes_are_counted_at_each_client(self):
     data = zoo.fleets()[0]
-    found = metering.classes_held(data)
+    found = class_traffic.classes_held(data)
     for row in range(data.num_clients):
       client = data.client(jnp.asarray(row))
       rows = client.order[client.offset : client.offset + client.size]

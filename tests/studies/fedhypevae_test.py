@@ -17,7 +17,7 @@ import fedjax_gen
 from fedjax_gen.data import sources
 from fedjax_gen.federation import FederationConfig
 from fedjax_gen.running import federated_step, stopping, training
-from fedjax_gen.streaming import asking
+from fedjax_gen.streaming import host_blocks
 from fedjax_gen.studies import options
 from fedjax_gen.studies.command import program
 from fedjax_gen.studies.fedhypevae import hype_clients, hype_methods, hype_study
@@ -449,7 +449,7 @@ def test_embeddings_may_stay_in_their_file(tmp_path):
 def test_a_population_on_the_host_gives_the_same_bits(
   finished, run, monkeypatch
 ):
-  monkeypatch.setattr(asking, '_BLOCK_BYTES', 1)  # one client at a time
+  monkeypatch.setattr(host_blocks, '_BLOCK_BYTES', 1)  # one client at a time
   on_host = run(
     'on_host', '--methods=FedHypeVAE', '--population_on_host=true', *_REPEATED
   )

@@ -14,7 +14,7 @@ import fedjax_gen
 from fedjax_gen.data import sources
 from fedjax_gen.federation import FederationConfig
 from fedjax_gen.running import federated_step, stopping
-from fedjax_gen.streaming import asking
+from fedjax_gen.streaming import host_blocks
 from fedjax_gen.studies import options
 from fedjax_gen.studies.command import program
 from fedjax_gen.studies.fedvtc import vtc_judge, vtc_methods, vtc_study
@@ -151,7 +151,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(
   finished, alone, folder, digits_file, monkeypatch, on_host
 ):
   """Wherever the population lies, of which one client is measured at a time."""
-  monkeypatch.setattr(asking, '_BLOCK_BYTES', 1)
+  monkeypatch.setattr(host_blocks, '_BLOCK_BYTES', 1)
   args = (f'--data={digits_file}', '--baselines=none', *_SMALL)
   workdir = folder / f'stopped_{on_host}'
   if on_host:

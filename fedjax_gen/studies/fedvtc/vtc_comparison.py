@@ -8,7 +8,7 @@ from typing import NamedTuple
 from fedjax_gen import fields, validate
 from fedjax_gen.algorithms import fedvtc as fedvtc_lib
 from fedjax_gen.errors import InputError
-from fedjax_gen.federated import metering, personal
+from fedjax_gen.federated import class_traffic, personal
 from fedjax_gen.federated.class_gaussians import Rules
 from fedjax_gen.federated.rounds import Traffic
 from fedjax_gen.federation import (
@@ -241,7 +241,7 @@ def _metered(name: str, method: VtcMethod) -> VtcMethod:
   What is sent once counts in every round for its share.
   """
   federated_step.dry_run(name, method.algorithm, method.datasets)
-  traffic = metering.traffic(method.algorithm, method.datasets)
+  traffic = class_traffic.traffic(method.algorithm, method.datasets)
   if name == CLASS_IMAGES:
     traffic = tuple(
       Traffic(*(math.ceil(size / method.rounds) for size in fleet))

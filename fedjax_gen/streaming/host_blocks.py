@@ -9,7 +9,7 @@ import numpy as np
 
 from fedjax_gen import trees
 from fedjax_gen.data.federated import FederatedDataset
-from fedjax_gen.federated import beginning, blocks, cohorts, sampling
+from fedjax_gen.federated import blocks, cohorts, init, sampling
 from fedjax_gen.federated.algorithm import ClientInfo, ClientProgram
 from fedjax_gen.federated.blocks import Block
 from fedjax_gen.streaming import gathering
@@ -24,7 +24,7 @@ class Fleet(NamedTuple):
 
   Attributes:
     program: of its clients.
-    init_key: its key of `beginning.init_keys`.
+    init_key: its key of `init.init_keys`.
     data: its clients.
     file: what they keep.
   """
@@ -96,7 +96,7 @@ def begun(
     info, is_new, kept = member
     return jax.lax.cond(
       is_new,
-      lambda: beginning.init_client(program, init_key, info),
+      lambda: init.init_client(program, init_key, info),
       lambda: kept,
     )
 

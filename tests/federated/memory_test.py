@@ -7,7 +7,7 @@ from absl.testing import absltest, parameterized
 import jax
 import numpy as np
 
-from fedjax_gen.federated import fitting, rounds, sampling
+from fedjax_gen.federated import memory, rounds, sampling
 from fedjax_gen.federated.mapping import Mapping
 from fedjax_gen.streaming import streamed
 from tests.federated import toys
@@ -35,13 +35,13 @@ class FittedTest(parameterized.TestCase):
       tried.append(mapping.block_size)
       return 100 * mapping.block_size + 10  # bytes
 
-    mapping = fitting.fitted(_Auto(), 100, needed, limit)
+    mapping = memory.fitted(_Auto(), 100, needed, limit)
     self.assertEqual(mapping.block_size, expected)
     self.assertLen(tried, num_tried)
 
   def test_a_block_asked_for_and_an_unknown_limit_stay(self):
     for mapping, limit in ((Mapping(3), 10), (_Auto(), None)):
-      self.assertIs(fitting.fitted(mapping, 9, self.fail, limit), mapping)
+      self.assertIs(memory.fitted(mapping, 9, self.fail, limit), mapping)
 
   def test_a_runner_fits_by_what_its_program_needs(self):
     algorithm, data = toys.mean_estimation(num_features=2000), [
@@ -52,9 +52,7 @@ class FittedTest(parameterized.TestCase):
     def run(limit):
       runner = rounds.round_runner(algorithm, mapping=_Auto())
       state = rounds.init_state(algorithm, data, key)
-      with absltest.mock.patch.object(
-        fitting, 'free_bytes', return_value=limit
-      ):
+      with absltest.mock.patch.object(memory, 'free_bytes', return_value=limit):
         state, _ = runner(state, data, key, 1)
       return runner.mapping.block_size, state.server.variables['w']
 
@@ -75,9 +73,7 @@ class FittedTest(parameterized.TestCase):
       samplers=[sampling.everyone()], mapping=_Auto(), prefetch=False,
     )  # fmt: skip
     key = jax.random.key(1)
-    with absltest.mock.patch.object(
-      fitting, 'free_bytes', return_value=300_000
-    ):
+    with absltest.mock.patch.object(memory, 'free_bytes', return_value=300_000):
       state, _ = run(run.init_state(), [data], key, 1)
     self.assertBetween(run.mapping.block_size, 1, 15)
     needed = run.temporary_bytes(state, [data], key, 1)
