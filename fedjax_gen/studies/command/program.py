@@ -69,7 +69,9 @@ class RunConfig:
   seed: int = fields.option(0, 'Decides everything random.')
   rounds: int = fields.option(10, 'Communication rounds.')
   rounds_per_step: int = fields.option(
-    1, 'Rounds in one compiled call; more are faster, and stop later.'
+    1,
+    'Rounds in one compiled call, or fewer where they take longer than 10 s; '
+    'more are faster. Evaluations and checkpoints wait for the last of them.',
   )
   eval_every: int = fields.option(5, 'Rounds from one evaluation to the next.')
   checkpoint_every: int = fields.option(
