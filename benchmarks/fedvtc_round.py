@@ -35,7 +35,6 @@ import numpy as np
 import optax
 
 from benchmarks import timing
-from benchmarks.loop import Loop
 from fedjax_gen import trees
 from fedjax_gen.algorithms import fedvtc
 from fedjax_gen.data import partition
@@ -50,6 +49,7 @@ from fedjax_gen.federated import (
   local,
   memory as memory_lib,
   personal,
+  reference,
   rounds,
 )
 from fedjax_gen.federated.algorithm import Algorithm, ClientInfo
@@ -148,14 +148,20 @@ def _time(setting: Setting, flags: argparse.Namespace) -> dict[str, Any]:
   state = rounds.init_state(algorithm, datasets, jax.random.key(0))
   run = rounds.round_runner(algorithm, mapping=Mapping(flags.block_size))
   result: dict[str, Any] = {}
-  loop = Loop(algorithm, datasets, jax.random.key(_SEED))
+  loop = reference.round_loop(algorithm)
+  loop_state = jax.tree.map(jnp.copy, state)
 
   def ours():
     nonlocal state
     state, _ = run(state, datasets, jax.random.key(_SEED), 1)
     return state
 
-  for name, call in (('round', ours), ('loop', loop.round)):
+  def theirs():
+    nonlocal loop_state
+    loop_state, _ = loop(loop_state, datasets, jax.random.key(_SEED), 1)
+    return loop_state
+
+  for name, call in (('round', ours), ('loop', theirs)):
     with CompileClock() as clock:
       timing.timed(call)
     result[f'{name}_compile_seconds'] = clock.seconds
@@ -163,13 +169,15 @@ def _time(setting: Setting, flags: argparse.Namespace) -> dict[str, Any]:
     state, datasets, jax.random.key(_SEED), 1
   )
   result['largest_difference'] = timing.largest_difference(
-    (state.server, [fleet.own.variables for fleet in state.fleets]),
-    (loop.server, [_stacked(clients) for clients in loop.clients]),
+    *(
+      (found.server, [fleet.own.variables for fleet in found.fleets])
+      for found in (state, loop_state)
+    )
   )
   times: dict[str, list] = {'round': [], 'loop': []}
   for _ in range(flags.repeats):
     times['round'].append(timing.timed(ours))
-    times['loop'].append(timing.timed(loop.round))
+    times['loop'].append(timing.timed(theirs))
   for name, measured in times.items():
     result[name] = timing.summary(measured)
   for kind in ('seconds', 'cpu_seconds'):
@@ -177,13 +185,6 @@ def _time(setting: Setting, flags: argparse.Namespace) -> dict[str, Any]:
       result['loop'][f'median_{kind}'] / result['round'][f'median_{kind}']
     )
   return result
-
-
-def _stacked(clients: list[fedvtc.VtcClient]) -> Tree:
-  """Classifiers of clients with a leading axis."""
-  return jax.tree.map(
-    lambda *leaves: np.stack(leaves), *(c.own.variables for c in clients)
-  )
 
 
 class _Arguments(NamedTuple):

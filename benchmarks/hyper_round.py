@@ -21,12 +21,11 @@ import jax
 import numpy as np
 
 from benchmarks import timing
-from benchmarks.loop import Loop
 from fedjax_gen import trees
 from fedjax_gen.algorithms import fedhypevae
 from fedjax_gen.data import partition
 from fedjax_gen.data.federated import FederatedDataset, federated_dataset
-from fedjax_gen.federated import rounds
+from fedjax_gen.federated import reference, rounds
 from fedjax_gen.federated.algorithm import Algorithm, FederatedState
 from fedjax_gen.federated.mapping import Mapping
 from fedjax_gen.models.hypernetwork import HyperVaeConfig, build_hyper_vae
@@ -58,12 +57,18 @@ def main(argv: list[str] | None = None) -> None:
     'peak_rss_bytes_after_init': timing.peak_rss(),
   }
   run = rounds.round_runner(algorithm, mapping=Mapping(flags.block_size))
-  peer = None
+  loop = reference.round_loop(algorithm)
+  loop_state = None
 
   def ours():
     nonlocal state
     state, _ = run(state, [data], jax.random.key(_SEED), 1)
     return state
+
+  def theirs():
+    nonlocal loop_state
+    loop_state, _ = loop(loop_state, [data], jax.random.key(_SEED), 1)
+    return loop_state
 
   with CompileClock() as clock:
     timing.timed(ours)
@@ -71,23 +76,23 @@ def main(argv: list[str] | None = None) -> None:
   result['peak_rss_bytes'] = timing.peak_rss()
   if flags.peers:
     # After the peak was read: the loop holds clients of its own.
-    peer = Loop(algorithm, [data], jax.random.key(_SEED))
+    loop_state = rounds.init_state(algorithm, [data], jax.random.key(0))
     with CompileClock() as clock:
-      timing.timed(peer.round)
+      timing.timed(theirs)
     result['loop_compile_seconds'] = clock.seconds
     result['largest_difference'] = timing.largest_difference(
-      state.server.variables, peer.server.variables
+      state.server.variables, loop_state.server.variables
     )
   times: dict[str, list] = {'round': [], 'loop': []}
   for _ in range(flags.repeats):
     times['round'].append(timing.timed(ours))
-    if peer is not None:
-      times['loop'].append(timing.timed(peer.round))
+    if flags.peers:
+      times['loop'].append(timing.timed(theirs))
   for name, measured in times.items():
     if not measured:
       continue
     result[name] = timing.summary(measured)
-  if peer is not None:
+  if flags.peers:
     for kind in ('seconds', 'cpu_seconds'):
       result[f'loop_over_round_{kind}'] = (
         result['loop'][f'median_{kind}'] / result['round'][f'median_{kind}']

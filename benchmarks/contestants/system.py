@@ -3,7 +3,7 @@
 `system:auto`, `system:one` and `system:all` map clients as the contestants of
 `ours` do. `system:loop` is the same algorithm as a script would run it: a
 Python loop that calls one compiled step for each client, with its buffers to
-reuse (`benchmarks.loop`); it draws the same random numbers.
+reuse (`federated.reference`); it draws the same random numbers.
 """
 
 from typing import NamedTuple
@@ -12,11 +12,10 @@ import jax
 import numpy as np
 
 from benchmarks import fedvtc_round, hlo, hyper_round, products
-from benchmarks.loop import Loop
 from fedjax_gen.algorithms import fedvae, fissionvae
 from fedjax_gen.data.federated import FederatedDataset, federated_dataset
 from fedjax_gen.data.partition import Partition
-from fedjax_gen.federated import rounds, sampling
+from fedjax_gen.federated import reference, rounds, sampling
 from fedjax_gen.federated.algorithm import Algorithm
 from fedjax_gen.federated.mapping import (
   Mapping,
@@ -103,19 +102,26 @@ class _Looped:
 
   def __init__(self, system: System):
     self._system = system
-    self._loop = Loop(system.algorithm, system.datasets, jax.random.key(_SEED))
+    self._run = reference.round_loop(system.algorithm)
+    self._data, self._key = system.datasets, jax.random.key(_SEED)
+    self._state = rounds.init_state(
+      system.algorithm, system.datasets, jax.random.key(0)
+    )
     with CompileClock() as clock:
       self()
     self.compile_seconds = clock.seconds
 
   def __call__(self) -> None:
-    jax.block_until_ready(self._loop.round())
+    self._state, _ = self._run(self._state, self._data, self._key, 1)
+    jax.block_until_ready(self._state)
 
   def costs(self) -> dict[str, float | None]:
     """Of a round its products, and the bytes that all steps move."""
     moved = [
       (_bytes(self._system, lowered), calls)
-      for lowered, calls in self._loop.lowered()
+      for lowered, calls in self._run.lowered(
+        self._state, self._data, self._key
+      )
     ]
     is_known = all(number is not None for number, _ in moved)
     return {

@@ -128,8 +128,11 @@ def default_cpu_devices() -> int:
   Clients side by side scale with the cores, the matrix products of one client
   do not. No more than the 8 lanes of `Mapping.reproducible`, which they divide.
   """
+  return 1 << min(cpu_cores().bit_length() - 1, 3)
+
+
+def cpu_cores() -> int:
+  """How many cores this process may use."""
   if hasattr(os, 'sched_getaffinity'):
-    cores = len(os.sched_getaffinity(0))
-  else:
-    cores = os.cpu_count() or 1
-  return 1 << min(cores.bit_length() - 1, 3)
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1

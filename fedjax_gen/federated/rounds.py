@@ -2,6 +2,11 @@
 
 What programs need beside it is here by name: the state to begin with, where
 data lie, and what a round moves.
+
+How many rounds a call makes is an argument of the compiled program and not a
+part of it. So one program serves calls of any length, and the bits cannot
+depend on how rounds are divided among calls: a training loop may let the clock
+decide.
 """
 
 from collections.abc import Sequence
@@ -9,6 +14,8 @@ import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from fedjax_gen import validate
 from fedjax_gen.data.federated import FederatedDataset
@@ -27,6 +34,9 @@ from fedjax_gen.federated.placement import place
 from fedjax_gen.federated.round import RoundMetrics, federated_round
 from fedjax_gen.federated.traffic import Traffic, traffic
 from fedjax_gen.types import Key
+
+# Rounds whose metrics the program has room for; more are several calls of it.
+_ROOM = 32
 
 __all__ = [
   'RoundMetrics',
@@ -72,12 +82,20 @@ class Runner:
     num_rounds: int,
   ) -> tuple[FederatedState, RoundMetrics]:
     """Runs rounds; the state given is donated."""
-    arguments = self._placed(state, datasets, key, num_rounds)
-    if not self._is_fitted:
-      self.mapping = self._fitted(arguments, num_rounds)
-      self._is_fitted = True
-    program = self._program(self.mapping, arguments[0])
-    return program(*arguments, num_rounds)
+    validate.positive_int(num_rounds=num_rounds)
+    log = []
+    for done in range(0, num_rounds, _ROOM):
+      now = min(_ROOM, num_rounds - done)
+      arguments = self._placed(state, datasets, key)
+      if not self._is_fitted:
+        self.mapping = self._fitted(arguments)
+        self._is_fitted = True
+      program = self._program(self.mapping, arguments[0])
+      state, metrics = program(*arguments, np.int32(now))
+      log.append(
+        jax.tree.map(lambda leaf, now=now: np.asarray(leaf)[:now], metrics)
+      )
+    return state, jax.tree.map(lambda *parts: np.concatenate(parts), *log)
 
   def temporary_bytes(
     self,
@@ -91,8 +109,8 @@ class Runner:
     By the compiler's own analysis, of one device. It runs nothing, and
     compiles nothing that such a call has run or will run.
     """
-    arguments = self._placed(state, datasets, key, num_rounds)
-    return self._needed(self.mapping, arguments, num_rounds)
+    del num_rounds  # one program serves all
+    return self._needed(self.mapping, self._placed(state, datasets, key))
 
   def lowered(
     self,
@@ -101,27 +119,32 @@ class Runner:
     key: Key | RunKeys,
     num_rounds: int,
   ) -> jax.stages.Lowered:
-    """The program before it is compiled, to look at."""
-    arguments = self._placed(state, datasets, key, num_rounds)
-    program = self._program(self.mapping, arguments[0])
-    return program.lower(*arguments, num_rounds)
+    """The program before it is compiled, to look at.
 
-  def _placed(self, state, datasets, key, num_rounds):
+    Its number of rounds is a constant, so that what is counted turn by turn
+    (`Compiled.as_text`) is known.
+    """
+    arguments = self._placed(state, datasets, key)
+    program = self._jitted(
+      self.mapping, arguments[0], static_argnames='num_rounds'
+    )
+    return program.lower(*arguments, num_rounds=num_rounds)
+
+  def _placed(self, state, datasets, key):
     cohorts.check_fleets(self.algorithm, datasets)
-    validate.positive_int(num_rounds=num_rounds)
     state = placement.place_state(state, self.mapping)
     return state, *placement.place((tuple(datasets), key), self.mapping)
 
-  def _needed(self, mapping, arguments, num_rounds) -> int:
+  def _needed(self, mapping, arguments) -> int:
     program = self._program(mapping, arguments[0])
-    return memory.needed_bytes(program.lower(*arguments, num_rounds))
+    return memory.needed_bytes(program.lower(*arguments, np.int32(1)))
 
-  def _fitted(self, arguments, num_rounds) -> Mapping:
+  def _fitted(self, arguments) -> Mapping:
     _, datasets, key = arguments
     return memory.fitted(
       self.mapping,
       max(self._cohort_sizes(datasets, key)),
-      lambda mapping: self._needed(mapping, arguments, num_rounds),
+      lambda mapping: self._needed(mapping, arguments),
       memory.free_bytes(),
     )
 
@@ -138,21 +161,27 @@ class Runner:
       self._made = mapping, self._jitted(mapping, state)
     return self._made[1]
 
-  def _jitted(self, mapping: Mapping, state: FederatedState):
-    """`(state, datasets, key, num_rounds) -> (state, metrics)`, jitted."""
+  def _jitted(self, mapping: Mapping, state: FederatedState, **options: Any):
+    """`(state, datasets, key, num_rounds) -> (state, metrics)`, jitted.
+
+    Metrics have a leading axis of `_ROOM`; what lies behind the rounds that
+    were asked for is zero.
+    """
 
     @functools.partial(
       jax.jit,
-      static_argnames='num_rounds',
       donate_argnums=0,
       out_shardings=(
         placement.state_shardings(state, mapping),
         placement.replicated(mapping),
       ),
       compiler_options=compiling.options(),
+      **options,
     )
     def program(state, datasets, key, num_rounds):
-      def body(state, _):
+      # Traced once, here for the shapes of its metrics and below for the loop.
+      @functools.partial(jax.jit, inline=True)
+      def one_round(state, datasets, key):
         return federated_round(
           self.algorithm,
           state,
@@ -161,6 +190,18 @@ class Runner:
           samplers=self.samplers,
           mapping=mapping,
         )
+
+      def body(carry):
+        done, state, log = carry
+        state, metrics = one_round(state, datasets, key)
+        log = jax.tree.map(
+          lambda rows, row: jax.lax.dynamic_update_index_in_dim(
+            rows, row, done, axis=0
+          ),
+          log,
+          metrics,
+        )
+        return done + 1, state, log
 
       # Whole rows for all rounds at once, if all are needed in every round.
       held = tuple(
@@ -171,11 +212,18 @@ class Runner:
           state.fleets, datasets, self._cohort_sizes(datasets, key), strict=True
         )
       )
-      after, metrics = jax.lax.scan(
-        body, state._replace(fleets=held), length=num_rounds
+      state_held = state._replace(fleets=held)
+      _, shapes = jax.eval_shape(one_round, state_held, datasets, key)
+      log = jax.tree.map(
+        lambda leaf: jnp.zeros((_ROOM, *leaf.shape), leaf.dtype), shapes
+      )
+      _, after, log = jax.lax.while_loop(
+        lambda carry: carry[0] < num_rounds,
+        body,
+        (jnp.int32(0), state_held, log),
       )
       fleets = placement.whole(after.fleets, state.fleets, mapping)
-      return after._replace(fleets=fleets), metrics
+      return after._replace(fleets=fleets), log
 
     return program
 
@@ -195,10 +243,10 @@ def round_runner(
 
   Returns:
     `run(state, datasets, key, num_rounds) -> (state, metrics)`, metrics with
-    a leading `[R]` axis. The key is one for everything, or `RunKeys`: a run
-    under differential privacy has its own keys from
+    a leading `[R]` axis, NumPy arrays. The key is one for everything, or
+    `RunKeys`: a run under differential privacy has its own keys from
     `privacy.secret_keys`. The state given is donated: use the one returned.
-    It compiles once for each `num_rounds`.
+    It compiles once, whatever `num_rounds` is.
   """
   if samplers is None:
     samplers = [sampling.everyone()] * len(algorithm.fleets)

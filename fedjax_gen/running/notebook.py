@@ -5,6 +5,7 @@ where nothing displays HTML.
 """
 
 from collections.abc import Mapping, Sequence
+import contextlib
 import dataclasses
 import html
 import numbers
@@ -19,6 +20,7 @@ from fedjax_gen.errors import InputError
 from fedjax_gen.federated import rounds
 from fedjax_gen.federated.algorithm import FederatedState
 from fedjax_gen.running import federated_step, progress
+from fedjax_gen.running.compile_clock import CompileClock
 from fedjax_gen.types import Key
 
 
@@ -45,8 +47,7 @@ def train(
     datasets: the clients of each fleet.
     key: the run's key.
     num_rounds: R.
-    rounds_per_call: rounds in one compiled call; if R is no multiple of it, a
-      second program is compiled for the rest.
+    rounds_per_call: rounds in one call of the compiled program.
     stream: where to say it; None for standard output.
 
   Returns:
@@ -57,15 +58,15 @@ def train(
   datasets = rounds.place(list(datasets), runner.mapping)
   meters = rounds.traffic(runner.algorithm, datasets)
   shown = progress.progress(sys.stdout if stream is None else stream)
-  shown.start(name, num_rounds, 0)
   parts = []
-  for done in range(0, num_rounds, rounds_per_call):
-    now = min(rounds_per_call, num_rounds - done)
-    state, metrics = runner(state, datasets, key, now)
-    parts.append(federated_step.summarise(metrics, meters))
-    loss = parts[-1].get('loss')
-    shown.update(done + now, None if loss is None else float(loss[-1]))
-  shown.close()
+  with CompileClock() as clock, contextlib.closing(shown):
+    shown.start(name, num_rounds, 0, clock)
+    for done in range(0, num_rounds, rounds_per_call):
+      now = min(rounds_per_call, num_rounds - done)
+      state, metrics = runner(state, datasets, key, now)
+      parts.append(federated_step.summarise(metrics, meters))
+      loss = parts[-1].get('loss')
+      shown.update(done + now, None if loss is None else float(loss[-1]))
   return state, {
     metric: np.concatenate([part[metric] for part in parts])
     for metric in parts[0]

@@ -33,15 +33,14 @@ from fedjax_gen.running.workdir import Workdir
 class Schedule:
   """When what happens, in rounds.
 
-  Steps begin at multiples of `rounds_per_step` whatever interrupted the run, so
-  that a resumed run executes the same programs and ends with the same bits.
-  Evaluations and checkpoints happen at the end of the step in which they fall
-  due, and at the end of training.
+  Steps end at multiples of `rounds_per_step` whatever interrupted the run, and
+  at the end of training. Evaluations and checkpoints happen at the end of the
+  step in which they fall due. A step is one call of `step`, or several if that
+  takes long.
 
   Attributes:
     num_rounds: rounds of training.
-    rounds_per_step: rounds in one call of `step`; the last one may be shorter,
-      which compiles a second program.
+    rounds_per_step: rounds of a step; the last one may be shorter.
     eval_every: rounds from one evaluation to the next.
     checkpoint_every: rounds from one checkpoint to the next.
   """
@@ -56,11 +55,40 @@ class Schedule:
 
   def next_end(self, done: int) -> int:
     """Returns the round at which the step after `done` rounds ends."""
-    return min(done + self.rounds_per_step, self.num_rounds)
+    return min(self._start(done) + self.rounds_per_step, self.num_rounds)
 
-  def is_due(self, every: int, start: int, end: int) -> bool:
-    """Returns whether a multiple of `every` lies in (start, end]."""
-    return end // every > start // every or end == self.num_rounds
+  def is_due(self, every: int, end: int) -> bool:
+    """Returns whether a multiple of `every` lies in the step that ends."""
+    is_in = end // every > self._start(end - 1) // every
+    return is_in or end == self.num_rounds
+
+  def _start(self, done: int) -> int:
+    return done - done % self.rounds_per_step
+
+
+class Pace:
+  """Rounds of one call, so few that it ends soon; the clock decides.
+
+  Only how often one hears of a run follows from it: a step gives the same bits
+  however its rounds are divided among calls.
+
+  Attributes:
+    seconds: that a call may take, if it has more rounds than one.
+  """
+
+  def __init__(self, seconds: float = 10.0):
+    self.seconds = seconds
+    self._per_round: float | None = None
+
+  def rounds(self, at_most: int) -> int:
+    """Returns how many rounds to run next; one to begin with."""
+    if self._per_round is None:
+      return 1
+    return max(1, min(at_most, int(self.seconds / max(self._per_round, 1e-9))))
+
+  def took(self, num_rounds: int, seconds: float) -> None:
+    """Tells what a call took, compilation not counted."""
+    self._per_round = seconds / num_rounds
 
 
 class TrainResult(NamedTuple):
@@ -103,10 +131,12 @@ def train(
   Args:
     method: its name in the work directory, for example 'federated'.
     init: returns the state before the first round, a pytree of arrays.
-    step: runs a number of rounds in one compiled call, and may donate the state
-      it is given. Returns the state and metrics: `[n]` arrays, one number a
-      round, and arrays `[n, K]` whose names end in `_per_client`.
-      `client_per_client` holds the clients' numbers, if cohorts are drawn.
+    step: runs a number of rounds, and may donate the state it is given. The
+      bits must not depend on how rounds are divided among calls: which call
+      has how many follows the clock (`Pace`), at most `rounds_per_step`.
+      Returns the state and metrics: `[n]` arrays, one number a round, and
+      arrays `[n, K]` whose names end in `_per_client`. `client_per_client`
+      holds the clients' numbers, if cohorts are drawn.
     schedule: when to evaluate and save.
     workdir: where to log and save.
     progress: where to show the advance.
@@ -119,7 +149,7 @@ def train(
     evaluated: what `evaluate` is given: of the state what it reads, brought to
       one device, or to the host if it is split among several.
     population: the files of what clients keep, if that is not in the state.
-    stop: if given, a signal lets the running step end and be saved; of several
+    stop: if given, a signal lets the running call end and be saved; of several
       processes any may receive it.
 
   Returns:
@@ -145,23 +175,28 @@ def train(
     if workdir.is_writer:
       workdir.rewind(method, done)
     if done < schedule.num_rounds:
-      progress.start(method, schedule.num_rounds, done)
-    compiled_before = times['compile_seconds']
+      progress.start(method, schedule.num_rounds, done, clock)
+    compiled_before, pace = times['compile_seconds'], Pace()
     while done < schedule.num_rounds:
       with stop.deferred() if stop else contextlib.nullcontext():
-        end = schedule.next_end(done)
-        state, metrics, seconds = _timed_step(step, state, end - done, clock)
+        step_end = schedule.next_end(done)
+        now = _agreed_rounds(processes, pace, step_end - done)
+        end = done + now
+        state, metrics, seconds = _timed_step(step, state, now, clock)
+        pace.took(now, seconds)
         rounds = _per_round(metrics, done + 1)
         problem = divergence.find(rounds, metrics, trained(state))
-        is_eval_due = schedule.is_due(schedule.eval_every, done, end)
+        is_step = end == step_end
+        is_eval_due = is_step and schedule.is_due(schedule.eval_every, end)
         if evaluate and is_eval_due and not problem:
+          progress.doing('evaluating')
           own = leaves.local(evaluated(state))  # all processes give their part
           if workdir.is_writer:
             rounds[-1] |= {k: float(v) for k, v in evaluate(own).items()}
         is_best = False
         if workdir.is_writer:
           workdir.log(method, rounds)
-          is_best = bool(checkpoints.is_best(rounds[-1]))
+          is_best = is_step and bool(checkpoints.is_best(rounds[-1]))
         problem, is_best = _agree(processes, problem, is_best, stop)
         if problem:
           raise divergence.error(method, problem, checkpoints)
@@ -169,7 +204,7 @@ def train(
         times['seconds'] += seconds
         times['compile_seconds'] = compiled_before + clock.seconds
         if (
-          schedule.is_due(schedule.checkpoint_every, done, end)
+          (is_step and schedule.is_due(schedule.checkpoint_every, end))
           or is_best
           or (stop and stop.requested)
         ):
@@ -182,6 +217,13 @@ def train(
   return TrainResult(
     leaves.local(state), times['seconds'], times['compile_seconds'], history
   )
+
+
+def _agreed_rounds(processes: Processes, pace: Pace, at_most: int) -> int:
+  """Returns the rounds of the next call, by the clock of the writer."""
+  if at_most == 1:
+    return 1
+  return processes.from_writer(lambda: pace.rounds(at_most))
 
 
 def _agree(

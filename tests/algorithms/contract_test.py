@@ -30,7 +30,7 @@ from fedjax_gen.algorithms import (
   lg_fedavg,
   linear_head,
 )
-from fedjax_gen.federated import mapping, rounds, sampling
+from fedjax_gen.federated import mapping, reference, rounds, sampling
 from fedjax_gen.federated.finetuning import Finetuning
 from fedjax_gen.models.gan import GanConfig, build_gan
 from fedjax_gen.models.hypernetwork import HyperVaeConfig, build_hyper_vae
@@ -213,52 +213,136 @@ ALGORITHMS = {
 
 
 def _all_but_the_last(key, data):
+  """Of those who hold something."""
   cohort = sampling.everyone()(key, data)
-  return cohort._replace(present=cohort.row < data.num_clients - 1)
+  present = (cohort.row < data.num_clients - 1) & (data.sizes > 0)
+  return cohort._replace(present=present)
+
+
+def _as_floats(data):
+  """The same with examples that could be NaN."""
+  if data.inputs.dtype == jnp.uint8:
+    return dataclasses.replace(data, inputs=data.inputs / np.float32(255))
+  return data
 
 
 @functools.cache
 def _start(name):
   """The algorithm, its clients and the state they start from."""
   algorithm, data = ALGORITHMS[name]()
+  data = [_as_floats(fleet) for fleet in data]
   return algorithm, data, rounds.init_state(algorithm, data, jax.random.key(0))
 
 
-def _runner(algorithm, chosen=mapping.Mapping()):
-  """The runner of an algorithm whose last clients fail in every round."""
+def _with_absences(build, algorithm, **layout):
+  """Rounds of an algorithm whose last clients fail in each of them."""
   samplers = [_all_but_the_last] * len(algorithm.fleets)
-  return rounds.round_runner(algorithm, samplers=samplers, mapping=chosen)
+  return build(algorithm, samplers=samplers, **layout)
+
+
+@functools.cache
+def _runner(name, chosen=mapping.Mapping()):
+  """Rounds, and a list that grows when the work of a client is traced."""
+  algorithm, *_ = _start(name)
+  traces = []
+
+  def counted(update):
+    def traced(*arguments):
+      traces.append(1)
+      return update(*arguments)
+
+    return traced
+
+  fleets = tuple(f._replace(update=counted(f.update)) for f in algorithm.fleets)
+  algorithm = algorithm._replace(fleets=fleets)
+  return _with_absences(rounds.round_runner, algorithm, mapping=chosen), traces
+
+
+def _two_rounds(run, state, data):
+  copy = jax.tree.map(jnp.copy, state)  # it is consumed
+  return jax.device_get(run(copy, data, _KEY, 2))
 
 
 @functools.cache
 def _run(name, chosen=mapping.Mapping()):
   """State and metrics after two rounds of one call."""
-  algorithm, data, state = _start(name)
-  state = jax.tree.map(jnp.copy, state)  # the runner consumes it
-  return jax.device_get(_runner(algorithm, chosen)(state, data, _KEY, 2))
+  _, data, state = _start(name)
+  return _two_rounds(_runner(name, chosen)[0], state, data)
+
+
+@functools.cache
+def _loop(name):
+  return _with_absences(reference.round_loop, _start(name)[0])
+
+
+def _examples(data, client):
+  """Rows of the examples of one client."""
+  start = int(data.offsets[client])
+  return np.asarray(data.order)[start : start + int(data.sizes[client])]
+
+
+def _poisoned(data, rows):
+  """The same data with rows that are not good for anything."""
+  labels, inputs = np.array(data.labels), np.array(data.inputs)
+  inputs[rows] = np.nan
+  labels[rows] = (labels[rows] + 1) % 2
+  return dataclasses.replace(
+    data, inputs=jnp.asarray(inputs), labels=jnp.asarray(labels)
+  )
+
+
+def _all_nan_but(is_own, clients):
+  """States `[N, ...]` of clients, of which only some are numbers."""
+
+  def poison(leaf):
+    if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+      return leaf
+    leaf = np.array(leaf)
+    leaf[~is_own] = np.nan
+    return jnp.asarray(leaf)
+
+  return jax.tree.map(poison, clients)
+
+
+def _alone(run, data, state, fleet, *, others_are_nan):
+  """A round of the first client of a fleet, and what it left there.
+
+  Args:
+    run: rounds of the cohorts of `_all_but_the_last`.
+    data: of each fleet; fleets may share their examples.
+    state: before the round.
+    fleet: whose first client.
+    others_are_nan: whether nobody else has a good example or a good state.
+  """
+  own = _examples(data[fleet], 0)
+  datasets, fleets = [], []
+  for number, (part, kept) in enumerate(zip(data, state.fleets, strict=True)):
+    is_own = (np.arange(part.num_clients) == 0) & (number == fleet)
+    if others_are_nan:
+      part = _poisoned(part, np.setdiff1d(np.arange(len(part.labels)), own))
+      kept = _all_nan_but(is_own, kept)
+    sizes = jnp.asarray(np.where(is_own, part.sizes, 0))
+    datasets.append(dataclasses.replace(part, sizes=sizes))
+    fleets.append(kept)
+  state = jax.tree.map(jnp.copy, state._replace(fleets=tuple(fleets)))
+  after, metrics = jax.device_get(run(state, datasets, _KEY, 1))
+  kept = jax.tree.map(lambda leaf: leaf[0], after.fleets[fleet])
+  return after.server, kept, metrics
 
 
 @functools.cache
 def _single_rounds(name):
-  """State and metrics after each of three calls, and the last state's types.
-
-  Raises:
-    AssertionError: an update was traced again after the first call.
-  """
-  algorithm, data, state = _start(name)
+  """State and metrics after each of three calls, and the last state's types."""
+  _run(name)  # compiles the program, for more rounds than one
+  _, data, state = _start(name)
+  run, traces = _runner(name)
+  before = len(traces)
   state = jax.tree.map(jnp.copy, state)
-  chex.clear_trace_counter()  # it counts by name
-  fleets = tuple(
-    # For the shapes of the message and of the sums, and to compile; never
-    # again.
-    fleet._replace(update=chex.assert_max_traces(fleet.update, n=4))
-    for fleet in algorithm.fleets
-  )
-  run = _runner(algorithm._replace(fleets=fleets))
   results = []
   for _ in range(3):
     state, metrics = run(state, data, _KEY, 1)
     results.append(jax.device_get((state, metrics)))
+  assert len(traces) == before > 0
   return results, jax.tree.map(jax.typeof, state)
 
 
@@ -282,6 +366,51 @@ class ContractTest(parameterized.TestCase):
       rtol=1e-3,
       atol=1e-3,
     )
+
+  @parameterized.parameters(*ALGORITHMS)
+  def test_a_plain_loop_over_clients_gives_the_same_numbers(self, name):
+    _, data, state = _start(name)
+    chex.assert_trees_all_close(
+      _run(name), _two_rounds(_loop(name), state, data), rtol=1e-4, atol=1e-4
+    )
+
+  @parameterized.parameters(*ALGORITHMS)
+  def test_the_examples_of_an_absent_client_are_never_read(self, name):
+    _, data, state = _start(name)
+    poisoned = [
+      _poisoned(fleet, _examples(fleet, fleet.num_clients - 1))
+      for fleet in data
+    ]
+    chex.assert_trees_all_equal(
+      _run(name), _two_rounds(_runner(name)[0], state, poisoned)
+    )
+
+  @parameterized.parameters(*ALGORITHMS)
+  def test_what_a_client_sends_does_not_depend_on_others(self, name):
+    algorithm, data, state = _start(name)
+    for fleet in range(len(algorithm.fleets)):
+      chex.assert_trees_all_equal(
+        *(
+          _alone(_loop(name), data, state, fleet, others_are_nan=are_nan)
+          for are_nan in (False, True)
+        )
+      )
+
+  def test_a_client_that_reads_the_data_of_others_is_found(self):
+    honest = toys.mean_estimation()
+    [client] = honest.fleets
+
+    def update(view, kept, data, keys):
+      message, kept, metrics = client.update(view, kept, data, keys)
+      return {'w': message['w'] + data.inputs.mean(axis=0)}, kept, metrics
+
+    curious = honest._replace(fleets=(client._replace(update=update),))
+    data = [toys.dataset(_SIZES)]
+    for algorithm, is_found in ((honest, False), (curious, True)):
+      state = rounds.init_state(algorithm, data, _KEY)
+      run = _with_absences(reference.round_loop, algorithm)
+      server, *_ = _alone(run, data, state, 0, others_are_nan=True)
+      self.assertEqual(bool(np.isnan(server.variables['w']).any()), is_found)
 
   # One with statistics and one whose private states are models.
   @parameterized.parameters('fedvae_batch_norm', 'local_only')

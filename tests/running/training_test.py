@@ -1,3 +1,5 @@
+import signal
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,8 +7,12 @@ import pytest
 
 from fedjax_gen.errors import InputError
 from fedjax_gen.running import leaves
-from fedjax_gen.running.stopping import DivergedError
-from fedjax_gen.running.training import Schedule, train
+from fedjax_gen.running.stopping import (
+  DivergedError,
+  StoppedError,
+  StopSignal,
+)
+from fedjax_gen.running.training import Pace, Schedule, train
 from fedjax_gen.running.workdir import Workdir
 
 
@@ -16,8 +22,11 @@ class Quiet:
   def __init__(self):
     self.seen = []
 
-  def start(self, method, num_rounds, done):
+  def start(self, method, num_rounds, done, clock):
     self.seen.append((method, num_rounds, done))
+
+  def doing(self, what):
+    pass
 
   def update(self, rounds, loss):
     self.seen.append(rounds)
@@ -69,11 +78,11 @@ def test_steps_evaluations_and_checkpoints_keep_to_the_schedule(tmp_path):
     ),
     evaluate=evaluate,
   )
-  assert calls == [3, 3, 3, 2]
+  assert calls == [1, 2, 3, 3, 2]  # the first to see how long one takes
   assert evaluated == [6, 9, 11]  # at the end of the step where 4, 8 fall; last
   assert [r['loss'] for r in result.history] == list(range(1, 12))
   assert [r['round'] for r in result.history if 'test_elbo' in r] == evaluated
-  assert progress.seen == [('m', 11, 0), 3, 6, 9, 11, 'closed']
+  assert progress.seen == [('m', 11, 0), 1, 3, 6, 9, 11, 'closed']
   saved = [p.name for p in (tmp_path / 'checkpoints/m').iterdir()]
   assert saved == ['11']
 
@@ -118,7 +127,7 @@ def test_a_crashed_training_goes_on_from_its_checkpoint(tmp_path):
     _train(tmp_path, crash, schedule=schedule)
   progress = Quiet()
   result = _train(tmp_path, progress=progress, schedule=schedule)
-  assert progress.seen == [('m', 10, 4), 6, 8, 10, 'closed']
+  assert progress.seen == [('m', 10, 4), 5, 6, 8, 10, 'closed']
   assert [r['loss'] for r in result.history] == list(range(1, 11))
 
 
@@ -167,6 +176,66 @@ def test_compile_time_is_told_apart(tmp_path):
 
   result = _train(tmp_path, step, schedule=Schedule(3))
   assert result.compile_seconds > result.seconds > 0
+
+
+def test_rounds_of_a_call_follow_the_clock():
+  pace = Pace(seconds=10.0)
+  assert pace.rounds(50) == 1
+  for seconds, expected in ((0.0, 50), (0.5, 20), (3.0, 3), (60.0, 1)):
+    pace.took(1, seconds)
+    assert pace.rounds(50) == expected
+  pace.took(4, 8.0)
+  assert pace.rounds(50) == 5
+
+
+def test_steps_end_alike_however_their_rounds_are_divided(
+  tmp_path, monkeypatch
+):
+  schedule = Schedule(11, rounds_per_step=4, eval_every=3, checkpoint_every=8)
+
+  def run(name, pace):
+    monkeypatch.setattr(Pace, 'rounds', pace)
+    return _train(
+      tmp_path / name,
+      schedule=schedule,
+      evaluate=lambda state: {'test_elbo': state['w']},
+      best_metric='loss',  # of a round: the first is the best of all
+      best_mode='min',
+    )
+
+  quick, slow = (
+    run('quick', lambda self, at_most: at_most),
+    run('slow', lambda self, at_most: 1),
+  )
+  assert quick.history == slow.history
+  for folder in (tmp_path / 'quick', tmp_path / 'slow'):
+    saved = {p.name for p in (folder / 'checkpoints/m').iterdir()}
+    assert saved == {'4', '8', '11'}
+
+
+def test_a_training_stopped_within_a_step_ends_it_as_it_would_have(tmp_path):
+  schedule = Schedule(8, rounds_per_step=4, eval_every=4, checkpoint_every=4)
+  evaluations = []
+
+  def evaluate(state):
+    evaluations.append(int(state['w']))
+    return {'test_elbo': 0.0}
+
+  def stopping(state, num_rounds):
+    if state['w'] == 5:
+      signal.raise_signal(signal.SIGTERM)
+    return _counting_step(state, 1)  # as if rounds were slow
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(Pace, 'rounds', lambda self, at_most: 1)
+    with StopSignal() as stop, pytest.raises(StoppedError):
+      _train(
+        tmp_path, stopping, schedule=schedule, evaluate=evaluate, stop=stop
+      )
+  assert (tmp_path / 'checkpoints/m/6').exists()
+  result = _train(tmp_path, schedule=schedule, evaluate=evaluate)
+  assert evaluations == [4, 8]
+  assert [r['round'] for r in result.history] == list(range(1, 9))
 
 
 def test_a_schedule_without_rounds_is_refused():

@@ -62,6 +62,32 @@ def test_without_flags_a_process_is_alone_and_agrees_with_itself():
   alone.end(0)
 
 
+def test_more_cpu_devices_than_cores_are_refused_or_warned_of(
+  monkeypatch, capsys
+):
+  monkeypatch.setattr(mapping, 'cpu_cores', lambda: 2)
+  alone = process_flags.DistributedConfig()
+  for num_devices in (0, 1, 2):
+    process_flags.start(alone, num_devices)
+  assert capsys.readouterr().err == ''
+  process_flags.start(alone, 4)
+  assert 'num_devices=4 on a CPU of 2 cores' in capsys.readouterr().err
+  with pytest.raises(InputError, match='num_devices <= 8 .* num_devices=99'):
+    process_flags.start(alone, 99)
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  process_flags.start(alone, 99)  # devices that are there, or are not
+
+
+def test_no_more_cpu_devices_are_made_than_can_work(monkeypatch):
+  made = {}
+  monkeypatch.setenv('XLA_FLAGS', '')
+  monkeypatch.setattr(mapping, 'cpu_cores', lambda: 2)
+  monkeypatch.setattr(jax.config, 'update', made.__setitem__)
+  for num_devices, expected in ((2, 2), (8, 8), (99, 8)):
+    process_flags._make_cpu_devices(num_devices, 1)
+    assert made == {'jax_num_cpu_devices': expected}
+
+
 def test_replicated_leaves_are_seen_as_one_device_has_them():
   placed = rounds.place(
     {'w': jnp.arange(3.0), 'key': jax.random.key(1)},

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import sys
 
 from fedjax_gen import fields, validate
 from fedjax_gen.errors import InputError
@@ -109,6 +110,7 @@ def start(config: DistributedConfig, num_devices: int) -> Processes:
       start_seconds=config.start_seconds,
     )
   else:
+    _check_cpu_devices(num_devices)
     return ALONE
   import jax
 
@@ -142,4 +144,44 @@ def _make_cpu_devices(num_devices: int, count: int) -> None:
     )
   # In Python a device may have been used before: then they are as they are.
   with contextlib.suppress(RuntimeError):
-    jax.config.update('jax_num_cpu_devices', num_devices // count)
+    jax.config.update(
+      'jax_num_cpu_devices', min(num_devices // count, _most_cpu_devices())
+    )
+
+
+def _most_cpu_devices() -> int:
+  """Devices that a CPU is made to appear as, at most.
+
+  Those of one program wait for each other, each on a thread: of many more than
+  cores some never get their turn. As many as `Mapping.reproducible` has lanes
+  work anywhere, so that bits can be compared.
+  """
+  from fedjax_gen.federated import mapping
+
+  return max(mapping.cpu_cores(), mapping.Mapping().num_lanes)
+
+
+def _check_cpu_devices(num_devices: int) -> None:
+  """Refuses, or warns of, more CPU devices than there are cores.
+
+  Raises:
+    InputError: there are so many more that a round might not end.
+  """
+  import jax
+
+  from fedjax_gen.federated import mapping
+
+  cores = mapping.cpu_cores()
+  if num_devices <= cores or jax.default_backend() != 'cpu':
+    return
+  most = max(_most_cpu_devices(), jax.device_count())
+  if num_devices > most:
+    raise InputError(
+      f'Expected num_devices <= {most} on a CPU of {cores} cores, got '
+      f'num_devices={num_devices}: more devices than cores wait for each other.'
+    )
+  print(
+    f'num_devices={num_devices} on a CPU of {cores} cores: each device waits '
+    f'for a core; --num_devices={mapping.default_cpu_devices()} is faster.',
+    file=sys.stderr,
+  )

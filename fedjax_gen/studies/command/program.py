@@ -66,7 +66,9 @@ class RunConfig(fields.Configuration):
   seed: int = fields.non_negative_int(0, 'Decides everything random.')
   rounds: int = fields.positive_int(10, 'Communication rounds.')
   rounds_per_step: int = fields.positive_int(
-    1, 'Rounds in one compiled call; more are faster, and stop later.'
+    1,
+    'Rounds in one compiled call, or fewer where they take longer than 10 s; '
+    'more are faster. Evaluations and checkpoints wait for the last of them.',
   )
   eval_every: int = fields.positive_int(
     5, 'Rounds from one evaluation to the next.'
