@@ -197,7 +197,7 @@ PROGRAM = program.Program(
     ('--workdir=runs/fissionvae --group=shapes', 'Of one group of clients.'),
     (
       '--workdir=runs/fedvae --out=patients.csv',
-      'Rows in the table’s columns.',
+      'In the columns of the table.',
     ),
   ),
   configs=Configs(),
