@@ -76,6 +76,17 @@ KINDS: dict[str, Kind] = {
 """Every kind by name."""
 
 
+def trunk_of(shape: tuple[int, ...]) -> str:
+  """The `Kind.trunk` of examples of a shape, whatever their last axis means.
+
+  Example:
+    >>> trunk_of((28, 28, 1)), trunk_of((100, 6)), trunk_of((5,))
+    ('image', 'series', 'flat')
+  """
+  trunks = {kind.num_axes: kind.trunk for kind in KINDS.values()}
+  return trunks[len(shape)]
+
+
 class Block(NamedTuple):
   """A part of the last axis of an encoded example.
 

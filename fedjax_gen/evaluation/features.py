@@ -86,7 +86,7 @@ def classifier_extractor(
   Raises:
     InputError: images or labels of other shapes or out of range.
   """
-  checks.images_alike(train_inputs=train_inputs, test_inputs=test_inputs)
+  checks.examples_alike(train_inputs=train_inputs, test_inputs=test_inputs)
   checks.labels(len(test_inputs), num_classes, test_labels=test_labels)
   classifier = classifier_cache.train(
     train_inputs,
