@@ -25,7 +25,8 @@ from fedjax_gen.federated.mapping import (
 )
 
 PARTITIONS = (
-    'iid', 'dirichlet', 'classes', 'quantity', 'groups', 'natural', 'file',
+    'auto', 'iid', 'dirichlet', 'classes', 'quantity', 'groups', 'natural',
+    'file',
 )  # fmt: skip
 SAMPLINGS = ('all', 'uniform', 'poisson', 'by_size')
 
@@ -38,8 +39,10 @@ class FederationConfig(fields.Configuration):
     10, 'N, clients; with partition=natural at most so many, 0 for all.'
   )
   partition: str = fields.option(
-    'iid',
-    'How examples are dealt: iid, dirichlet over labels, classes per client, '
+    'auto',
+    'How examples are dealt: auto (every client of the data, where a column, a '
+    'file or an array of series names them, else iid), iid, dirichlet over '
+    'labels, classes per client, '
     'quantity skew, one kind of image per client (groups), natural user '
     'ids, or a saved partition (file).',
     choices=PARTITIONS,
@@ -163,6 +166,9 @@ def build_partition(
   """The partition that `config.partition` names."""
   train, count = source.train, config.num_clients
   validate.non_negative_int(seed=seed)
+  if config.partition == 'auto' and source.names_clients:
+    # All of them: num_clients is about clients that are made up.
+    config, count = dataclasses.replace(config, partition='natural'), 0
   if config.partition == 'file':
     partition = Partition.load(config.partition_file)
     if partition.order.size and partition.order.max() >= len(train.labels):
@@ -175,7 +181,7 @@ def build_partition(
   if config.partition == 'natural':
     users = _needed(train.users, source, 'natural', 'user ids')
     return partitions.natural(users, max_clients=count or None, seed=seed)
-  if config.partition == 'iid':
+  if config.partition in ('auto', 'iid'):
     return partitions.iid(len(train.labels), count, seed=seed)
   if config.partition == 'dirichlet':
     return partitions.dirichlet(

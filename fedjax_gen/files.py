@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 import contextlib
+import csv
 import os
 from pathlib import Path
 import secrets
@@ -52,3 +53,18 @@ def write_arrays(path: str | os.PathLike, arrays: Mapping[str, Any]) -> None:
   # An open file, for NumPy would append its ending to a path without it.
   with replacing(path) as unfinished, unfinished.open('wb') as file:
     np.savez_compressed(file, **arrays)
+
+
+def write_columns(
+  path: str | os.PathLike, columns: Mapping[str, np.ndarray]
+) -> None:
+  """Writes columns of one length as a csv file; NaN is an empty cell."""
+  with (
+    replacing(path) as unfinished,
+    unfinished.open('w', encoding='utf-8', newline='') as file,
+  ):
+    writer = csv.writer(file)
+    writer.writerow(columns)
+    for row in zip(*columns.values(), strict=True):
+      # A float that is not itself is NaN.
+      writer.writerow(['' if value != value else value for value in row])

@@ -102,7 +102,7 @@ def test_ids_that_the_data_lack_are_named(partition, missing):
     ({'alpha': float('inf')}, 'alpha=inf'),
     ({'classes_per_client': 0}, 'classes_per_client=0'),
     ({'partition': 'file'}, "partition_file=''"),
-    ({'partition_file': 'x.npz'}, "partition='iid'.*partition_file='x.npz'"),
+    ({'partition_file': 'x.npz'}, "partition='auto'.*partition_file='x.npz'"),
     ({'sampling': 'none'}, "sampling='none'"),
     ({'sampling': 'uniform'}, 'cohort_size=0'),
     ({'sampling': 'by_size', 'cohort_size': -1}, 'cohort_size=-1'),
@@ -212,7 +212,7 @@ def test_labels_are_skewed_within_groups_and_never_across():
 @pytest.mark.parametrize(
   ('fields', 'message'),
   [
-    ({'clients_per_group': (3,)}, 'partition=groups.*clients_per_group.*iid'),
+    ({'clients_per_group': (3,)}, 'partition=groups.*clients_per_group.*auto'),
     ({'group_alpha': 0.5, 'partition': 'dirichlet'}, "got .*'dirichlet'"),
     ({'clients_per_group': (3, 0)}, 'clients_per_group=0'),
     ({'clients_per_group': (-1,)}, 'clients_per_group=-1'),

@@ -7,8 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedjax_gen import validate
+from fedjax_gen import kinds, validate
+from fedjax_gen.data.codec import Codec
+from fedjax_gen.data.schema import Schema
 from fedjax_gen.errors import InputError
+from fedjax_gen.kinds import DataSpec, Kind
 
 DATA_DIR_VARIABLE = 'FEDJAX_GEN_DATA'
 _MAX_IMAGE_SIZE = 4096  # a typing error beyond it; also what memory may hold
@@ -18,8 +21,9 @@ class Examples(NamedTuple):
   """One split of a data source, in memory.
 
   Attributes:
-    inputs: `[n, H, W, C]` uint8 images with C in (1, 3), or `[n, F]` float32
-      features.
+    inputs: `[n, H, W, C]` uint8 images with C in (1, 3), or float32: `[n, F]`
+      features, `[n, T, C]` series, `[n, D]` rows of a table. Series and tables
+      are as their `Schema` has them, or encoded.
     labels: `[n]` int32 in [0, num_classes); all zeros when there are none.
     users: `[n]` int32 natural client ids, None if the data has none.
     groups: `[n]` int32 kind-of-image ids, None if the data has none.
@@ -44,6 +48,10 @@ class DataSource:
     group_names: One name per id in `Examples.groups`.
     notes: Sentences for people about what reading did: files that were
       skipped, a split that was made, images that were resized.
+    schema: Columns of a table, or channels of a series; None for others.
+    codec: How series and tables are encoded; None if they are not, yet.
+    names_clients: Whether the user said who the clients are, so that they are
+      those of a federation if nothing else is asked.
   """
 
   name: str
@@ -53,6 +61,9 @@ class DataSource:
   user_names: tuple[str, ...] = ()
   group_names: tuple[str, ...] = ()
   notes: tuple[str, ...] = ()
+  schema: Schema | None = None
+  codec: Codec | None = None
+  names_clients: bool = False
 
   @property
   def num_classes(self) -> int:
@@ -65,9 +76,31 @@ class DataSource:
     return self.train.inputs.shape[1:]
 
   @property
+  def kind(self) -> Kind:
+    """Of the examples."""
+    if self.schema is not None:
+      return kinds.KINDS[self.schema.kind]
+    return kinds.of_shape(self.input_shape)
+
+  @property
   def is_image(self) -> bool:
-    """Whether inputs are images; otherwise they are feature vectors."""
-    return self.train.inputs.ndim == 4
+    """Whether inputs are images."""
+    return self.kind.name == 'image'
+
+  @property
+  def spec(self) -> DataSpec:
+    """What a model of these examples is built for.
+
+    Raises:
+      InputError: they are a series or a table that is not encoded.
+    """
+    if self.schema is not None and self.codec is None:
+      raise InputError(
+        f'Expected {self.kind.name} data that are encoded, got those of '
+        f'{self.name} as they were read; encoding.encode does it.'
+      )
+    layout = () if self.codec is None else self.codec.layout
+    return DataSpec(self.input_shape, self.num_classes, layout)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,19 +114,35 @@ class Options:
     test_fraction: Share of the examples held out when a source has no test
       split of its own, in (0, 1).
     seed: Seed of that split.
+    client_column: Column of a table that names the client of each row.
+    label_column: Column that holds its class.
+    schema: JSON or TOML file with corrections of the columns that were found.
+    window: Time steps of one example; 0 for whole recordings, or for tables.
+    stride: Time steps from one window to the next; 0 for `window`.
   """
 
   data_dir: str | None = None
   image_size: int | None = None
   test_fraction: float = 0.2
   seed: int = 0
+  client_column: str | None = None
+  label_column: str | None = None
+  schema: str | None = None
+  window: int = 0
+  stride: int = 0
 
   def __post_init__(self):
     if self.data_dir is not None and os.path.isfile(self.data_dir):
       raise InputError(
         f'Expected data_dir to be a folder, got the file {self.data_dir!r}.'
       )
-    validate.non_negative_int(seed=self.seed)
+    validate.non_negative_int(
+      seed=self.seed, window=self.window, stride=self.stride
+    )
+    if self.stride and not self.window:
+      raise InputError(
+        f'Expected a window with stride={self.stride}, got window=0.'
+      )
     validate.positive(test_fraction=self.test_fraction)
     if self.test_fraction >= 1:
       raise InputError(

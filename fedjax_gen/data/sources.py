@@ -6,6 +6,7 @@ For instance:
     source = sources.load('groups:~/pictures', image_size=64)
 """
 
+from collections.abc import Sequence
 import dataclasses
 import difflib
 import os
@@ -19,7 +20,9 @@ from fedjax_gen.data import (
   named,
   npy,
   npz,
+  series,
   subset,
+  table,
   tfds,
   tiny_imagenet,
 )
@@ -42,6 +45,12 @@ def load(
   num_examples: int = 0,
   num_test_examples: int = 0,
   seed: int = 0,
+  client_column: str | None = None,
+  label_column: str | None = None,
+  schema: str | None = None,
+  window: int = 0,
+  stride: int = 0,
+  test_clients: Sequence[str] = (),
 ) -> DataSource:
   """Reads a data set into memory.
 
@@ -63,7 +72,11 @@ def load(
     files, an archive of CIFAR or Tiny ImageNet, unpacked, or a folder of
     pictures, one folder per class (`folder.read`);
   * `clients:PATH` or `groups:PATH`, a folder of pictures whose first level is
-    one folder per client, or per kind of images.
+    one folder per client, or per kind of images;
+  * a table, `FILE.csv`, `.tsv` or `.parquet` (extra `tables`), or
+    `clients:PATH`, a folder with a table for each client (`table.read`); with a
+    window its rows are time steps of series;
+  * `series:FILE.npz`, recordings `[n, T, C]` (`series.read`).
 
   A source without a test split gets one, with every class, client and group in
   the same share.
@@ -80,6 +93,13 @@ def load(
       its share (`subset.keep`); 0 keeps all.
     num_test_examples: Test examples to keep, likewise.
     seed: Seed of that split and of these draws.
+    client_column: Column of a table that names the client of each row.
+    label_column: Column of a table that holds the class.
+    schema: File that corrects the columns that were found (`schema.read`).
+    window: Time steps of an example of a series; 0 for whole recordings.
+    stride: Steps from one window to the next; 0 for `window`.
+    test_clients: Names of clients who take no part: all of their examples, and
+      no others, are held out.
 
   Returns:
     The data, in the order of the source, and notes on what reading did.
@@ -98,19 +118,32 @@ def load(
     fedjax_gen.errors.InputError: Expected data to be one of digits, mnist, \
 ..., tfds:NAME or an existing path, got 'digit'; did you mean digits?
   """
-  options = Options(data_dir, image_size, test_fraction, seed)
+  options = Options(
+    data_dir,
+    image_size,
+    test_fraction,
+    seed,
+    client_column or None,
+    label_column or None,
+    schema or None,
+    window,
+    stride,
+  )
   # Before reading, which may take minutes.
   validate.non_negative_int(
     num_examples=num_examples, num_test_examples=num_test_examples
   )
+  source = _read(spec, options)
+  if test_clients:
+    source = subset.held_out_clients(source, test_clients)
   source = subset.keep(
-    _read(spec, options), train=num_examples, test=num_test_examples, seed=seed
+    source, train=num_examples, test=num_test_examples, seed=seed
   )
   if image_size is None:
     return source
   if not source.is_image:
     raise InputError(
-      f'Expected no image_size for the features of {spec!r}, got '
+      f'Expected no image_size for the {source.kind.name} of {spec!r}, got '
       f'image_size={image_size}.'
     )
   return _resized(source, image_size)
@@ -118,13 +151,31 @@ def load(
 
 def _read(spec: str, options: Options) -> DataSource:
   """Finds the reader for `spec`; explicit forms before paths."""
-  if spec in named.READERS:
-    return named.READERS[spec](options)
   scheme, _, rest = spec.partition(':')
-  if scheme == 'tfds':
-    return tfds.read(rest, options)
+  if scheme == 'series':
+    return series.read(os.path.expanduser(rest), options, name=spec)
   owner_kind = _OWNER_KINDS.get(scheme)
   path = os.path.expanduser(rest if owner_kind else spec)
+  is_named = spec in named.READERS
+  is_clients = owner_kind == 'users'
+  if not is_named and table.is_table(path, is_clients=is_clients):
+    return table.read(path, options, name=spec)
+  unused = {
+    'client_column': options.client_column,
+    'label_column': options.label_column,
+    'schema': options.schema,
+    'window': options.window,
+  }
+  for name, value in unused.items():
+    if value:
+      raise InputError(
+        f'Expected a table (.csv, .tsv, .parquet) with {name}={value!r}, or '
+        f'for a window series:FILE.npz, got data={spec!r}.'
+      )
+  if is_named:
+    return named.READERS[spec](options)
+  if scheme == 'tfds':
+    return tfds.read(rest, options)
   if owner_kind and os.path.isdir(path):
     return folder.read(path, options, owner_kind=owner_kind, name=spec)
   if idx.is_idx_folder(path):

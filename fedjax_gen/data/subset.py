@@ -1,6 +1,8 @@
 """Fewer examples of a source, of every class in the same share."""
 
+from collections.abc import Sequence
 import dataclasses
+import difflib
 
 import numpy as np
 
@@ -55,6 +57,62 @@ def keep(
     train=part,
     test=test_part,
     notes=(*source.notes, *train_notes, *test_notes),
+  )
+
+
+def held_out_clients(source: DataSource, names: Sequence[str]) -> DataSource:
+  """Holds out all examples of some clients, and no others.
+
+  So a model is tested on clients who took no part in training.
+
+  Args:
+    source: with users; its own split is given up.
+    names: of the clients to hold out.
+
+  Raises:
+    InputError: the data name no clients, a client is unknown, or none would be
+      left on either side.
+
+  Example:
+    >>> part = Examples(np.zeros((3, 1), np.float32), np.zeros(3, int),
+    ...                 np.array([0, 1, 1]))
+    >>> source = DataSource('toy', part, part, ('a',), ('Ann', 'Bob'))
+    >>> split = held_out_clients(source, ['Bob'])
+    >>> len(split.train.labels), len(split.test.labels)
+    (2, 4)
+  """
+  if source.train.users is None or source.test.users is None:
+    raise InputError(
+      f'Expected data that name their clients with test_clients, got '
+      f'{source.name}, which do not.'
+    )
+  for name in names:
+    if name not in source.user_names:
+      near = difflib.get_close_matches(name, source.user_names, n=1)
+      hint = f'; did you mean {near[0]!r}?' if near else '.'
+      raise InputError(
+        f'Expected test_clients among {", ".join(source.user_names[:20])}, got '
+        f'{name!r}{hint}'
+      )
+  everything = examples.concatenate([source.train, source.test])
+  assert everything.users is not None
+  is_test = np.isin(
+    everything.users, [source.user_names.index(name) for name in names]
+  )
+  if not is_test.any() or is_test.all():
+    raise InputError(
+      'Expected test_clients that leave clients to train on, with examples on '
+      f'both sides, got {", ".join(names)}.'
+    )
+  note = (
+    f'held out: all {is_test.sum()} examples of {", ".join(names)}, who take '
+    'no part'
+  )
+  return dataclasses.replace(
+    source,
+    train=examples.take(everything, ~is_test),
+    test=examples.take(everything, is_test),
+    notes=(*source.notes, note),
   )
 
 

@@ -6,6 +6,10 @@ from typing import Any
 import numpy as np
 
 from fedjax_gen.errors import InputError
+from fedjax_gen.kinds import KINDS
+
+# Of arrays of examples that are no images.
+_AXES = {kind.num_axes + 1 for kind in KINDS.values() if not kind.is_bounded}
 
 
 def images(**values: np.ndarray) -> None:
@@ -28,13 +32,38 @@ def images(**values: np.ndarray) -> None:
       )
 
 
+def examples(**values: np.ndarray) -> None:
+  """Raises `InputError` unless values are images, or finite and of a kind.
+
+  Of a kind are encoded series `[n, T, F]` and rows or features `[n, F]`, n > 0.
+  """
+  for name, value in values.items():
+    is_float = np.issubdtype(getattr(value, 'dtype', int), np.floating)
+    if not is_float or np.ndim(value) not in _AXES:
+      images(**{name: value})
+    elif not np.size(value) or not np.isfinite(value).all():
+      raise InputError(
+        f'Expected {name} to be finite and not empty, got {_describe(value)}.'
+      )
+
+
+def examples_alike(**values: np.ndarray) -> None:
+  """Raises `InputError` unless all values are `examples` of one shape."""
+  examples(**values)
+  _alike(**values)
+
+
 def images_alike(**values: np.ndarray) -> None:
   """Raises `InputError` unless all values are images of one size and depth."""
   images(**values)
+  _alike(**values)
+
+
+def _alike(**values: np.ndarray) -> None:
   shapes = {name: list(value.shape[1:]) for name, value in values.items()}
   if len({tuple(shape) for shape in shapes.values()}) > 1:
     raise InputError(
-      'Expected images of one shape [H, W, C], got '
+      'Expected examples of one shape, got '
       + ', '.join(f'{name} {shape}' for name, shape in shapes.items())
       + '.'
     )

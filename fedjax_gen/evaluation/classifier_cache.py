@@ -41,7 +41,7 @@ def train(
   Returns:
     the classifier.
   """
-  checks.images(inputs=inputs)
+  checks.examples(inputs=inputs)
   network = classifiers.network_for(inputs.shape[1:], num_classes)
   digest = hashlib.sha256()
   for array in (np.asarray(inputs), np.asarray(labels)):

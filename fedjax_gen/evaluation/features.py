@@ -83,7 +83,7 @@ def classifier_extractor(
   Returns:
     the extractor: penultimate features (64 up to 16 x 16 pixels, else 128).
   """
-  checks.images_alike(train_inputs=train_inputs, test_inputs=test_inputs)
+  checks.examples_alike(train_inputs=train_inputs, test_inputs=test_inputs)
   checks.labels(len(test_inputs), num_classes, test_labels=test_labels)
   classifier = classifier_cache.train(
     train_inputs,

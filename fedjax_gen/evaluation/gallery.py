@@ -7,19 +7,27 @@ method, with the nearest training images beside them.
 
 from collections.abc import Mapping
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 from fedjax_gen.data.sources import DataSource
-from fedjax_gen.evaluation import charts, embedding, neighbours, pictures, vaes
+from fedjax_gen.evaluation import (
+  charts,
+  embedding,
+  kind_pictures,
+  neighbours,
+  pictures,
+  vaes,
+)
 from fedjax_gen.models import elbo
 from fedjax_gen.models.vae import Vae
 from fedjax_gen.types import Variables
 
 _COLUMNS = 10
 _TSNE_POINTS = 1000
+_SHOWN_ROWS = 1000  # of a table, and windows of series to choose from
 
 
 REAL, LABELS, TRAINED = (
@@ -87,10 +95,11 @@ def draw_all(
     show_real: whether to draw what shows real images, or is made of them.
 
   Returns:
-    what was drawn; nothing for feature vectors, which have no pictures.
+    what was drawn: windows of series, and marginals of tables; nothing for
+    feature vectors, which have no pictures.
   """
-  if not source.is_image:
-    return []
+  if source.kind.picture != 'grid':
+    return _of_kind(vae, models, source, folder, seed=seed, show_real=show_real)
   drawn = []
 
   def add(name, caption, section, **fields):
@@ -150,6 +159,70 @@ def draw_all(
     )
   drawn += _maps(vae, models, source, folder, seed)
   return drawn
+
+
+def _of_kind(vae, models, source, folder, *, seed, show_real):
+  """Windows of series, or marginals of tables, real ones first."""
+  if source.codec is None:
+    return []
+  draw = {'lines': _windows, 'marginals': _marginals}[source.kind.picture]
+  pairs: list[Any] = [({}, (method,), method) for method in models]
+  if show_real:
+    real = {'real, held out': source.codec.decode(source.test.inputs)}
+    pairs = [(real, tuple(models), 'all')]
+  drawn = []
+  for real, methods, name in pairs:
+    # Proportions of classes are exact numbers of the training data.
+    labels = np.sort(np.arange(_SHOWN_ROWS) % source.num_classes)
+    if show_real:
+      labels = vaes.requested_labels(source, _SHOWN_ROWS)
+    made = {
+      method: source.codec.decode(
+        vaes.sample_images(vae, models[method], labels, seed=seed)
+      )
+      for method in methods
+    }
+    path = folder / f'samples_{name}.png'
+    caption = draw(source, real, made, labels, path)
+    drawn.append(
+      Drawn(
+        path, caption, 'samples', unprotected=REAL if real else '',
+        made_by=methods,
+      )
+    )  # fmt: skip
+  return drawn
+
+
+def _windows(source, real, made, labels, path):
+  """Draws windows, a class a column, in turn."""
+  wanted = np.arange(6) % source.num_classes
+  wanted = np.sort(wanted) if source.num_classes <= 6 else wanted
+
+  def chosen(series, of):
+    rank = np.arange(6) // source.num_classes
+    found = [np.flatnonzero(of == label) for label in wanted]
+    rows = [
+      own[number % len(own)] if len(own) else number % len(of)
+      for own, number in zip(found, rank, strict=True)
+    ]
+    return series[rows]
+
+  rows = {title: chosen(s, source.test.labels) for title, s in real.items()}
+  rows |= {title: chosen(s, labels) for title, s in made.items()}
+  kind_pictures.windows(
+    rows,
+    path,
+    channels=tuple(column.name for column in source.schema.columns),
+    captions=tuple(source.class_names[label] for label in wanted),
+  )
+  return 'Windows in the units of the data, a class a column.'
+
+
+def _marginals(source, real, made, labels, path):
+  """Draws the distribution of each column."""
+  del labels
+  kind_pictures.marginals(source.codec, {**real, **made}, path)
+  return 'Shares of the values of each column.'
 
 
 def _maps(vae, models, source, folder, seed):

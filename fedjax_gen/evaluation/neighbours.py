@@ -25,8 +25,9 @@ def nearest(
   10,000 MNIST images among 60,000 take about ten seconds on 2 CPU cores.
 
   Args:
-    inputs: uint8 `[n, H, W, C]`.
-    train_inputs: uint8 `[m, H, W, C]`.
+    inputs: uint8 `[n, H, W, C]`, or encoded series or rows, whose distances
+      are those of the encoding.
+    train_inputs: `[m, ...]` likewise.
     block_size: images of each set at a time; memory is about
       `8 * block_size * (block_size + H * W * C)` bytes, for any n and m.
 
@@ -39,7 +40,7 @@ def nearest(
     >>> nearest(np.full([1, 1, 1, 1], 204, np.uint8), train)
     Neighbours(indices=array([1]), distances=array([0.2]))
   """
-  checks.images_alike(inputs=inputs, train_inputs=train_inputs)
+  checks.examples_alike(inputs=inputs, train_inputs=train_inputs)
   validate.positive_int(block_size=block_size)
   inputs, train_inputs = np.asarray(inputs), np.asarray(train_inputs)
   indices = np.empty(len(inputs), np.int64)
@@ -113,7 +114,7 @@ def dcr_share(
     >>> dcr_share(np.full([3, 1, 1, 1], 50, np.uint8), train, held_out)
     1.0
   """
-  checks.images_alike(
+  checks.examples_alike(
     inputs=inputs, train_inputs=train_inputs, held_out_inputs=held_out_inputs
   )
   validate.non_negative_int(seed=seed)
@@ -149,13 +150,17 @@ def _search(
 
 
 def _pixels(inputs: np.ndarray) -> np.ndarray:
-  return inputs.reshape(len(inputs), -1).astype(np.float32) / 255
+  scale = 255 if inputs.dtype == np.uint8 else 1
+  return inputs.reshape(len(inputs), -1).astype(np.float32) / scale
 
 
 def _distance(inputs: np.ndarray, others: np.ndarray) -> np.ndarray:
   """Returns the distance of each image to the other of the same row."""
-  difference = inputs.astype(np.int64) - others
-  return np.sqrt(np.sum(difference**2, axis=(1, 2, 3))) / 255
+  if inputs.dtype != np.uint8:
+    difference = (inputs.astype(np.float64) - others).reshape(len(inputs), -1)
+    return np.sqrt(np.sum(difference**2, axis=1))
+  whole = inputs.astype(np.int64) - others
+  return np.sqrt(np.sum(whole**2, axis=(1, 2, 3))) / 255
 
 
 def _slices(num: int, size: int) -> list[slice]:

@@ -38,7 +38,7 @@ def evaluate_samples(
       `MIN_SAMPLES` of either. A caller with a choice of m should check it
       before training.
   """
-  checks.images_alike(
+  checks.examples_alike(
     real_inputs=real_inputs, generated_inputs=generated_inputs
   )
   for name, inputs in (

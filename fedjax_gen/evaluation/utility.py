@@ -38,7 +38,7 @@ def tstr_accuracy(
     Generation with Recurrent Conditional GANs", 2017, section 4.
     https://arxiv.org/abs/1706.02633
   """
-  checks.images_alike(
+  checks.examples_alike(
     synthetic_inputs=synthetic_inputs, test_inputs=test_inputs
   )
   checks.labels(len(test_inputs), num_classes, test_labels=test_labels)
@@ -74,7 +74,7 @@ def label_agreement(
       'Expected an extractor with class probabilities, got '
       f'extractor={extractor.name!r}, which has none.'
     )
-  checks.images(generated_inputs=generated_inputs)
+  checks.examples(generated_inputs=generated_inputs)
   probabilities = extractor.probabilities(generated_inputs)
   checks.labels(
     len(generated_inputs),

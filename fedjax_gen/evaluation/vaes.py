@@ -15,6 +15,7 @@ from fedjax_gen.errors import InputError
 from fedjax_gen.evaluation import (
   classifiers,
   features,
+  kind_scores,
   neighbours,
   samples as samples_lib,
   utility,
@@ -81,8 +82,9 @@ def extractor_builder(
 
   Returns:
     A function that gives the network; None where there is nothing to compare:
-    feature vectors, or fewer than `samples.MIN_SAMPLES` images of a split
-    (twice as many of the training split, for the classifier).
+    feature vectors, series or rows without classes, or fewer than
+    `samples.MIN_SAMPLES` examples of a split (twice as many of the training
+    split, for the classifier).
 
   Raises:
     InputError: unknown name, an unreadable file, a missing extra.
@@ -91,7 +93,11 @@ def extractor_builder(
   if name != 'classifier':
     extractor = features.network_extractor(name)
   sizes = [len(part.labels) for part in (source.train, source.test)]
-  if not source.is_image or min(sizes) < samples_lib.MIN_SAMPLES:
+  # A classifier of one class knows nothing of series or rows.
+  is_judged = source.is_image or (
+    source.kind.has_layout and source.num_classes > 1 and extractor is None
+  )
+  if not is_judged or min(sizes) < samples_lib.MIN_SAMPLES:
     return lambda: None
   if extractor is not None:
     return lambda: extractor
@@ -160,7 +166,7 @@ def evaluate_vaes(
       else None,
     )
   results = [
-    _evaluate(vae, variables, source, reference, config, seed)
+    _evaluate(vae, variables, source, reference, config, seed, by_training)
     for variables in models
   ]
   return {
@@ -171,7 +177,7 @@ def evaluate_vaes(
 
 def evaluate_real(
   source: DataSource,
-  extractor: features.FeatureExtractor,
+  extractor: features.FeatureExtractor | None,
   config: EvaluationConfig,
   *,
   seed: int,
@@ -182,13 +188,24 @@ def evaluate_real(
   the extractor was fitted to are left out: it knows them better than any that
   are new.
   """
-  unseen = extractor.unseen_rows(len(source.train.labels))
+  unseen = np.arange(len(source.train.labels))
+  if extractor is not None:
+    unseen = extractor.unseen_rows(len(unseen))
   rng = np.random.default_rng(seed)
   rows = rng.permutation(unseen)[: config.num_samples]
   images, labels = source.train.inputs[rows], source.train.labels[rows]
-  return samples_lib.evaluate_samples(
-    extractor, source.test.inputs, images, seed=seed
-  ) | {'tstr_accuracy': _tstr(images, labels, source, seed)}
+  metrics: dict[str, float] = {}
+  if source.kind.has_layout:
+    metrics = kind_scores.measure(source, images, labels, seed=seed)
+  if extractor is None:
+    return metrics
+  return (
+    metrics
+    | samples_lib.evaluate_samples(
+      extractor, source.test.inputs, images, seed=seed
+    )
+    | {'tstr_accuracy': _tstr(images, labels, source, seed)}
+  )
 
 
 def sample_images(
@@ -229,7 +246,7 @@ class _Reference(NamedTuple):
   distances: np.ndarray | None
 
 
-def _evaluate(vae, variables, source, reference, config, seed):
+def _evaluate(vae, variables, source, reference, config, seed, by_training):
   """Measures one model."""
   metrics = held_out_bounds(
     vae,
@@ -238,11 +255,17 @@ def _evaluate(vae, variables, source, reference, config, seed):
     seed=seed,
     importance_samples=config.importance_samples,
   )
+  if reference is None and not source.kind.has_layout:
+    return metrics
+  labels = requested_labels(source, config.num_samples)
+  images = sample_images(vae, variables, labels, seed=seed)
+  if source.kind.has_layout:
+    metrics |= kind_scores.measure(
+      source, images, labels, seed=seed, by_training=by_training
+    )
   if reference is None:
     return metrics
   extractor = reference.extractor
-  labels = requested_labels(source, config.num_samples)
-  images = sample_images(vae, variables, labels, seed=seed)
   probabilities = None
   if extractor.probabilities is not None:
     probabilities = extractor.probabilities(images)

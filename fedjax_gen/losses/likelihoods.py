@@ -4,15 +4,18 @@ A likelihood is a value of pure functions. Data x lie in [0, 1]; decoder
 outputs are real numbers, `[..., C * outputs_per_value]` for data `[..., C]`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+import functools
 import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fedjax_gen import validate
 from fedjax_gen.errors import InputError
+from fedjax_gen.kinds import Block, DataSpec
 from fedjax_gen.losses.gaussian import kept_in
 from fedjax_gen.types import Array, Key
 
@@ -27,6 +30,10 @@ class Likelihood(NamedTuple):
     sample: `(key, outputs) -> data`, a draw of x itself, noise included.
     outputs_per_value: how many numbers the decoder gives for one data value.
     name: for reports.
+    num_scales: log-scales that the decoder gives next to them, in the last
+      places, which no latent decides; see `decoders.LearnedScales`.
+    generated: `(key, outputs) -> data`, what a generated example is; None for
+      `mean`, the noise-free picture.
   """
 
   log_prob: Callable[[Array, Array], Array]
@@ -34,6 +41,8 @@ class Likelihood(NamedTuple):
   sample: Callable[[Key, Array], Array]
   outputs_per_value: int
   name: str
+  num_scales: int = 0
+  generated: Callable[[Key, Array], Array] | None = None
 
 
 def bernoulli() -> Likelihood:
@@ -137,24 +146,171 @@ def discretised_logistic(num_levels: int = 256) -> Likelihood:
   return Likelihood(log_prob, mean, sample, 2, 'discretised_logistic')
 
 
-def by_name(name: str, *, stddev: float, is_image: bool) -> Likelihood:
-  """The likelihood a configuration names; `stddev` is for the Gaussian.
+def mixed(layout: Sequence[Block], *, draws_numbers: bool) -> Likelihood:
+  """A density for each block of the last axis: columns, or channels.
+
+  A number is Gaussian with a scale that is learned for its place, over all
+  examples; numbers that were not observed count nothing. A category is one of
+  its values by a softmax, a flag is Bernoulli. Outputs are `[..., F + S]`, F
+  places and S log-scales, those of numbers in their order.
+
+  Args:
+    layout: blocks of the last axis, F places in all.
+    draws_numbers: whether generated numbers are draws, as in rows of a table,
+      or means, which leave out the noise of a series. Categories and flags are
+      drawn.
 
   Raises:
-    InputError: the name is none of bernoulli, gaussian, discretised_logistic,
-      or needs images and the data are features; or `stddev` is not above zero.
+    InputError: the layout has no block, a size is not above zero, or a flag is
+      no place of a flag.
+
+  Example:
+    >>> layout = [Block('number'), Block('category', 3)]
+    >>> likelihood = mixed(layout, draws_numbers=True)
+    >>> data = jnp.array([[0.0, 0.0, 1.0, 0.0]])  # 4 places, and 1 log-scale
+    >>> float(likelihood.log_prob(jnp.zeros((1, 5)), data)[0])
+    -2.01...
   """
-  builders = {
-    'bernoulli': bernoulli,
-    'gaussian': lambda: gaussian(stddev, bounded=is_image),
-    'discretised_logistic': discretised_logistic,
-  }
-  validate.one_of(builders, likelihood=name)
-  if not is_image and name != 'gaussian':
-    raise InputError(
-      f"Expected likelihood='gaussian' for features, got likelihood={name!r}, "
-      'which needs images.'
+  parts = _parts(layout)
+  return Likelihood(
+    parts.log_prob,
+    parts.mean,
+    functools.partial(parts.drawn, with_noise=True),
+    1,
+    'mixed',
+    len(parts.numbers),
+    functools.partial(parts.drawn, with_noise=draws_numbers),
+  )
+
+
+class _Parts(NamedTuple):
+  """Where the blocks of a layout lie.
+
+  Attributes:
+    numbers: places of numbers.
+    observed: of each number the place of its flag, or -1.
+    flags: places of flags.
+    categories: where each begins and ends.
+    size: places in all.
+  """
+
+  numbers: tuple[int, ...]
+  observed: tuple[int, ...]
+  flags: tuple[int, ...]
+  categories: tuple[tuple[int, int], ...]
+  size: int
+
+  def log_prob(self, outputs, data):
+    total = jnp.zeros(data.shape[0])
+    if self.numbers:
+      at, flags = np.asarray(self.numbers), np.asarray(self.observed)
+      log_scale = self._log_scale(outputs)
+      error = (data[..., at] - outputs[..., at]) * jnp.exp(-log_scale)
+      density = -0.5 * (error**2 + math.log(2 * math.pi)) - log_scale
+      total += _sum(density * jnp.where(flags < 0, 1.0, data[..., flags]))
+    for low, high in self.categories:
+      log_shares = jax.nn.log_softmax(outputs[..., low:high])
+      total += _sum(log_shares * data[..., low:high])
+    if self.flags:
+      at = np.asarray(self.flags)
+      logits = outputs[..., at]
+      total += _sum(data[..., at] * logits - jax.nn.softplus(logits))
+    return total
+
+  def mean(self, outputs):
+    return self._with(
+      outputs,
+      outputs[..., np.asarray(self.numbers, int)],
+      lambda _, logits: jax.nn.softmax(logits),
+      jax.nn.sigmoid,
     )
+
+  def drawn(self, key, outputs, with_noise):
+    number_key, category_key, flag_key = jax.random.split(key, 3)
+    numbers = outputs[..., np.asarray(self.numbers, int)]
+    if with_noise:
+      noise = jax.random.normal(number_key, numbers.shape, numbers.dtype)
+      numbers += jnp.exp(self._log_scale(outputs)) * noise
+
+    def category(index, logits):
+      own_key = jax.random.fold_in(category_key, index)
+      chosen = jax.random.categorical(own_key, logits)
+      return jax.nn.one_hot(chosen, logits.shape[-1], dtype=logits.dtype)
+
+    def flag(logits):
+      drawn = jax.random.bernoulli(flag_key, jax.nn.sigmoid(logits))
+      return drawn.astype(logits.dtype)
+
+    return self._with(outputs, numbers, category, flag)
+
+  def _with(self, outputs, numbers, category, flag):
+    """Data with these numbers, and functions of logits for the rest."""
+    data = outputs[..., : self.size]
+    data = data.at[..., np.asarray(self.numbers, int)].set(numbers)
+    for index, (low, high) in enumerate(self.categories):
+      data = data.at[..., low:high].set(category(index, data[..., low:high]))
+    at = np.asarray(self.flags, int)
+    return data.at[..., at].set(flag(data[..., at]))
+
+  def _log_scale(self, outputs):
+    # From a thirtieth of a standard deviation: the density of a constant
+    # column would else have no bound.
+    return kept_in(outputs[..., self.size :], -3.5, 1.5)
+
+
+def _parts(layout: Sequence[Block]) -> _Parts:
+  """Places of blocks that follow each other."""
+  numbers, observed, flags, categories, start = [], [], [], [], 0
+  for block in layout:
+    validate.one_of(('number', 'category', 'flag'), block=block.kind)
+    validate.positive_int(size=block.size)
+    if block.kind == 'number':
+      numbers.append(start)
+      observed.append(block.flag)
+    elif block.kind == 'flag':
+      flags.append(start)
+    else:
+      categories.append((start, start + block.size))
+    start += block.size
+  if not start or not set(observed) <= {-1, *flags}:
+    raise InputError(
+      'Expected a layout of blocks, numbers with -1 or the place of a flag, '
+      f'got {tuple(layout)}.'
+    )
+  return _Parts(
+    tuple(numbers), tuple(observed), tuple(flags), tuple(categories), start
+  )
+
+
+NAMES = ('bernoulli', 'gaussian', 'discretised_logistic', 'mixed')
+"""Those of `by_name`."""
+
+
+def by_name(name: str, *, stddev: float, spec: DataSpec) -> Likelihood:
+  """The likelihood a configuration names.
+
+  Args:
+    name: one of `NAMES`.
+    stddev: of the Gaussian.
+    spec: of the data.
+
+  Raises:
+    InputError: the name is unknown or does not fit the kind of the data, or
+      `stddev` is not above zero.
+  """
+  kind = spec.kind
+  validate.one_of(NAMES, likelihood=name)
+  if name not in kind.likelihoods:
+    fitting = ' or '.join(map(repr, kind.likelihoods))
+    raise InputError(
+      f'Expected likelihood={fitting} for {kind.name}, got likelihood={name!r}.'
+    )
+  builders: dict[str, Callable[[], Likelihood]] = {
+    'bernoulli': bernoulli,
+    'gaussian': lambda: gaussian(stddev, bounded=kind.is_bounded),
+    'discretised_logistic': discretised_logistic,
+    'mixed': lambda: mixed(spec.layout, draws_numbers=kind.trunk != 'series'),
+  }
   return builders[name]()
 
 

@@ -88,7 +88,7 @@ def build_classifiers(
   Raises:
     InputError: the data are no images, or without two classes.
   """
-  if len(spec.shape) != 3:
+  if not spec.is_image:
     raise InputError(
       f'Expected images of shape (H, W, C), got data of shape {spec.shape}.'
     )

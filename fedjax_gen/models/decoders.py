@@ -13,8 +13,9 @@ from typing import NamedTuple
 from flax import linen as nn
 import jax.numpy as jnp
 
-from fedjax_gen import validate
+from fedjax_gen import kinds, validate
 from fedjax_gen.errors import InputError
+from fedjax_gen.kinds import Kind
 from fedjax_gen.models import layers, networks
 from fedjax_gen.types import Array
 
@@ -27,26 +28,87 @@ class ConvDecoder(nn.Module):
     channels: as the encoder's; used from the last to the first.
     hidden_size: width of the first dense layer.
     norm: normalisation before each activation.
+    window: height and width of each convolution.
+    strides: by how much each multiplies height and width.
   """
 
   image_shape: Sequence[int]
   channels: Sequence[int] = (32, 64)
   hidden_size: int = 256
   norm: str = 'group'
+  window: tuple[int, int] = (4, 4)
+  strides: tuple[int, int] = (2, 2)
 
   @nn.compact
   def __call__(self, latents, condition, mask):
     """Maps `[B, Z]` to outputs `[B, H, W, outputs per pixel]`."""
     height, width, outputs = self.image_shape
-    hidden = _base_grid(self, networks.joined(latents, condition))
+    hidden = _base_grid(self, networks.joined(latents, condition), self.strides)
     widths = [*reversed(self.channels[:-1]), outputs]
     for i, features in enumerate(widths):
       last = i == len(widths) - 1
       hidden = nn.silu(networks.Norm(self.norm)(hidden, mask))
       hidden = layers.ConvTranspose(
-        features, use_bias=last or self.norm != 'batch'
+        features,
+        self.window,
+        self.strides,
+        use_bias=last or self.norm != 'batch',
       )(hidden)
     return hidden[:, :height, :width]
+
+
+class SeriesDecoder(nn.Module):
+  """The mirror of `networks.SeriesTrunk`: `ConvDecoder` in time.
+
+  Attributes:
+    series_shape: (steps, outputs per step).
+    channels: as the encoder's; used from the last to the first.
+    hidden_size: width of the first dense layer.
+    norm: normalisation before each activation.
+  """
+
+  series_shape: tuple[int, int]
+  channels: Sequence[int] = (32, 64)
+  hidden_size: int = 256
+  norm: str = 'group'
+
+  @nn.compact
+  def __call__(self, latents, condition, mask):
+    """Maps `[B, Z]` to outputs `[B, T, outputs per step]`."""
+    steps, outputs = self.series_shape
+    return ConvDecoder(
+      (steps, 1, outputs),
+      self.channels,
+      self.hidden_size,
+      self.norm,
+      window=networks.SERIES_WINDOW,
+      strides=networks.SERIES_STRIDES,
+    )(latents, condition, mask)[:, :, 0]
+
+
+class LearnedScales(nn.Module):
+  """A decoder, and the log-scales of its Gaussian outputs.
+
+  They depend on no latent: one parameter for each column or channel, appended
+  to the outputs.
+
+  Attributes:
+    decoder: of the other outputs.
+    num_scales: S.
+  """
+
+  decoder: nn.Module
+  num_scales: int
+
+  @nn.compact
+  def __call__(self, latents, condition, mask):
+    """Maps `[B, Z]` to outputs `[B, ..., F + S]`."""
+    outputs = self.decoder(latents, condition, mask)
+    scales = self.param(
+      'log_scales', nn.initializers.zeros_init(), (self.num_scales,)
+    )
+    scales = jnp.broadcast_to(scales, (*outputs.shape[:-1], self.num_scales))
+    return jnp.concatenate([outputs, scales], axis=-1)
 
 
 class ResizeDecoder(nn.Module):
@@ -201,7 +263,12 @@ class Widths(NamedTuple):
   norm: str
 
 
-def build(name: str, shape: tuple[int, ...], widths: Widths) -> nn.Module:
+def build(
+  name: str,
+  shape: tuple[int, ...],
+  widths: Widths,
+  kind: Kind | None = None,
+) -> nn.Module:
   """The decoder of a family, called as `(latents, condition, mask)`.
 
   Args:
@@ -209,6 +276,7 @@ def build(name: str, shape: tuple[int, ...], widths: Widths) -> nn.Module:
     shape: of one example's outputs: (H, W, outputs per pixel) for images, (F,)
       for features.
     widths: channels, dense width and normalisation.
+    kind: of the data; by default that of the shape.
 
   Returns:
     A module that maps latents `[B, Z]` to outputs `[B, *shape]`.
@@ -229,7 +297,16 @@ residual, mlp, dugdale2023, got decoder='unet'.
   validate.positive_int(hidden_size=widths.hidden_size)
   for features in widths.channels:
     validate.positive_int(channels=features)
+  if kind is not None and kind.trunk == 'series' and name == 'conv':
+    _check_channels(widths)
+    steps, outputs = shape
+    return SeriesDecoder((steps, outputs), *widths)
   return DECODERS[name](shape, widths)
+
+
+def _check_channels(widths: Widths) -> None:
+  if not widths.channels:
+    raise InputError('Expected channels to name at least one layer, got ().')
 
 
 def _doubling(
@@ -239,8 +316,7 @@ def _doubling(
 
   def builder(shape: tuple[int, ...], widths: Widths) -> nn.Module:
     _check_image(name, shape)
-    if not widths.channels:
-      raise InputError('Expected channels to name at least one layer, got ().')
+    _check_channels(widths)
     return module(
       tuple(shape), tuple(widths.channels), widths.hidden_size, widths.norm
     )
@@ -279,7 +355,7 @@ DECODERS: dict[str, Callable[[tuple[int, ...], Widths], nn.Module]] = {
 
 
 def _check_image(name: str, shape: tuple[int, ...]) -> None:
-  if len(shape) != 3:
+  if len(shape) != kinds.KINDS['image'].num_axes:
     raise InputError(
       f"Expected decoder='mlp' for features of shape {tuple(shape)}, got "
       f'decoder={name!r}, which needs images.'
@@ -287,7 +363,9 @@ def _check_image(name: str, shape: tuple[int, ...]) -> None:
 
 
 def _base_grid(
-  decoder: ConvDecoder | ResizeDecoder | ResidualDecoder, hidden: Array
+  decoder: ConvDecoder | ResizeDecoder | ResidualDecoder,
+  hidden: Array,
+  strides: tuple[int, int] = (2, 2),
 ) -> Array:
   """Two dense layers to the grid `[B, h, w, C]` that the doublings start from.
 
@@ -295,8 +373,8 @@ def _base_grid(
   will do. Called in the decoder's `__call__`, to which the layers belong.
   """
   height, width, _ = decoder.image_shape
-  scale = 2 ** len(decoder.channels)
-  base = (-(-height // scale), -(-width // scale), decoder.channels[-1])
+  down, right = (stride ** len(decoder.channels) for stride in strides)
+  base = (-(-height // down), -(-width // right), decoder.channels[-1])
   hidden = nn.silu(nn.Dense(decoder.hidden_size)(hidden))
   return nn.Dense(math.prod(base))(hidden).reshape(-1, *base)
 

@@ -12,6 +12,8 @@ from fedjax_gen import trees, validate
 from fedjax_gen.models.vae import Vae, to_pixels, to_unit
 from fedjax_gen.types import Array, Key, LossFn, Variables
 
+_DRAW = 1  # folded into the key of an example, of which latents are split
+
 
 class Terms(NamedTuple):
   """The two terms of the negative ELBO, nats per example.
@@ -161,6 +163,9 @@ def generate(
 ) -> np.ndarray:
   """Samples from the prior, decoded: p(x | z) at its mean.
 
+  Of series and tables flags and categories are drawn, and so are the numbers
+  of tables (`likelihoods.mixed`).
+
   Args:
     vae: the model.
     variables: its variables.
@@ -169,7 +174,7 @@ def generate(
     batch_size: samples decoded at once.
 
   Returns:
-    `[n, H, W, C]` uint8 images, or `[n, F]` float32 features.
+    `[n, H, W, C]` uint8 images, or float32 examples in the form of the data.
   """
   return np.asarray(_generate(vae, batch_size, variables, labels, key))
 
@@ -180,7 +185,11 @@ def _generate(vae, batch_size, variables, labels, key):
     label, index = example
     example_key = jax.random.fold_in(key, index)
     latents = vae.ancestral(variables, label[None], example_key)
-    return _decoded(vae, variables, latents, label[None])[0]
+    if vae.likelihood.generated is None:
+      return _decoded(vae, variables, latents, label[None])[0]
+    outputs, _ = vae.decode(variables, latents, label[None])
+    draw_key = jax.random.fold_in(example_key, _DRAW)
+    return vae.likelihood.generated(draw_key, outputs)[0]
 
   index = jnp.arange(labels.shape[0])
   return jax.lax.map(one, (labels, index), batch_size=batch_size)
@@ -211,7 +220,7 @@ def _decoded(vae, variables, latents, labels):
   """Mean of p(x | z), in stored form: pixels for images."""
   outputs, _ = vae.decode(variables, latents, labels)
   mean = vae.likelihood.mean(outputs)
-  return to_pixels(mean) if mean.ndim == 4 else mean
+  return to_pixels(mean) if vae.kind.is_bounded else mean
 
 
 def _terms(vae, variables, data, labels, key, mask=None):

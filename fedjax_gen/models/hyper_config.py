@@ -77,7 +77,7 @@ class HyperVaeConfig(fields.Configuration):
 
 def check(config: HyperVaeConfig, spec: DataSpec) -> None:
   """Raises `InputError` unless a model can be what is asked."""
-  if len(spec.shape) != 1:
+  if spec.kind.num_axes != 1:
     raise InputError(
       f'Expected embeddings of shape (F,), got shape={spec.shape}.'
     )

@@ -19,6 +19,8 @@ from fedjax_gen.models import layers
 from fedjax_gen.types import Array
 
 NORMS = ('group', 'batch', 'none')
+# A series is an image of width 1: convolutions are those of images.
+SERIES_WINDOW, SERIES_STRIDES = (4, 1), (2, 1)
 
 Infer = Callable[[str, Gaussian, dict[str, Array]], tuple[Gaussian, Array]]
 """`(level, heads, latents before) -> (q, latents)` of one level.
@@ -70,6 +72,35 @@ class ConvTrunk(nn.Module):
     channels: output channels of each convolution; each halves the image.
     hidden_size: width of the dense layer.
     norm: normalisation after each convolution.
+    window: height and width of each convolution.
+    strides: step along height and width.
+  """
+
+  channels: Sequence[int] = (32, 64)
+  hidden_size: int = 256
+  norm: str = 'group'
+  window: tuple[int, int] = (4, 4)
+  strides: tuple[int, int] = (2, 2)
+
+  @nn.compact
+  def __call__(self, inputs, condition, mask):
+    """Maps `[B, H, W, C]` to features `[B, hidden_size]`."""
+    for features in self.channels:
+      inputs = layers.Conv(
+        features, self.window, self.strides, use_bias=self.norm != 'batch'
+      )(inputs)
+      inputs = nn.silu(Norm(self.norm)(inputs, mask))
+    hidden = joined(inputs.reshape(inputs.shape[0], -1), condition)
+    return nn.silu(nn.Dense(self.hidden_size)(hidden))
+
+
+class SeriesTrunk(nn.Module):
+  """Stride-2 convolutions in time and one dense layer, as `ConvTrunk`.
+
+  Attributes:
+    channels: output channels of each convolution; each halves the window.
+    hidden_size: width of the dense layer.
+    norm: normalisation after each convolution.
   """
 
   channels: Sequence[int] = (32, 64)
@@ -78,12 +109,14 @@ class ConvTrunk(nn.Module):
 
   @nn.compact
   def __call__(self, inputs, condition, mask):
-    """Maps `[B, H, W, C]` to features `[B, hidden_size]`."""
-    for features in self.channels:
-      inputs = layers.Conv(features, use_bias=self.norm != 'batch')(inputs)
-      inputs = nn.silu(Norm(self.norm)(inputs, mask))
-    hidden = joined(inputs.reshape(inputs.shape[0], -1), condition)
-    return nn.silu(nn.Dense(self.hidden_size)(hidden))
+    """Maps `[B, T, F]` to features `[B, hidden_size]`."""
+    return ConvTrunk(
+      self.channels,
+      self.hidden_size,
+      self.norm,
+      window=SERIES_WINDOW,
+      strides=SERIES_STRIDES,
+    )(inputs[:, :, None], condition, mask)
 
 
 class MlpTrunk(nn.Module):

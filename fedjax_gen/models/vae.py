@@ -15,6 +15,7 @@ from flax import core, linen as nn
 import jax
 import jax.numpy as jnp
 
+from fedjax_gen.kinds import KINDS, Kind
 from fedjax_gen.losses import gaussian
 from fedjax_gen.losses.gaussian import Gaussian
 from fedjax_gen.losses.likelihoods import Likelihood
@@ -92,6 +93,7 @@ class Vae(NamedTuple):
     conditional: whether labels are used.
     top: the level drawn first when generating.
     has_transition: whether the other level's prior depends on the top one.
+    kind: of the data.
   """
 
   init: Callable[[Key], Variables]
@@ -103,6 +105,7 @@ class Vae(NamedTuple):
   conditional: bool
   top: str = 'z'
   has_transition: bool = False
+  kind: Kind = KINDS['image']
 
 
 def build_vae(config: VaeConfig, spec: DataSpec) -> Vae:
@@ -138,6 +141,7 @@ def build_vae(config: VaeConfig, spec: DataSpec) -> Vae:
     config.conditional,
     top,
     'transition' in modules,
+    spec.kind,
   )
 
 

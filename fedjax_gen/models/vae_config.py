@@ -2,36 +2,22 @@
 
 import collections
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 from flax import linen as nn
 
 from fedjax_gen import fields, validate
 from fedjax_gen.errors import InputError
+from fedjax_gen.kinds import DataSpec, Kind
 from fedjax_gen.losses import likelihoods
 from fedjax_gen.losses.likelihoods import Likelihood
 from fedjax_gen.models import decoders, networks
 
-MODELS = ('conv', 'mlp', 'dugdale2023')
+__all__ = ['DataSpec', 'VaeConfig', 'build_modules', 'latent_sizes']
+
+MODELS = ('auto', 'conv', 'mlp', 'dugdale2023')
 HIERARCHIES = ('none', 'z1_top', 'z2_top')
 POSTERIORS = ('plain', 'residual')
-
-
-class DataSpec(NamedTuple):
-  """The shape of the data a model is built for.
-
-  Attributes:
-    shape: of one example: (H, W, C) for images, (F,) for features.
-    num_classes: C; labels lie in [0, C).
-  """
-
-  shape: tuple[int, ...]
-  num_classes: int
-
-  @property
-  def is_image(self) -> bool:
-    """Whether examples are images, with values in [0, 1]."""
-    return len(self.shape) == 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,9 +25,10 @@ class VaeConfig(fields.Configuration):
   """The model."""
 
   model: str = fields.option(
-    'conv',
-    'Network: conv (strided), mlp, or dugdale2023, the published '
-    'FedVAE model (11,087,731 parameters on 28x28)',
+    'auto',
+    'Network: conv (strided, of series in one dimension), mlp, or '
+    'dugdale2023, the published FedVAE model (11,087,731 parameters on '
+    '28x28); auto: conv for images and series, mlp for features and tables',
     choices=MODELS,
   )
   decoder: str = fields.option(
@@ -92,9 +79,11 @@ class VaeConfig(fields.Configuration):
     choices=POSTERIORS,
   )
   likelihood: str = fields.option(
-    'gaussian',
-    'p(x | z)',
-    choices=('bernoulli', 'gaussian', 'discretised_logistic'),
+    'auto',
+    'p(x | z); mixed: for each column of a table or channel of a series its '
+    'own, a Gaussian with a learned scale or categories; auto: mixed for '
+    'tables and series, else gaussian',
+    choices=('auto', *likelihoods.NAMES),
   )
   likelihood_stddev: float = fields.positive(
     0.2,
@@ -128,24 +117,32 @@ def build_modules(
   """Networks by module, and likelihood, after checking the configuration."""
   sizes = latent_sizes(config)
   validate.positive_int(num_classes=spec.num_classes)
+  kind = spec.kind
+  model = kind.models[0] if config.model == 'auto' else config.model
   likelihood = likelihoods.by_name(
-    config.likelihood, stddev=config.likelihood_stddev, is_image=spec.is_image
+    kind.likelihoods[0] if config.likelihood == 'auto' else config.likelihood,
+    stddev=config.likelihood_stddev,
+    spec=spec,
   )
   shape = (*spec.shape[:-1], spec.shape[-1] * likelihood.outputs_per_value)
   widths = decoders.Widths(
     tuple(config.channels), config.hidden_size, config.norm
   )
-  family = config.model if config.decoder == 'same' else config.decoder
-  if config.model != 'mlp' and not spec.is_image:
+  family = model if config.decoder == 'same' else config.decoder
+  if model not in kind.models:
+    fitting = ' or '.join(map(repr, kind.models))
     raise InputError(
-      f"Expected model='mlp' for features of shape {spec.shape}, got "
-      f'model={config.model!r}, which needs images.'
+      f'Expected model={fitting} for {kind.name} of shape {spec.shape}, got '
+      f'model={model!r}.'
     )
   # Checks that channels and shape fit; the encoders ask for no less.
-  decoders.build(config.model, shape, widths)
+  decoders.build(model, shape, widths, kind)
+  decoder = decoders.build(family, shape, widths, kind)
+  if likelihood.num_scales:
+    decoder = decoders.LearnedScales(decoder, likelihood.num_scales)
   modules = {
-    'encoder': _encoder(config, sizes),
-    'decoder': decoders.build(family, shape, widths),
+    'encoder': _encoder(config, sizes, model, kind),
+    'decoder': decoder,
   }
   if config.hierarchy != 'none' and config.lower_prior == 'conditional':
     lower = 'z2' if config.hierarchy == 'z1_top' else 'z1'
@@ -155,13 +152,16 @@ def build_modules(
   return modules, likelihood
 
 
-def _encoder(config: VaeConfig, sizes: dict[str, int]) -> nn.Module:
+def _encoder(
+  config: VaeConfig, sizes: dict[str, int], model: str, kind: Kind
+) -> nn.Module:
   width, norm = config.hidden_size, config.norm
+  conv = networks.SeriesTrunk if kind.trunk == 'series' else networks.ConvTrunk
   trunk = {
-    'conv': networks.ConvTrunk(tuple(config.channels), width, norm),
+    'conv': conv(tuple(config.channels), width, norm),
     'mlp': networks.MlpTrunk((width, width), norm),
     'dugdale2023': networks.DugdaleTrunk(norm),
-  }[config.model]
+  }[model]
   first, *others = sizes.values()
   if others:
     return networks.TwoLevelEncoder(
@@ -170,7 +170,7 @@ def _encoder(config: VaeConfig, sizes: dict[str, int]) -> nn.Module:
       hidden_size=width,
       z2_sees_data=config.hierarchy == 'z1_top',
     )
-  if config.model == 'dugdale2023':
+  if model == 'dugdale2023':
     return networks.Encoder(
       trunk=trunk, latent_size=first, kernel_init=networks.torch_init
     )

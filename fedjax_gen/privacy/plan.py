@@ -328,6 +328,21 @@ def record_ledger(config: PrivacyConfig, num_clients: int) -> Ledger:
   )
 
 
+def client_ledger(config: PrivacyConfig, num_clients: int) -> Ledger:
+  """An empty ledger with clients as the unit.
+
+  Raises:
+    InputError: an argument is out of range.
+  """
+  return ledger_lib.ledger(
+    num_clients,
+    config.epsilon,
+    config.delta,
+    unit='client',
+    accountant=config.accountant,
+  )
+
+
 def client_plan(
   config: PrivacyConfig,
   num_clients: int,
@@ -365,13 +380,7 @@ def client_plan(
   """
   validate.fraction(sampling_rate=sampling_rate)
   if ledger is None:
-    ledger = ledger_lib.ledger(
-      num_clients,
-      config.epsilon,
-      config.delta,
-      unit='client',
-      accountant=config.accountant,
-    )
+    ledger = client_ledger(config, num_clients)
   _check_ledger(ledger, 'client', num_clients)
 
   def event(noise_multiplier):

@@ -20,6 +20,8 @@ from flax import serialization
 import jax
 
 from fedjax_gen import trees, validate
+from fedjax_gen.data import codec as codec_lib
+from fedjax_gen.data.codec import Codec
 from fedjax_gen.data.sources import DataSource
 from fedjax_gen.errors import InputError
 from fedjax_gen.models.vae import DataSpec
@@ -86,6 +88,7 @@ def load_model(
     groups,
     built.classes,
     description.get('privacy'),
+    _codec(description),
   )
 
 
@@ -125,6 +128,8 @@ def write(
     'shape': list(source.input_shape),
     'class_names': list(source.class_names),
   }
+  if source.codec is not None:
+    description['codec'] = source.codec.to_record()
   state = serialization.to_state_dict(jax.device_get(stored))
   built = _build(description)
   _groups(description)
@@ -161,7 +166,18 @@ def _restored(built: saved_kinds.Built, stored: Tree) -> Any:
 
 
 def _spec(description: dict[str, Any]) -> DataSpec:
-  return DataSpec(tuple(description['shape']), len(description['class_names']))
+  codec = _codec(description)
+  return DataSpec(
+    tuple(description['shape']),
+    len(description['class_names']),
+    () if codec is None else codec.layout,
+  )
+
+
+def _codec(description: dict[str, Any]) -> Codec | None:
+  """How series and tables are encoded; None for other data."""
+  record = description.get('codec')
+  return None if record is None else codec_lib.from_record(record)
 
 
 def _groups(description: dict[str, Any]) -> tuple[Group, ...]:

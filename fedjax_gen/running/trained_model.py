@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from fedjax_gen import validate
+from fedjax_gen.data.codec import Codec
 from fedjax_gen.errors import InputError
 from fedjax_gen.models.vae import DataSpec, Vae
 from fedjax_gen.types import Key
@@ -53,6 +54,8 @@ class TrainedModel(NamedTuple):
     classes: labels that it can generate; empty for all.
     privacy: what holds of the privacy of its training data, as
       `privacy.releases.Releases.claim` has it; None if nothing does.
+    codec: of series and tables, from what is generated to the units and
+      columns of the data; None for other data.
   """
 
   name: str
@@ -67,6 +70,7 @@ class TrainedModel(NamedTuple):
   groups: tuple[Group, ...] = ()
   classes: tuple[int, ...] = ()
   privacy: Mapping[str, Any] | None = None
+  codec: Codec | None = None
 
   @property
   def vae(self) -> Vae:
@@ -105,8 +109,10 @@ class TrainedModel(NamedTuple):
       group: name or number of a group.
 
     Returns:
-      `[num, H, W, C]` uint8 images (or `[num, F]` float32 features) and
-      their labels `[num]` int32, `None` for an unconditional model.
+      `[num, H, W, C]` uint8 images, or `[num, F]` float32 features; of
+      series `[num, T, C]` in their units, and of tables `[num, D]` with codes
+      of categories (`columns` has their names), NaN where a value is missing.
+      And their labels `[num]` int32, `None` for an unconditional model.
 
     Raises:
       InputError: `num` is not above zero, the labels do not fit or are of
@@ -147,7 +153,50 @@ class TrainedModel(NamedTuple):
     examples = self.generate(
       self.variables, labels, groups, jax.random.key(seed)
     )
+    if self.codec is not None:
+      examples = self.codec.decode(examples)
     return examples, labels if self.is_conditional else None
+
+  def columns(
+    self,
+    num: int,
+    *,
+    labels: np.ndarray | None = None,
+    seed: int = 0,
+    group: str | int | None = None,
+  ) -> dict[str, np.ndarray]:
+    """Draws rows of a table, or steps of series, as the user's columns.
+
+    Args:
+      num: how many rows, or series; the steps of each follow each other, and
+        `example` and `step` count them.
+      labels: as in `sample`, as are the others.
+      seed: same seed, same rows.
+      group: of one group.
+
+    Returns:
+      Columns by name, in the order of the data, with the class last under the
+      name it had, or `label`.
+
+    Raises:
+      InputError: the model is of no table or series; as `sample`.
+
+    Example:
+      `pandas.DataFrame(model.columns(1000)).to_csv('synthetic.csv')`
+    """
+    if self.codec is None:
+      raise InputError(
+        f'Expected a model of a table or of series, got {self.name}, of '
+        f'{self.spec.kind.name}.'
+      )
+    examples, drawn = self.sample(num, labels=labels, seed=seed, group=group)
+    written = self.codec.columns(examples)
+    if drawn is not None and self.spec.num_classes > 1:
+      name = self.codec.schema.label_column or 'label'
+      repeats = len(next(iter(written.values()))) // num
+      names = np.asarray(self.class_names, object)
+      written[name] = np.repeat(names[drawn], repeats)
+    return written
 
   def sample_groups(
     self, num: int, *, group: str | int | None = None

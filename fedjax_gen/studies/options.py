@@ -19,7 +19,8 @@ class DataConfig(fields.Configuration):
     'A name ('
     + ', '.join(sources.NAMES)
     + ', tfds:NAME) or a path: npz file, folder of idx files, of CIFAR or '
-    'of images, clients:PATH, groups:PATH.',
+    'of images, table (.csv, .tsv, .parquet), clients:PATH, groups:PATH, '
+    'series:FILE.npz.',
     placeholder='NAME_OR_PATH',
   )
   data_dir: str = fields.option(
@@ -38,6 +39,29 @@ class DataConfig(fields.Configuration):
   )
   num_test_examples: int = fields.option(
     0, 'Keep this many test examples likewise.'
+  )
+  client_column: str = fields.option(
+    '',
+    'Column of a table that names the client of each row.',
+    placeholder='NAME',
+  )
+  label_column: str = fields.option(
+    '', 'Column of a table that holds the class.', placeholder='NAME'
+  )
+  schema: str = fields.option(
+    '',
+    'JSON or TOML file that corrects the columns that were found; python -m '
+    'fedjax_gen.data.table FILE.csv shows them.',
+    placeholder='FILE',
+  )
+  window: int = fields.option(
+    0, 'Time steps of an example, of series; 0 for whole recordings.'
+  )
+  stride: int = fields.option(
+    0, 'Steps from one window to the next; 0 for window.'
+  )
+  test_clients: tuple[str, ...] = fields.option(
+    (), 'Clients who take no part: all their examples are held out.'
   )
 
 
@@ -97,6 +121,12 @@ def load_source(config: DataConfig, *, seed: int) -> sources.DataSource:
     num_examples=config.num_examples,
     num_test_examples=config.num_test_examples,
     seed=seed,
+    client_column=config.client_column,
+    label_column=config.label_column,
+    schema=config.schema,
+    window=config.window,
+    stride=config.stride,
+    test_clients=config.test_clients,
   )
 
 

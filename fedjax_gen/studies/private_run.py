@@ -16,7 +16,7 @@ from fedjax_gen.data.federated import FederatedDataset
 from fedjax_gen.errors import InputError
 from fedjax_gen.federation import FederationConfig
 from fedjax_gen.privacy import plan as plan_lib, releases as releases_lib
-from fedjax_gen.privacy.ledger import Ledger
+from fedjax_gen.privacy.ledger import Entry, Ledger
 from fedjax_gen.privacy.plan import Plan, PrivacyConfig
 from fedjax_gen.privacy.releases import Releases
 from fedjax_gen.privacy.report import rows
@@ -336,6 +336,7 @@ def protect(
   batch_size: int,
   epochs: float,
   rounds: int,
+  before: Sequence[Entry] = (),
 ) -> Protection | None:
   """The protection that the command line asks for; None for none.
 
@@ -346,6 +347,7 @@ def protect(
     batch_size: B of a client's steps.
     epochs: E, passes of a client in a round.
     rounds: asked for.
+    before: what is released of all clients before training.
 
   Raises:
     InputError: a value does not fit, or not one round fits the budget.
@@ -361,13 +363,23 @@ def protect(
   if config.privacy == 'record':
     sizes = np.asarray(data.sizes)
     plan = plan_lib.record_plan(
-      config, sizes, batch_size=batch_size, epochs=epochs, rounds=rounds
-    )
+      config, sizes, batch_size=batch_size, epochs=epochs, rounds=rounds,
+      ledger=_charged(plan_lib.record_ledger(config, len(sizes)), before),
+    )  # fmt: skip
     num_units = int(sizes.sum())
   else:
-    plan = client_plan(config, federation, data.num_clients, rounds=rounds)
     num_units = data.num_clients
+    plan = client_plan(
+      config, federation, num_units, rounds=rounds,
+      ledger=_charged(plan_lib.client_ledger(config, num_units), before),
+    )  # fmt: skip
   return protection(config, plan, rounds=rounds, num_units=num_units)
+
+
+def _charged(ledger: Ledger, released: Iterable[Entry]) -> Ledger:
+  for entry in released:
+    ledger = ledger.charge(entry.label, entry.event)
+  return ledger
 
 
 def client_plan(

@@ -5,8 +5,12 @@ Programs are lists of stages: build, begin, train, measure, draw, save.
 
 from collections.abc import Iterable, Mapping
 
+from fedjax_gen import encoding
 from fedjax_gen.data.partition import Partition
 from fedjax_gen.data.sources import DataSource
+from fedjax_gen.federation import FederationConfig, build_partition
+from fedjax_gen.privacy.ledger import Entry
+from fedjax_gen.privacy.plan import PrivacyConfig
 from fedjax_gen.privacy.releases import Releases
 from fedjax_gen.privacy.secret_keys import Secrets
 from fedjax_gen.running import (
@@ -78,6 +82,45 @@ def _charge(workdir: Workdir, releases: Releases, data: str) -> list[str]:
   others = run_secrets.runs_on_same_data(workdir, data)
   texts = [private_run.folder_sentence(releases)]
   return [t for t in [*texts, *private_run.other_runs(releases, others)] if t]
+
+
+def encoded(
+  source: DataSource,
+  federation: FederationConfig,
+  privacy: PrivacyConfig,
+  *,
+  seed: int,
+  key: Key | None = None,
+) -> DataSource:
+  """Series and tables as models see them, other data as they are.
+
+  Of a private run without a key the form alone is right: ranges of columns are
+  released once the ledger is charged for them (`agreed`).
+
+  Args:
+    source: as it was read.
+    federation: who holds what.
+    privacy: of the run.
+    seed: of the partition.
+    key: of a private run's noise on the ranges.
+
+  Raises:
+    InputError: the federation does not fit the data.
+  """
+  if source.schema is None:
+    return source
+  if privacy.is_private and key is None:
+    return encoding.public(source)
+  partition = build_partition(federation, source, seed=seed)
+  unit = privacy.privacy if privacy.is_private else 'record'
+  return encoding.encode(source, partition, key=key, unit=unit)
+
+
+def agreed(source: DataSource) -> list[Entry]:
+  """What a private run releases of the ranges of columns, for its ledger."""
+  if source.schema is None:
+    return []
+  return [Entry(encoding.LABEL, encoding.event())]
 
 
 def secrets_of(workdir: Workdir, noise_seed: int) -> Secrets | None:

@@ -8,6 +8,7 @@ import numpy as np
 from scipy import special, stats
 
 from fedjax_gen.errors import InputError
+from fedjax_gen.kinds import Block, DataSpec
 from fedjax_gen.losses import likelihoods
 
 _ALL = {
@@ -16,6 +17,14 @@ _ALL = {
   'unbounded_gaussian': lambda: likelihoods.gaussian(0.3, bounded=False),
   'discretised_logistic': likelihoods.discretised_logistic,
 }
+_IMAGE, _FEATURES = DataSpec((4, 4, 1), 2), DataSpec((5,), 2)
+_LAYOUT = (
+  Block('number'),
+  Block('category', 3),
+  Block('number', flag=5),
+  Block('flag'),
+)
+_TABLE = DataSpec((6,), 2, _LAYOUT)
 _LEVELS = np.arange(256, dtype=np.float32) / 255
 
 
@@ -162,7 +171,7 @@ class LikelihoodsTest(parameterized.TestCase):
 
   @parameterized.parameters('bernoulli', 'gaussian', 'discretised_logistic')
   def test_image_means_stay_in_the_unit_interval(self, name):
-    likelihood = likelihoods.by_name(name, stddev=0.5, is_image=True)
+    likelihood = likelihoods.by_name(name, stddev=0.5, spec=_IMAGE)
     self.assertEqual(likelihood.name, name)
     outputs = _outputs(*[50.0] * likelihood.outputs_per_value)
     for sign in (-1, 1):
@@ -170,7 +179,7 @@ class LikelihoodsTest(parameterized.TestCase):
       self.assertBetween(mean, 0, 1)
 
   def test_feature_means_are_unbounded_and_stddev_reaches_the_gaussian(self):
-    likelihood = likelihoods.by_name('gaussian', stddev=0.1, is_image=False)
+    likelihood = likelihoods.by_name('gaussian', stddev=0.1, spec=_FEATURES)
     outputs = jnp.array([[7.0, -7.0]])
     chex.assert_trees_all_equal(likelihood.mean(outputs), outputs)
     self.assertAlmostEqual(
@@ -180,22 +189,68 @@ class LikelihoodsTest(parameterized.TestCase):
     )
 
   @parameterized.parameters(
-    ('poisson', True, "likelihood='poisson'"),
-    ('poisson', False, "likelihood='poisson'"),
-    ('bernoulli', False, "features, got likelihood='bernoulli'"),
-    ('discretised_logistic', False, 'which needs images'),
+    ('poisson', _IMAGE, "likelihood='poisson'"),
+    ('poisson', _FEATURES, "likelihood='poisson'"),
+    ('bernoulli', _FEATURES, "features, got likelihood='bernoulli'"),
+    ('mixed', _IMAGE, "'gaussian' or .* for image, got likelihood='mixed'"),
+    ('gaussian', _TABLE, "'mixed' for table, got likelihood='gaussian'"),
   )
   def test_by_name_refuses_what_is_unknown_or_does_not_fit(
-    self, name, is_image, message
+    self, name, spec, message
   ):
     with self.assertRaisesRegex(InputError, message):
-      likelihoods.by_name(name, stddev=1.0, is_image=is_image)
+      likelihoods.by_name(name, stddev=1.0, spec=spec)
+
+  def test_mixed_is_the_product_of_the_densities_of_its_blocks(self):
+    likelihood = likelihoods.mixed(_LAYOUT, draws_numbers=True)
+    outputs = jnp.array([[0.5, 0.2, -1.0, 0.4, 2.0, 0.7, -0.3, 0.6]])
+    seen = jnp.array([[1.0, 0.0, 1.0, 0.0, -0.5, 1.0]])
+    unseen = jnp.array([[1.0, 0.0, 1.0, 0.0, 0.0, 0.0]])
+    first = stats.norm.logpdf(1.0, 0.5, np.exp(-0.3))
+    second = stats.norm.logpdf(-0.5, 2.0, np.exp(0.6))
+    category = np.log(special.softmax([0.2, -1.0, 0.4])[1])
+    flag = special.log_expit(0.7)
+    np.testing.assert_allclose(
+      likelihood.log_prob(
+        jnp.tile(outputs, (2, 1)), jnp.vstack([seen, unseen])
+      ),
+      [
+        first + category + flag + second,
+        first + category + special.log_expit(-0.7),
+      ],
+      rtol=1e-5,
+    )
+    # What was not observed has no gradient, whatever is stored in its place.
+    gradient = jax.grad(
+      lambda o: likelihood.log_prob(o, unseen.at[0, 4].set(9.0))[0]
+    )(outputs)
+    self.assertEqual(float(gradient[0, 4]), 0)
+
+  def test_mixed_draws_have_its_moments(self):
+    outputs = jnp.tile(
+      jnp.array([0.5, 0.2, -1.0, 0.4, 2.0, 0.7, -0.3, 0.6]), (20_000, 1)
+    )
+    likelihood = likelihoods.mixed(_LAYOUT, draws_numbers=False)
+    drawn = likelihood.sample(jax.random.key(0), outputs)
+    np.testing.assert_allclose(
+      drawn.mean(axis=0), likelihood.mean(outputs)[0], atol=0.04
+    )
+    np.testing.assert_allclose(
+      drawn[:, np.array([0, 4])].std(axis=0), np.exp([-0.3, 0.6]), rtol=0.03
+    )
+    generated = likelihood.generated(jax.random.key(0), outputs)
+    np.testing.assert_array_equal(generated[:, 4], 2.0)
+    self.assertContainsSubset(np.unique(generated[:, 1:4]), [0.0, 1.0])
+
+  def test_mixed_refuses_a_layout_without_a_flag_where_one_is_said_to_be(self):
+    with self.assertRaisesRegex(InputError, 'place of a flag'):
+      likelihoods.mixed([Block('number', flag=1)], draws_numbers=True)
 
   def test_builders_refuse_numbers_out_of_range(self):
     with self.assertRaisesRegex(InputError, 'stddev=0'):
       likelihoods.gaussian(0)
     with self.assertRaisesRegex(InputError, 'stddev=-1'):
-      likelihoods.by_name('gaussian', stddev=-1, is_image=True)
+      likelihoods.by_name('gaussian', stddev=-1, spec=_IMAGE)
     # One grey level has no width.
     with self.assertRaisesRegex(InputError, 'num_levels=1'):
       likelihoods.discretised_logistic(1)

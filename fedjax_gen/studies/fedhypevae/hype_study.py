@@ -22,7 +22,6 @@ from fedjax_gen.evaluation.heads import HeadConfig
 from fedjax_gen.federation import FederationConfig
 from fedjax_gen.models.hypernetwork import HyperVaeConfig
 from fedjax_gen.models.meta_code import MetaConfig
-from fedjax_gen.models.vae import DataSpec
 from fedjax_gen.running import saving
 from fedjax_gen.studies import audits, options, study
 from fedjax_gen.studies.audits import AuditConfig
@@ -107,7 +106,7 @@ def build(asked: Configs, num_processes: int) -> EmbeddingComparison:
     privacy=asked.privacy,
     federation=asked.federation,
     data=clients.data,
-    spec=DataSpec(source.input_shape, source.num_classes),
+    spec=source.spec,
     rounds=asked.run.rounds,
     seed=asked.run.seed,
   )

@@ -94,8 +94,8 @@ def measure(
   extractor = compared.build_extractor()
   if extractor is None:
     running.session.say(
-      'FID and its kin are left out: they need images, '
-      f'{samples.MIN_SAMPLES} held-out ones at least.'
+      'FID and its kin are left out: they need images, or series or rows with '
+      f'classes, {samples.MIN_SAMPLES} held-out ones at least.'
     )
   shown, config = running.shown, running.asked.evaluation
   metrics = {
@@ -109,7 +109,7 @@ def measure(
     ) | compared.spent(name) | dict(audited.get(name, {}))
     for name, trained in models.items()
   }  # fmt: skip
-  if extractor is not None:
+  if extractor is not None or compared.source.kind.has_layout:
     metrics['real_data'] = running.workdir.once(
       'real_data',
       functools.partial(

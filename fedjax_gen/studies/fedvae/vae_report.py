@@ -70,6 +70,32 @@ _EXPLAINED = {
     'Generated images nearer to a training image than to any of as many '
     'held-out ones; 0.5 is no copying.'
   ),
+  'discriminative_score': Metric(
+    'Accuracy above one half of a classifier that tells generated from '
+    'held-out examples.',
+    'lower',
+  ),
+  'predictive_mae': Metric(
+    'Error of a forecast of the next step that was learnt from generated '
+    'series, on held-out ones, in standard deviations.',
+    'lower',
+  ),
+  'autocorrelation_distance': Metric(
+    'Mean difference of autocorrelations.', 'lower'
+  ),
+  'spectrum_distance': Metric(
+    'Mean difference of log power spectra, decibels.', 'lower'
+  ),
+  'tstr_boosting': Metric(
+    'Accuracy of gradient boosting trained on generated, tested on real rows.',
+    'higher',
+  ),
+  'column_shapes': Metric(
+    'Likeness of the distributions of columns (sdmetrics).', 'higher'
+  ),
+  'pair_trends': Metric(
+    'Likeness of what pairs of columns have in common (sdmetrics).', 'higher'
+  ),
   'group_mean_fid': Metric('Unweighted mean of the groups’ FID.', 'lower'),
   'group_leakage': Metric(
     'Share of images asked for as one group that look like another.', 'lower'

@@ -8,12 +8,12 @@ and every client on its own (local).
 import dataclasses
 from typing import NamedTuple
 
-from fedjax_gen import fields
+from fedjax_gen import encoding, fields
 from fedjax_gen.algorithms import fedvae as fedvae_lib
 from fedjax_gen.evaluation import vaes
 from fedjax_gen.evaluation.vaes import EvaluationConfig
 from fedjax_gen.federation import FederationConfig, build_federation
-from fedjax_gen.models.vae import DataSpec, VaeConfig, build_vae
+from fedjax_gen.models.vae import VaeConfig, build_vae
 from fedjax_gen.privacy.plan import PrivacyConfig
 from fedjax_gen.running import saving
 from fedjax_gen.studies import audits, options, private_run, stages, study
@@ -21,6 +21,7 @@ from fedjax_gen.studies.audits import AuditConfig
 from fedjax_gen.studies.command import program
 from fedjax_gen.studies.fedvae import vae_judge, vae_methods, vae_report
 from fedjax_gen.studies.study import Run
+from fedjax_gen.types import Key
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,18 +61,35 @@ class Configs(NamedTuple):
   evaluation: EvaluationConfig = EvaluationConfig()
 
 
-def build(asked: Configs, num_processes: int) -> vae_judge.VaeComparison:
-  """Reads the data and builds what is compared."""
+def build(
+  asked: Configs, num_processes: int, key: Key | None = None
+) -> vae_judge.VaeComparison:
+  """Reads the data and builds what is compared.
+
+  Args:
+    asked: the configurations.
+    num_processes: of the run.
+    key: of a private run's noise on ranges of columns; see `stages.encoded`.
+
+  Raises:
+    InputError: a configuration does not fit the data or another.
+  """
   asked.population.check(num_processes)
   seed = asked.run.seed
-  source = options.load_source(asked.data, seed=seed)
+  source = stages.encoded(
+    options.load_source(asked.data, seed=seed),
+    asked.federation,
+    asked.privacy,
+    seed=seed,
+    key=key,
+  )
   federation = build_federation(
     asked.federation,
     source,
     seed=seed,
     on_host=asked.population.population_on_host,
   )
-  vae = build_vae(asked.vae, DataSpec(source.input_shape, source.num_classes))
+  vae = build_vae(asked.vae, source.spec)
   protection = private_run.protect(
     asked.privacy,
     asked.federation,
@@ -79,6 +97,7 @@ def build(asked: Configs, num_processes: int) -> vae_judge.VaeComparison:
     batch_size=asked.fedvae.batch_size,
     epochs=asked.fedvae.local_epochs,
     rounds=asked.run.rounds,
+    before=stages.agreed(source),
   )
   # The budget may end before the rounds that were asked for.
   num_rounds = protection.plan.rounds if protection else asked.run.rounds
@@ -108,6 +127,16 @@ def build(asked: Configs, num_processes: int) -> vae_judge.VaeComparison:
   )
 
 
+def prepare(
+  running: Run, compared: vae_judge.VaeComparison
+) -> vae_judge.VaeComparison:
+  """Encodes series and tables of a private run, whose ledger is charged."""
+  if running.secrets is None or compared.source.schema is None:
+    return compared
+  key = running.secrets.key('federated', encoding.LABEL)
+  return build(running.asked, running.session.processes.count, key)
+
+
 def save(
   running: Run, compared: vae_judge.VaeComparison, measured: vae_judge.Measured
 ) -> None:
@@ -121,6 +150,7 @@ def save(
 
 STUDY = study.Study(
   build=build,
+  prepare=prepare,
   follow=vae_judge.follow,
   measure=vae_judge.measure,
   save=save,
@@ -145,6 +175,10 @@ PROGRAM = program.Program(
       '--num_clients=1000 --sampling=uniform --cohort_size=20 '
       '--population_on_host=true --methods=federated --batch_size=4',
       'Many clients, of whom those of a round are in memory.',
+    ),
+    (
+      '--data=patients.csv --client_column=site',
+      'A table, a client for each value of its column `site`.',
     ),
     ('--preset=paper_mnist', 'The published model and schedule on MNIST.'),
   ),

@@ -21,7 +21,6 @@ from fedjax_gen.models.classifiers import (
   ClassifierConfig,
   build_classifiers,
 )
-from fedjax_gen.models.vae import DataSpec
 from fedjax_gen.models.vtc import VtcConfig, build_vtc
 from fedjax_gen.models.vtc_losses import GeneratorLosses
 from fedjax_gen.privacy.plan import PrivacyConfig
@@ -160,7 +159,7 @@ def build(asked: Configs, num_processes: int) -> VtcComparison:
     measured=asked.measured,
     on_host=asked.population.population_on_host,
   )
-  spec = DataSpec(source.input_shape, source.num_classes)
+  spec = source.spec
   models = build_classifiers(asked.classifier, spec)
   setting = Setting(
     asked.training,

@@ -17,7 +17,7 @@ from fedjax_gen.evaluation.vaes import EvaluationConfig
 from fedjax_gen.federation import FederationConfig, build_federation
 from fedjax_gen.models import decoders
 from fedjax_gen.models.gan import GanConfig
-from fedjax_gen.models.vae import DataSpec, VaeConfig
+from fedjax_gen.models.vae import VaeConfig
 from fedjax_gen.privacy.plan import PrivacyConfig
 from fedjax_gen.studies import options, private_run, stages, study
 from fedjax_gen.studies.command import program
@@ -115,7 +115,7 @@ def build(asked: Configs, num_processes: int) -> GroupComparison:
   num_groups = len(source.group_names)
   setting = fission_methods.Setting(
     source=source,
-    spec=DataSpec(source.input_shape, source.num_classes),
+    spec=source.spec,
     federation=federation,
     num_groups=num_groups,
     model_of_group=range(num_groups),

@@ -46,8 +46,8 @@ class GenerateConfig(fields.Configuration):
   out: str = fields.option(
     'synthetic.npz',
     'npz file with x, y, classes, groups and, of a private run, what holds '
-    'of its privacy; or a .png of the first 100, or of the first 10 of each '
-    'group.',
+    'of its privacy; a .png of the first 100, or of the first 10 of each '
+    'group; or, of tables and series, a .csv in the columns of the data.',
     placeholder='FILE',
   )
 
@@ -56,9 +56,9 @@ class GenerateConfig(fields.Configuration):
     if self.label < -1:
       raise InputError(f'Expected label >= -1, got label={self.label}.')
     path = pathlib.Path(self.out)
-    if path.suffix.lower() not in ('.npz', '.png') or path.is_dir():
+    if path.suffix.lower() not in ('.npz', '.png', '.csv') or path.is_dir():
       raise InputError(
-        f'Expected out to be a file that ends in .npz or .png, got '
+        f'Expected out to be a file that ends in .npz, .png or .csv, got '
         f'out={self.out!r}.'
       )
 
@@ -79,10 +79,14 @@ def main(asked: Configs) -> None:
   model = saved.load_model(config.workdir, config.method or None)
   path = pathlib.Path(config.out)
   is_picture = path.suffix.lower() == '.png'
-  if is_picture and not model.spec.is_image:
+  kind = model.spec.kind
+  endings = {'grid': '.npz or .png', '': '.npz'}.get(
+    kind.picture, '.npz or .csv'
+  )
+  if path.suffix.lower() not in endings.split(' or '):
     raise InputError(
-      f'Expected out to end in .npz, since {config.workdir} is of features, '
-      f'not of images; got out={config.out!r}.'
+      f'Expected out to end in {endings}, since {config.workdir} is of '
+      f'{kind.form}; got out={config.out!r}.'
     )
   if config.label >= model.spec.num_classes:
     raise InputError(
@@ -90,15 +94,26 @@ def main(asked: Configs) -> None:
       f'got label={config.label}.'
     )
   group = _group(model, config.group)
+  num = config.num
   if is_picture:
     rows = _rows(model, config, group)
     num = sum(len(images) for images in rows.values())
+  elif path.suffix.lower() == '.csv':
+    columns = model.columns(
+      num, labels=_labels(config, num), seed=config.seed, group=group
+    )
   else:
     arrays = _arrays(model, config, group)
-    num = config.num
   try:
     with running_files.full_disk_named(path):
-      if not is_picture:
+      if path.suffix.lower() == '.csv':
+        files.write_columns(path, columns)
+        if model.privacy is not None:
+          running_files.write_atomically(
+            path.with_suffix('.privacy.json'),
+            running_files.to_json(dict(model.privacy)) + '\n',
+          )
+      elif not is_picture:
         files.write_arrays(path, arrays)
       elif len(rows) == 1:
         pictures.image_grid(next(iter(rows.values())), path)
@@ -124,8 +139,12 @@ def _sample(
   num: int,
   group: str | int | None,
 ) -> tuple[np.ndarray, np.ndarray | None]:
-  labels = np.full(num, config.label) if config.label >= 0 else None
+  labels = _labels(config, num)
   return model.sample(num, labels=labels, seed=config.seed, group=group)
+
+
+def _labels(config: GenerateConfig, num: int) -> np.ndarray | None:
+  return np.full(num, config.label) if config.label >= 0 else None
 
 
 def _rows(
@@ -149,6 +168,9 @@ def _arrays(
   """The examples under the names by which `sources.load` reads them back."""
   inputs, labels = _sample(model, config, config.num, group)
   arrays = {'x': inputs}
+  if model.codec is not None:
+    columns = model.codec.schema.columns
+    arrays['channels'] = np.asarray([column.name for column in columns])
   if labels is not None:
     arrays |= {'y': labels, 'classes': np.asarray(model.class_names)}
   if model.groups:
@@ -168,6 +190,10 @@ PROGRAM = program.Program(
     ('--workdir=runs/fedvae --out=grid.png', 'A picture of the first 100.'),
     ('--workdir=runs/fedvae --method=central --label=3', 'Threes only.'),
     ('--workdir=runs/fissionvae --group=shapes', 'Of one group of clients.'),
+    (
+      '--workdir=runs/fedvae --out=patients.csv',
+      'In the columns of the table.',
+    ),
   ),
   configs=Configs(),
   main=main,
