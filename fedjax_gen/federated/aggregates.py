@@ -25,11 +25,14 @@ class Aggregate(NamedTuple):
     finish: `sums -> aggregated`; a sum to which nobody contributed gives zero.
     merge: `(sums, sums) -> sums`, joins the sums of two fleets. Within a fleet
       sums are simply added.
+    reveals: why a sum shows single messages, for who would secure it; empty
+      where it does not.
   """
 
   partial: Callable[[Tree, Tree], Tree]
   finish: Callable[[Tree], Tree]
   merge: Callable[[Tree, Tree], Tree] = trees.add
+  reveals: str = ''
 
 
 class _Weighted(NamedTuple):
@@ -147,7 +150,9 @@ def by_client(num_clients: int) -> Aggregate:
     present = scatter(infos.present.astype(jnp.float32))
     return jax.tree.map(scatter, messages.value), present
 
-  return Aggregate(partial, lambda sums: sums)
+  return Aggregate(
+    partial, lambda sums: sums, reveals='by_client: each message by itself'
+  )
 
 
 def by_module(aggregates: Mapping[str, Aggregate]) -> Aggregate:
@@ -187,7 +192,8 @@ def by_module(aggregates: Mapping[str, Aggregate]) -> Aggregate:
       merged[name] = rules[name].merge(left[name], sums) if known else sums
     return merged
 
-  return Aggregate(partial, finish, merge)
+  reveals = next(filter(None, (rule.reveals for rule in rules.values())), '')
+  return Aggregate(partial, finish, merge, reveals)
 
 
 def _mean(weight_of: Callable[[Tree], Array]) -> Aggregate:

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 
 from fedjax_gen import trees, validate
 from fedjax_gen.federated import modules as modules_lib
-from fedjax_gen.federated.aggregates import Aggregate
 from fedjax_gen.federated.algorithm import ServerProgram
 from fedjax_gen.federated.modules import Module
 from fedjax_gen.privacy import clipping, noise
@@ -77,5 +76,4 @@ def private_server(
     }
     return server.update(state, received, server_key)
 
-  aggregate = Aggregate(partial, summed.finish, summed.merge)
-  return ServerProgram(server.init, aggregate, update)
+  return ServerProgram(server.init, summed._replace(partial=partial), update)

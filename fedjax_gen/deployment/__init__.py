@@ -1,0 +1,1 @@
+"""A federation between machines that do not trust each other."""
