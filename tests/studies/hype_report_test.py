@@ -378,11 +378,11 @@ def test_methods_are_rows_on_the_terminal(private, capsys):
   lines = capsys.readouterr().out.splitlines()
   assert max(map(len, lines)) <= 80
   found = [line.split() for line in lines]
-  assert found[0][:4] == ['accuracy', '↑', 'balanced', '↑']
+  assert found[0][:4] == ['balanced', '↑', 'worst', '↑']
   by_method = {row[0]: row[1:] for row in found[1:]}
-  assert by_method['FedAvg'][:3] == ['0.5', '0.45', '0.35']
-  assert by_method['FedHypeVAE'][:3] == ['0.813', '0.7', '0.6']
-  assert by_method['local'] == ['0.4', '0.3', '0.2', *'––––']
+  assert by_method['FedAvg'][:2] == ['45.0', '35.0']
+  assert by_method['FedHypeVAE'][:2] == ['70.0', '60.0']
+  assert by_method['local'] == ['30.0', '20.0', *'––––']
 
 
 def _clients(source, partition):

@@ -83,6 +83,13 @@ class _Column(NamedTuple):
     spread = values.get(f'{self.metric}_stddev')
     return percent(value) + ('' if spread is None else f' ± {percent(spread)}')
 
+  def short_text(self, values: Mapping[str, float]) -> str:
+    """The cell on the terminal, without the spread."""
+    value = values.get(self.metric)
+    if value is None or self.metric not in _PERCENT:
+      return report_tables.number(value)
+    return percent(value)
+
 
 ONE_UPLOAD = ('ClassGaussians', 'DP-MERF')
 _ALONE = 'synthetic_balanced_accuracy'
@@ -96,12 +103,12 @@ _PERCENT = (
 )
 
 _COLUMNS = (
-  _Column('Accuracy', 'accuracy', 'accuracy', 'higher'),
+  _Column('Accuracy', '', 'accuracy', 'higher'),
   _Column('Balanced accuracy', 'balanced', 'balanced_accuracy', 'higher'),
-  _Column('AUC', 'AUC', 'auc', 'higher'),
+  _Column('AUC', '', 'auc', 'higher'),
   _Column('Worst client', 'worst', 'balanced_accuracy_worst', 'higher'),
   _Column('ε', 'ε', 'epsilon'),
-  _Column(NOMINAL, NOMINAL, 'nominal_epsilon'),
+  _Column(NOMINAL, 'ε nominal', 'nominal_epsilon'),
 )
 
 _OF_DATA = (
@@ -125,9 +132,7 @@ def show(metrics: Mapping[str, Mapping[str, float]]) -> None:
     arrow = {'lower': ' ↓', 'higher': ' ↑'}.get(column.better, '')
     table.add_column(column.short + arrow, justify='right')
   for method, values in metrics.items():
-    table.add_row(
-      method, *(report_tables.number(values.get(c.metric)) for c in columns)
-    )
+    table.add_row(method, *(c.short_text(values) for c in columns))
   console.print(table)
   if text := advice(metrics):
     console.print(text)
