@@ -79,13 +79,7 @@ def fedavg_by_architecture(
   models: Sequence[Model],
   num_clients: Sequence[int],
 ) -> Method:
-  """One classifier for each fleet, averaged by its clients' examples.
-
-  Args:
-    training: how clients train.
-    models: the classifier of each fleet.
-    num_clients: clients of each fleet.
-  """
+  """One classifier for each fleet, averaged by its clients' examples."""
   shared = {f'fleet_{i}': Module(model.init) for i, model in enumerate(models)}
   trainer = training.trainer()
   fleets = tuple(
