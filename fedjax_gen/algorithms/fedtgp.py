@@ -72,12 +72,7 @@ class Config(fields.Configuration):
 
 
 class TgpServer(NamedTuple):
-  """The server's state.
-
-  Attributes:
-    variables: of the network that makes prototypes.
-    prototypes: what it makes of them.
-  """
+  """The server's state."""
 
   variables: Variables
   prototypes: Prototypes
@@ -112,14 +107,7 @@ def fedtgp(
 def prototype_server(
   config: Config, num_classes: int, feature_size: int, num_clients: int
 ) -> ServerProgram:
-  """A server that trains prototypes on `prototypes.Points`.
-
-  Args:
-    config: of the method.
-    num_classes: C.
-    feature_size: F.
-    num_clients: N, of all fleets.
-  """
+  """A server that trains prototypes on `prototypes.Points`."""
   network = _Network(num_classes, feature_size)
   work = local.local_work(
     config.fedtgp_server_epochs, config.fedtgp_server_batch_size

@@ -192,13 +192,7 @@ class ResidualDecoder(nn.Module):
 
 
 class MlpDecoder(nn.Module):
-  """Dense layers from the latent to every output.
-
-  Attributes:
-    data_shape: shape of one example's outputs.
-    hidden_sizes: widths of the dense layers.
-    norm: normalisation before each activation.
-  """
+  """Dense layers from the latent to every output."""
 
   data_shape: tuple[int, ...]
   hidden_sizes: Sequence[int] = (256, 256)
@@ -218,10 +212,6 @@ class DugdaleDecoder(nn.Module):
   """Decoder of hugo-dugdale/federated_VAE (2023), layer for layer.
 
   The normalisation of the output logits is in the published code.
-
-  Attributes:
-    image_shape: (height, width, outputs per pixel).
-    norm: batch in the published code.
   """
 
   image_shape: Sequence[int]

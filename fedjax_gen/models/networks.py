@@ -120,12 +120,7 @@ class SeriesTrunk(nn.Module):
 
 
 class MlpTrunk(nn.Module):
-  """Dense layers; images are flattened.
-
-  Attributes:
-    hidden_sizes: widths of the dense layers.
-    norm: normalisation before each activation.
-  """
+  """Dense layers; images are flattened."""
 
   hidden_sizes: Sequence[int] = (256, 256)
   norm: str = 'none'
@@ -155,9 +150,6 @@ class DugdaleTrunk(nn.Module):
   Two 3 x 3 convolutions without padding (16, 32 channels), normalisation and
   LeakyReLU(0.01); with heads for 200 latents and its decoder 11,087,731
   parameters on 28 x 28 images.
-
-  Attributes:
-    norm: batch in the published code.
   """
 
   norm: str = 'batch'
@@ -174,12 +166,7 @@ class DugdaleTrunk(nn.Module):
 
 
 class Heads(nn.Module):
-  """Mean and log-variance of a Gaussian, from one matrix cut in two.
-
-  Attributes:
-    latent_size: Z.
-    kernel_init: of the matrix.
-  """
+  """Mean and log-variance of a Gaussian, from one matrix cut in two."""
 
   latent_size: int
   kernel_init: nn.initializers.Initializer = nn.linear.default_kernel_init
@@ -194,13 +181,7 @@ class Heads(nn.Module):
 
 
 class Encoder(nn.Module):
-  """q(z | x).
-
-  Attributes:
-    trunk: features of the data.
-    latent_size: Z.
-    kernel_init: of the heads.
-  """
+  """q(z | x)."""
 
   trunk: nn.Module
   latent_size: int

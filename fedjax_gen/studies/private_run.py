@@ -269,12 +269,7 @@ def folder_sentence(releases: Releases) -> str:
 def other_runs(
   releases: Releases, folders: Iterable[pathlib.Path]
 ) -> list[str]:
-  """Warnings of other private runs on the same data, with the sum.
-
-  Args:
-    releases: of this run.
-    folders: work directories of the others.
-  """
+  """Warnings of other private runs on the same data, with the sum."""
   found, unread = [releases], []
   for folder in folders:
     try:

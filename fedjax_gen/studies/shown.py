@@ -87,9 +87,6 @@ class Shown(NamedTuple):
   def placed(self, drawn: Iterable[Drawn]) -> list[Drawn]:
     """The pictures that the report shows, each where it belongs.
 
-    Args:
-      drawn: pictures in the folder to keep.
-
     Returns:
       Protected ones from the folder to give away, where they have been moved;
       others only if everything is shown, and then they say so.

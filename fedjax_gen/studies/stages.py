@@ -67,13 +67,7 @@ def begin(
 
 
 def _charge(workdir: Workdir, releases: Releases, data: str) -> list[str]:
-  """Writes the ledger; what is to be said of it.
-
-  Args:
-    workdir: of a private run.
-    releases: all that it will give away.
-    data: plain digest of the data.
-  """
+  """Writes the ledger; what is to be said of it."""
   if not workdir.is_writer:
     return []
   files.write_atomically(

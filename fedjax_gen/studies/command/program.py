@@ -178,9 +178,6 @@ class Session:
     Call it when everything that may be refused has been read and built: a
     mistake mended would otherwise find a run of another configuration there.
 
-    Args:
-      is_private: whether the run is under differential privacy.
-
     Raises:
       InputError: the directory cannot be used.
       FinishedError: another process, which was waited for, finished the run.

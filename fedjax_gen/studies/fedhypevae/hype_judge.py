@@ -116,15 +116,7 @@ def evaluate(
   clients: Clients,
   config: HeadConfig,
 ) -> dict[str, Evaluation]:
-  """What classifiers reach, in the order of the table.
-
-  Args:
-    names: of methods, in order.
-    shared: by training what the server holds.
-    synthetic: by row what a generator shares.
-    clients: who holds what.
-    config: how classifiers are trained.
-  """
+  """What classifiers reach, in the order of the table."""
   local = heads.fit_local(clients.rows, config)
   found = {}
   for row in _rows(names, synthetic):

@@ -190,12 +190,7 @@ def show(metrics: Mapping[str, Mapping[str, float]]) -> None:
 
 
 def write(shown: Shown, facts: Facts) -> None:
-  """Writes report.html and the picture of the partition.
-
-  Args:
-    shown: what the report shows.
-    facts: of the whole run.
-  """
+  """Writes report.html and the picture of the partition."""
   partition = run_report.draw_partition(shown, facts)
   privacy = run_report.privacy(shown, facts)
   seen = shown.restricted(facts)
