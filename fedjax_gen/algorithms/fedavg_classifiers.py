@@ -41,16 +41,7 @@ class Config(fields.Configuration):
 def fedavg_small(
   training: personal.Config, small: Model, num_fleets: int
 ) -> Method:
-  """One classifier for all clients, averaged by their examples.
-
-  Args:
-    training: how clients train.
-    small: the classifier.
-    num_fleets: of the federation.
-
-  Raises:
-    InputError: a field of the configuration is out of range.
-  """
+  """One classifier for all clients, averaged by their examples."""
   client = personal.client_program(
     training.trainer(),
     personal.init_classifier(small),

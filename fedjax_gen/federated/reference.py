@@ -46,12 +46,7 @@ class _Totals(NamedTuple):
 
 
 class Loop:
-  """Rounds as a Python loop over clients; `round_loop` makes it.
-
-  Attributes:
-    algorithm: what runs.
-    samplers: who takes part, one for each fleet.
-  """
+  """Rounds as a Python loop over clients; `round_loop` makes it."""
 
   def __init__(
     self, algorithm: Algorithm, samplers: Sequence[sampling.Sampler]

@@ -91,10 +91,6 @@ class LearnedScales(nn.Module):
 
   They depend on no latent: one parameter for each column or channel, appended
   to the outputs.
-
-  Attributes:
-    decoder: of the other outputs.
-    num_scales: S.
   """
 
   decoder: nn.Module

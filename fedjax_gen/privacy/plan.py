@@ -323,11 +323,7 @@ def record_ledger(config: PrivacyConfig, num_clients: int) -> Ledger:
 
 
 def client_ledger(config: PrivacyConfig, num_clients: int) -> Ledger:
-  """An empty ledger with clients as the unit.
-
-  Raises:
-    InputError: an argument is out of range.
-  """
+  """An empty ledger with clients as the unit."""
   return ledger_lib.ledger(
     num_clients,
     config.epsilon,

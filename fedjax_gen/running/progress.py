@@ -206,11 +206,7 @@ NONE: Progress = _NoProgress()
 
 
 class _Phase:
-  """What is going on, and since when.
-
-  Attributes:
-    seconds: since it began.
-  """
+  """What is going on, and since when."""
 
   def __init__(self, clock: CompileClock | None):
     self._clock = clock
@@ -252,11 +248,7 @@ class _Pulse:
 
 
 class _Timer:
-  """Estimates the seconds left, from the steps after the first.
-
-  Attributes:
-    is_fresh: whether nothing was done yet.
-  """
+  """Estimates the seconds left, from the steps after the first."""
 
   def __init__(self, num_rounds: int, clock: Callable[[], float] = time.time):
     self._num_rounds = num_rounds
