@@ -28,12 +28,7 @@ _MAX_PROBED = 2000
 
 
 class GroupVae(NamedTuple):
-  """The VAE of one group.
-
-  Attributes:
-    vae: the model.
-    variables: its variables, those shared with other groups included.
-  """
+  """The VAE of one group."""
 
   vae: Vae
   variables: Variables

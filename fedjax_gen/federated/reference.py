@@ -161,10 +161,6 @@ def round_loop(
   It is slow where clients are many and small: each is a call of a compiled
   step. Use it to check an algorithm or the engine, not to train.
 
-  Args:
-    algorithm: the algorithm.
-    samplers: who takes part, one for each fleet; everyone by default.
-
   Returns:
     `run(state, datasets, key, num_rounds) -> (state, metrics)`, with the
     numbers of `rounds.round_runner` to float tolerance.

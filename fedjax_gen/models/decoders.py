@@ -21,16 +21,7 @@ from fedjax_gen.types import Array
 
 
 class ConvDecoder(nn.Module):
-  """The mirror of `networks.ConvTrunk`: two dense layers, then doublings.
-
-  Attributes:
-    image_shape: (height, width, outputs per pixel).
-    channels: as the encoder's; used from the last to the first.
-    hidden_size: width of the first dense layer.
-    norm: normalisation before each activation.
-    window: height and width of each convolution.
-    strides: by how much each multiplies height and width.
-  """
+  """The mirror of `networks.ConvTrunk`: two dense layers, then doublings."""
 
   image_shape: Sequence[int]
   channels: Sequence[int] = (32, 64)
@@ -58,14 +49,7 @@ class ConvDecoder(nn.Module):
 
 
 class SeriesDecoder(nn.Module):
-  """The mirror of `networks.SeriesTrunk`: `ConvDecoder` in time.
-
-  Attributes:
-    series_shape: (steps, outputs per step).
-    channels: as the encoder's; used from the last to the first.
-    hidden_size: width of the first dense layer.
-    norm: normalisation before each activation.
-  """
+  """The mirror of `networks.SeriesTrunk`: `ConvDecoder` in time."""
 
   series_shape: tuple[int, int]
   channels: Sequence[int] = (32, 64)
@@ -114,12 +98,6 @@ class ResizeDecoder(nn.Module):
   the result, 3 x 3 at stride 1, so that all pixels are made alike: what
   transposed convolutions do by turns shows as a checkerboard (Odena et al.,
   "Deconvolution and Checkerboard Artifacts", 2016).
-
-  Attributes:
-    image_shape: (height, width, outputs per pixel).
-    channels: as the encoder's; used from the last to the first.
-    hidden_size: width of the first dense layer.
-    norm: normalisation before each activation.
   """
 
   image_shape: Sequence[int]

@@ -23,10 +23,6 @@ class Cnn(nn.Module):
 
   Convolutions are not padded, as in the sources, unless the image is too small
   (below 16 pixels) to be cut twice.
-
-  Attributes:
-    channels: of the convolutions.
-    hidden_sizes: of the dense layers; the last is D.
   """
 
   channels: Sequence[int]

@@ -67,13 +67,6 @@ class ConvTrunk(nn.Module):
 
   A convolution that BatchNorm follows has no bias: its gradient would be
   rounding noise, which Adam blows up to full steps.
-
-  Attributes:
-    channels: output channels of each convolution; each halves the image.
-    hidden_size: width of the dense layer.
-    norm: normalisation after each convolution.
-    window: height and width of each convolution.
-    strides: step along height and width.
   """
 
   channels: Sequence[int] = (32, 64)
@@ -95,13 +88,7 @@ class ConvTrunk(nn.Module):
 
 
 class SeriesTrunk(nn.Module):
-  """Stride-2 convolutions in time and one dense layer, as `ConvTrunk`.
-
-  Attributes:
-    channels: output channels of each convolution; each halves the window.
-    hidden_size: width of the dense layer.
-    norm: normalisation after each convolution.
-  """
+  """Stride-2 convolutions in time and one dense layer, as `ConvTrunk`."""
 
   channels: Sequence[int] = (32, 64)
   hidden_size: int = 256

@@ -31,14 +31,7 @@ class Progress(Protocol):
     done: int,
     clock: CompileClock | None = None,
   ) -> None:
-    """Begins a method of which `done` rounds are there already.
-
-    Args:
-      method: its name.
-      num_rounds: rounds of training.
-      done: rounds of an interrupted run.
-      clock: tells compiling from running; None for one that cannot.
-    """
+    """Begins a method of which `done` rounds are there already."""
 
   def doing(self, what: str) -> None:
     """Tells what comes next if it is no round, for example 'evaluating'."""

@@ -146,12 +146,7 @@ class Shown(NamedTuple):
   def marked(
     self, section: report.Section, methods: Iterable[str]
   ) -> report.Section:
-    """A section in which each table names what in it is not protected.
-
-    Args:
-      section: any.
-      methods: all of the run, and rows of its results.
-    """
+    """A section in which each table names what in it is not protected."""
     if not self.is_marked:
       return section
     others = {m for m in methods if m not in self.protected}

@@ -91,13 +91,6 @@ def encoded(
   Of a private run without a key the form alone is right: ranges of columns are
   released once the ledger is charged for them (`agreed`).
 
-  Args:
-    source: as it was read.
-    federation: who holds what.
-    privacy: of the run.
-    seed: of the partition.
-    key: of a private run's noise on the ranges.
-
   Raises:
     InputError: the federation does not fit the data.
   """

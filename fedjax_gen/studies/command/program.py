@@ -269,12 +269,6 @@ def perform(
 ) -> pathlib.Path | None:
   """Runs a program with a command line, unless the run is finished.
 
-  Args:
-    program: what to run.
-    argv: the command line, the name of the program first.
-    stop: tells of signals.
-    stream: where to show the advance; None for standard error.
-
   Returns:
     The work directory; None of a tool.
 

@@ -25,13 +25,7 @@ from fedjax_gen.types import Tree
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EmbeddingComparison(Comparison):
-  """Trainings on embeddings.
-
-  Attributes:
-    names: of the methods, in the order of the table.
-    clients: who holds what.
-    synthesis: of what synthetic data are made.
-  """
+  """Trainings on embeddings."""
 
   methods: Mapping[str, HypeMethod]
   names: Sequence[str]
@@ -160,15 +154,7 @@ def quality(
   seed: int,
   by_training: bool = True,
 ) -> dict[str, float]:
-  """How good synthetic embeddings are, alone and beside the real ones.
-
-  Args:
-    found: what classifiers reach with them.
-    made: the embeddings.
-    clients: who holds the real ones.
-    seed: of the choice of rows.
-    by_training: whether to attack the membership of training rows, too.
-  """
+  """How good synthetic embeddings are, alone and beside the real ones."""
   alone = {
     metric: value
     for metric, value in found.metrics.items()

@@ -80,12 +80,7 @@ _SECTIONS = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Facts(run_report.RunFacts):
-  """All that a finished run knows.
-
-  Attributes:
-    privacy: what was asked for.
-    confidence: of an audit's bounds, if there was an audit.
-  """
+  """All that a finished run knows."""
 
   privacy: HypePrivacyConfig
   confidence: float

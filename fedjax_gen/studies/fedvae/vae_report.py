@@ -137,11 +137,7 @@ _SECTIONS = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Facts(RunFacts):
-  """All that a finished run knows.
-
-  Attributes:
-    extractor: of features; None for data that are not images.
-  """
+  """All that a finished run knows."""
 
   extractor: FeatureExtractor | None
 
