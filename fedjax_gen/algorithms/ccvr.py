@@ -33,7 +33,7 @@ import jax.numpy as jnp
 from fedjax_gen import fields
 from fedjax_gen.data.federated import Batch, ClientData
 from fedjax_gen.federated import aggregates, local, personal, prototypes
-from fedjax_gen.federated.algorithm import Algorithm, ServerProgram
+from fedjax_gen.federated.algorithm import ServerProgram
 from fedjax_gen.federated.class_sums import ByClass
 from fedjax_gen.federated.personal import Method, Model
 from fedjax_gen.types import Array, Key
@@ -88,39 +88,24 @@ def ccvr(
   models: Sequence[Model],
   num_clients: Sequence[int],
 ) -> Method:
-  """Clients that train alone, and heads that see the features of all.
-
-  Args:
-    config: of the method.
-    training: how clients train.
-    models: the classifier of each fleet.
-    num_clients: clients of each fleet.
-  """
+  """Clients that train alone, and heads that see the features of all."""
   personal.equal_heads(models)
-  trainer = training.trainer()
-  fleets = tuple(
-    personal.client_program(
-      trainer,
+
+  def client(model, first):
+    return personal.client_program(
+      training.trainer(),
       personal.init_classifier(model),
       first,
-      view=lambda server, info: server,
       loss=functools.partial(personal.plain_loss, model),
       send=functools.partial(_send, model, training.batch_size),
     )
-    for model, first in zip(
-      models, personal.first_numbers(num_clients), strict=True
-    )
-  )
+
+  def deployment(model):
+    calibrated = functools.partial(_calibrated, config, training, model)
+    return personal.head_deployment(model, calibrated)
+
   server = gaussian_server(models[0].num_classes, models[0].feature_size)
-  return Method(
-    Algorithm(server, fleets),
-    tuple(
-      personal.head_deployment(
-        model, functools.partial(_calibrated, config, training, model)
-      )
-      for model in models
-    ),
-  )
+  return personal.method(server, models, num_clients, client, deployment)
 
 
 def last_round_floats(

@@ -62,9 +62,6 @@ def class_images(
     num_clients: clients of each fleet.
     input_shape: of an image, `(H, W, C)`.
     finetuning: how classifiers are fine-tuned.
-
-  Raises:
-    InputError: classes of the models differ in number.
   """
   personal.equal_classes(models)
   clients = [

@@ -68,12 +68,7 @@ class Cgan(NamedTuple):
 
 
 def build_cgan(config: CganConfig, spec: DataSpec) -> Cgan:
-  """The networks.
-
-  Args:
-    config: sizes.
-    spec: shape (F,) of an embedding, and number of classes.
-  """
+  """The networks."""
   (num_features,) = spec.shape
   generator = _Mlp((*config.gan_hidden_sizes, num_features))
   discriminator = _Mlp((*config.gan_hidden_sizes[::-1], 1))

@@ -71,12 +71,6 @@ def fit_generator(
   Guarantees:
     Released: nothing more; post-processing.
 
-  Args:
-    config: of generator and training.
-    spec: of the embeddings.
-    embeddings: of each class.
-    key: consumed.
-
   Returns:
     Its variables, and the loss before each step, `[steps]`.
   """

@@ -41,16 +41,7 @@ class Config(fields.Configuration):
 def fedavg_small(
   training: personal.Config, small: Model, num_fleets: int
 ) -> Method:
-  """One classifier for all clients, averaged by their examples.
-
-  Args:
-    training: how clients train.
-    small: the classifier.
-    num_fleets: of the federation.
-
-  Raises:
-    InputError: a field of the configuration is out of range.
-  """
+  """One classifier for all clients, averaged by their examples."""
   client = personal.client_program(
     training.trainer(),
     personal.init_classifier(small),
@@ -79,13 +70,7 @@ def fedavg_by_architecture(
   models: Sequence[Model],
   num_clients: Sequence[int],
 ) -> Method:
-  """One classifier for each fleet, averaged by its clients' examples.
-
-  Args:
-    training: how clients train.
-    models: the classifier of each fleet.
-    num_clients: clients of each fleet.
-  """
+  """One classifier for each fleet, averaged by its clients' examples."""
   shared = {f'fleet_{i}': Module(model.init) for i, model in enumerate(models)}
   trainer = training.trainer()
   fleets = tuple(

@@ -27,7 +27,6 @@ import optax
 
 from fedjax_gen import fields
 from fedjax_gen.federated import class_sums, local, personal, prototypes
-from fedjax_gen.federated.algorithm import Algorithm
 from fedjax_gen.federated.personal import Method, Model
 from fedjax_gen.federated.prototypes import Prototypes
 from fedjax_gen.types import LossFn
@@ -50,33 +49,22 @@ def feddistill(
   models: Sequence[Model],
   num_clients: Sequence[int],
 ) -> Method:
-  """Own classifiers, of any size of features; class means of logits of all.
-
-  Args:
-    config: of the method.
-    training: how clients train.
-    models: the classifier of each fleet.
-    num_clients: clients of each fleet.
-  """
+  """Own classifiers, of any size of features; class means of logits of all."""
   personal.equal_classes(models)
-  trainer = training.trainer()
-  num_classes = models[0].num_classes
-  fleets = tuple(
-    personal.client_program(
-      trainer,
+
+  def client(model, first):
+    return personal.client_program(
+      training.trainer(),
       personal.init_classifier(model),
       first,
-      view=lambda server, info: server,
       loss=functools.partial(_loss, model, config.feddistill_lambda),
       send=functools.partial(_send, model, training.batch_size),
     )
-    for model, first in zip(
-      models, personal.first_numbers(num_clients), strict=True
-    )
-  )
-  return Method(
-    Algorithm(prototypes.averaging_server(num_classes, num_classes), fleets),
-    tuple(personal.head_deployment(model) for model in models),
+
+  num_classes = models[0].num_classes
+  server = prototypes.averaging_server(num_classes, num_classes)
+  return personal.method(
+    server, models, num_clients, client, personal.head_deployment
   )
 
 

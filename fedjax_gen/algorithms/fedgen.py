@@ -48,8 +48,8 @@ from fedjax_gen import fields, trees
 from fedjax_gen.data.federated import Batch, ClientData
 from fedjax_gen.federated import aggregates, local, personal
 from fedjax_gen.federated.aggregates import Named
-from fedjax_gen.federated.algorithm import Algorithm, ServerProgram
-from fedjax_gen.federated.personal import Deployment, Method, Model, Personal
+from fedjax_gen.federated.algorithm import ServerProgram
+from fedjax_gen.federated.personal import Method, Model, Personal
 from fedjax_gen.models import feature_generator
 from fedjax_gen.models.feature_generator import NOISES, FeatureGenerator
 from fedjax_gen.types import Array, Key, LossFn, Tree, Variables
@@ -139,19 +139,12 @@ def fedgen(
   models: Sequence[Model],
   num_clients: Sequence[int],
 ) -> Method:
-  """Own extractors, and a generator of features from all heads.
-
-  Args:
-    config: of the method.
-    training: how clients train.
-    models: the classifier of each fleet.
-    num_clients: clients of each fleet.
-  """
+  """Own extractors, and a generator of features from all heads."""
   personal.equal_heads(models)
-  trainer = training.trainer()
-  fleets = tuple(
-    personal.client_program(
-      trainer,
+
+  def client(model, first):
+    return personal.client_program(
+      training.trainer(),
       personal.init_classifier(model),
       first,
       view=lambda server, info: _view(config, server),
@@ -159,13 +152,13 @@ def fedgen(
       send=functools.partial(_send, model, training.batch_size),
       receive=_receive,
     )
-    for model, first in zip(
-      models, personal.first_numbers(num_clients), strict=True
-    )
-  )
-  server = _server(config, models[0], sum(num_clients))
-  return Method(
-    Algorithm(server, fleets), tuple(_deployment(model) for model in models)
+
+  return personal.method(
+    _server(config, models[0], sum(num_clients)),
+    models,
+    num_clients,
+    client,
+    functools.partial(personal.shared_head_deployment, receive=_receive),
   )
 
 
@@ -336,11 +329,3 @@ def _server(config: Config, model: Model, num_clients: int) -> ServerProgram:
     return server, metrics
 
   return ServerProgram(init, aggregates.by_client(num_clients), update)
-
-
-def _deployment(model: Model) -> Deployment:
-  def deploy(view, client, data, key):
-    del data, key
-    return _receive(view, client.variables)['classifier']
-
-  return personal.head_deployment(model, deploy)

@@ -23,7 +23,7 @@ import optax
 
 from fedjax_gen import fields
 from fedjax_gen.federated import local, personal, prototypes
-from fedjax_gen.federated.algorithm import Algorithm, ServerProgram
+from fedjax_gen.federated.algorithm import ServerProgram
 from fedjax_gen.federated.personal import Method, Model
 
 
@@ -48,51 +48,29 @@ def fedgh(
   models: Sequence[Model],
   num_clients: Sequence[int],
 ) -> Method:
-  """Own extractors, one head that the server trains.
-
-  Args:
-    config: of the method.
-    training: how clients train.
-    models: the classifier of each fleet.
-    num_clients: clients of each fleet.
-  """
+  """Own extractors, one head that the server trains."""
   personal.equal_heads(models)
 
-  def deploy(view, client, data, key):
-    del data, key
-    return personal.with_head(view, client.variables)['classifier']
-
-  trainer = training.trainer()
-  fleets = tuple(
-    personal.client_program(
-      trainer,
+  def client(model, first):
+    return personal.client_program(
+      training.trainer(),
       personal.init_classifier(model),
       first,
-      view=lambda server, info: server,
       loss=functools.partial(personal.plain_loss, model),
       send=functools.partial(_send, model, training.batch_size),
       receive=personal.with_head,
     )
-    for model, first in zip(
-      models, personal.first_numbers(num_clients), strict=True
-    )
-  )
-  return Method(
-    Algorithm(head_server(config, models[0], sum(num_clients)), fleets),
-    tuple(personal.head_deployment(model, deploy) for model in models),
+
+  server = head_server(config, models[0], sum(num_clients))
+  return personal.method(
+    server, models, num_clients, client, personal.shared_head_deployment
   )
 
 
 def head_server(
   config: Config, model: Model, num_clients: int
 ) -> ServerProgram:
-  """A server whose state is a head, trained on `prototypes.Points`.
-
-  Args:
-    config: of the method.
-    model: whose head it is.
-    num_clients: N, of all fleets.
-  """
+  """A server whose state is a head, trained on `prototypes.Points`."""
   work = local.local_work(
     config.fedgh_server_epochs, config.fedgh_server_batch_size
   )

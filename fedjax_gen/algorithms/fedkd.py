@@ -38,6 +38,7 @@ was away for a while must catch up; that is not counted.
 
 from collections.abc import Sequence
 import dataclasses
+import functools
 import math
 from typing import NamedTuple
 
@@ -49,12 +50,8 @@ import optax
 from fedjax_gen import fields, trees, validate
 from fedjax_gen.errors import InputError
 from fedjax_gen.federated import aggregates, personal, servers
-from fedjax_gen.federated.algorithm import (
-  Algorithm,
-  ClientProgram,
-  ServerProgram,
-)
-from fedjax_gen.federated.personal import Deployment, Method, Model
+from fedjax_gen.federated.algorithm import ClientProgram, ServerProgram
+from fedjax_gen.federated.personal import Method, Model
 from fedjax_gen.federated.servers import LearnedServer
 from fedjax_gen.models.classifiers import ClassifierConfig
 from fedjax_gen.models.extractors import EXTRACTORS
@@ -146,15 +143,14 @@ def fedkd(
   """
   personal.equal_classes([*models, mentee])
   validate.positive_int(num_rounds=num_rounds)
-  fleets = tuple(
-    _client(config, training, model, mentee, first, num_rounds)
-    for model, first in zip(
-      models, personal.first_numbers(num_clients), strict=True
-    )
-  )
-  return Method(
-    Algorithm(_server(config, mentee, num_rounds), fleets),
-    tuple(_deployment(model, mentee) for model in models),
+  return personal.method(
+    _server(config, mentee, num_rounds),
+    models,
+    num_clients,
+    functools.partial(_client, config, training, mentee, num_rounds),
+    lambda model: personal.mutual_deployment(
+      'mentee', model, mentee, lambda view: view['mentee']
+    ),
   )
 
 
@@ -200,16 +196,9 @@ def mutual_loss(model: Model, mentee: Model) -> LossFn:
     own_logits = model.logits(own['head'], own_features)
     shared_logits = mentee.logits(shared['head'], shared_features)
     gap = own_features - shared_features @ variables['projection']
-    right = (own_logits.argmax(axis=-1) == batch.labels).astype(jnp.float32)
     values = {
-      'cross_entropy': personal.cross_entropy(own_logits, batch.labels),
-      'mentee_cross_entropy': personal.cross_entropy(
-        shared_logits, batch.labels
-      ),
-      'distillation': personal.distillation(shared_logits, own_logits),
-      'mentee_distillation': personal.distillation(own_logits, shared_logits),
+      **personal.mutual('mentee', own_logits, shared_logits, batch.labels),
       'feature_error': jnp.mean(gap**2, axis=-1),
-      'train_accuracy': right,
     }
     metrics = {
       name: trees.masked_mean(value, batch.mask)
@@ -228,7 +217,7 @@ def mutual_loss(model: Model, mentee: Model) -> LossFn:
   return loss_fn
 
 
-def _client(config, training, model, mentee, first, num_rounds):
+def _client(config, training, mentee, num_rounds, model, first):
   """Trains both models; sends the mentee's update, cut in rank."""
   trainer = training.trainer(
     {
@@ -302,20 +291,3 @@ def _init(model: Model, mentee: Model, key: Key) -> Variables:
   matrix = jax.random.uniform(matrix_key, shape, minval=-bound, maxval=bound)
   own = personal.init_classifier(model)(key)
   return {**own, 'mentee': mentee.init(mentee_key), 'projection': matrix}
-
-
-def _deployment(model: Model, mentee: Model) -> Deployment:
-  """The mentor predicts; beside it, the mentee as it is now."""
-
-  def deploy(view, client, data, key):
-    del data, key
-    own = client.variables['classifier']
-    return {'classifier': own, 'mentee': view['mentee']}
-
-  return Deployment(
-    deploy,
-    {
-      'head': personal.part_rule('classifier', model),
-      'mentee': personal.part_rule('mentee', mentee),
-    },
-  )

@@ -19,10 +19,10 @@ here no class is known then, nobody is pulled, and the head predicts as ever.
 
 from collections.abc import Sequence
 import dataclasses
+import functools
 
 from fedjax_gen import fields
 from fedjax_gen.federated import personal, prototypes
-from fedjax_gen.federated.algorithm import Algorithm
 from fedjax_gen.federated.personal import Method, Model
 
 
@@ -50,34 +50,19 @@ def fedproto(
   models: Sequence[Model],
   num_clients: Sequence[int],
 ) -> Method:
-  """Own classifiers, prototypes of all.
-
-  Args:
-    config: of the method.
-    training: how clients train.
-    models: the classifier of each fleet.
-    num_clients: clients of each fleet.
-  """
+  """Own classifiers, prototypes of all."""
   personal.equal_heads(models)
-  trainer = training.trainer()
-  fleets = tuple(
-    prototypes.client_program(
-      trainer,
-      model,
-      first,
-      weight=config.fedproto_lambda,
-      send=lambda sums, client: prototypes.summed_means(
-        sums, config.fedproto_average
-      ),
-      batch_size=training.batch_size,
-    )
-    for model, first in zip(
-      models, personal.first_numbers(num_clients), strict=True
-    )
-  )
   server = prototypes.averaging_server(
     models[0].num_classes, models[0].feature_size
   )
-  return Method(
-    Algorithm(server, fleets), tuple(map(prototypes.deployment, models))
+  client = functools.partial(
+    prototypes.client_program,
+    training,
+    weight=config.fedproto_lambda,
+    send=lambda sums, client: prototypes.summed_means(
+      sums, config.fedproto_average
+    ),
+  )
+  return personal.method(
+    server, models, num_clients, client, prototypes.deployment
   )

@@ -23,6 +23,7 @@ THE SERVER SEES EVERY MESSAGE: it learns from each client's means by themselves.
 
 from collections.abc import Sequence
 import dataclasses
+import functools
 from typing import NamedTuple
 
 from flax import linen as nn
@@ -32,7 +33,7 @@ import optax
 
 from fedjax_gen import fields, trees
 from fedjax_gen.federated import local, personal, prototypes
-from fedjax_gen.federated.algorithm import Algorithm, ServerProgram
+from fedjax_gen.federated.algorithm import ServerProgram
 from fedjax_gen.federated.personal import Method, Model
 from fedjax_gen.federated.prototypes import Points, Prototypes
 from fedjax_gen.types import Array, Variables
@@ -71,12 +72,7 @@ class Config(fields.Configuration):
 
 
 class TgpServer(NamedTuple):
-  """The server's state.
-
-  Attributes:
-    variables: of the network that makes prototypes.
-    prototypes: what it makes of them.
-  """
+  """The server's state."""
 
   variables: Variables
   prototypes: Prototypes
@@ -88,29 +84,14 @@ def fedtgp(
   models: Sequence[Model],
   num_clients: Sequence[int],
 ) -> Method:
-  """Own classifiers, prototypes that the server trains.
-
-  Args:
-    config: of the method.
-    training: how clients train.
-    models: the classifier of each fleet.
-    num_clients: clients of each fleet.
-  """
+  """Own classifiers, prototypes that the server trains."""
   personal.equal_heads(models)
-  trainer = training.trainer()
-  fleets = tuple(
-    prototypes.client_program(
-      trainer,
-      model,
-      first,
-      weight=config.fedtgp_lambda,
-      send=prototypes.named_points,
-      batch_size=training.batch_size,
-      prototypes_of=lambda server: server.prototypes,
-    )
-    for model, first in zip(
-      models, personal.first_numbers(num_clients), strict=True
-    )
+  client = functools.partial(
+    prototypes.client_program,
+    training,
+    weight=config.fedtgp_lambda,
+    send=prototypes.named_points,
+    prototypes_of=lambda server: server.prototypes,
   )
   server = prototype_server(
     config,
@@ -118,22 +99,15 @@ def fedtgp(
     models[0].feature_size,
     sum(num_clients),
   )
-  return Method(
-    Algorithm(server, fleets), tuple(map(prototypes.deployment, models))
+  return personal.method(
+    server, models, num_clients, client, prototypes.deployment
   )
 
 
 def prototype_server(
   config: Config, num_classes: int, feature_size: int, num_clients: int
 ) -> ServerProgram:
-  """A server that trains prototypes on `prototypes.Points`.
-
-  Args:
-    config: of the method.
-    num_classes: C.
-    feature_size: F.
-    num_clients: N, of all fleets.
-  """
+  """A server that trains prototypes on `prototypes.Points`."""
   network = _Network(num_classes, feature_size)
   work = local.local_work(
     config.fedtgp_server_epochs, config.fedtgp_server_batch_size

@@ -48,11 +48,6 @@ def fedvae(config: Config, vae: Vae, plan: Plan | None = None) -> Algorithm:
     sends; with one of clients those of `noise.private_server`, all clients
     counting alike. Without a plan, none.
 
-  Args:
-    config: how clients and server train.
-    vae: the model.
-    plan: of differential privacy, if there is to be any.
-
   Raises:
     InputError: a field of the configuration is out of range, or the model
       keeps batch statistics and there is a plan.
@@ -86,10 +81,5 @@ def central(
 
 
 def local_only(config: Config, vae: Vae) -> Algorithm:
-  """Every client trains a VAE of its own; nothing is ever sent.
-
-  Args:
-    config: how clients train; server fields are not used.
-    vae: the model.
-  """
+  """Every client trains a VAE of its own; nothing is ever sent."""
   return averaging.alone(config, vae.init, elbo_loss(vae, config.beta))

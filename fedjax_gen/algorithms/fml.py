@@ -24,13 +24,11 @@ from collections.abc import Sequence
 import dataclasses
 import functools
 
-import jax.numpy as jnp
 import optax
 
 from fedjax_gen import fields, trees
 from fedjax_gen.federated import aggregates, personal, servers
-from fedjax_gen.federated.algorithm import Algorithm
-from fedjax_gen.federated.personal import Deployment, Method, Model
+from fedjax_gen.federated.personal import Method, Model
 from fedjax_gen.models.classifiers import ClassifierConfig
 from fedjax_gen.models.extractors import EXTRACTORS
 from fedjax_gen.types import Key, LossFn, Variables
@@ -88,8 +86,8 @@ def fml(
     del data, key
     return trees.subtract(view, client.variables['meme'])
 
-  fleets = tuple(
-    personal.client_program(
+  def client(model, first):
+    return personal.client_program(
       trainer,
       functools.partial(_init, model, meme),
       first,
@@ -98,16 +96,16 @@ def fml(
       send=send,
       receive=lambda view, own: {**own, 'meme': view},
     )
-    for model, first in zip(
-      models, personal.first_numbers(num_clients), strict=True
-    )
-  )
+
   server = servers.learned_server(
     meme.init, aggregates.uniform_mean(), optax.sgd(1.0)
   )
-  return Method(
-    Algorithm(server, fleets),
-    tuple(_deployment(model, meme) for model in models),
+  return personal.method(
+    server,
+    models,
+    num_clients,
+    client,
+    lambda model: personal.mutual_deployment('meme', model, meme),
   )
 
 
@@ -123,14 +121,7 @@ def mutual_loss(config: Config, model: Model, meme: Model) -> LossFn:
       )
       for part, classifier in (('classifier', model), ('meme', meme))
     )
-    right = (own.argmax(axis=-1) == batch.labels).astype(jnp.float32)
-    values = {
-      'cross_entropy': personal.cross_entropy(own, batch.labels),
-      'meme_cross_entropy': personal.cross_entropy(shared, batch.labels),
-      'distillation': personal.distillation(shared, own),
-      'meme_distillation': personal.distillation(own, shared),
-      'train_accuracy': right,
-    }
+    values = personal.mutual('meme', own, shared, batch.labels)
     metrics = {
       name: trees.masked_mean(value, batch.mask)
       for name, value in values.items()
@@ -154,19 +145,3 @@ def _loss(config, model, meme, view):
 def _init(model: Model, meme: Model, key: Key) -> Variables:
   own = personal.init_classifier(model)(key)
   return {**own, 'meme': meme.init(personal.extra_key(key))}
-
-
-def _deployment(model: Model, meme: Model) -> Deployment:
-  """The private model predicts; beside it, the meme model as it is now."""
-
-  def deploy(view, client, data, key):
-    del data, key
-    return {'classifier': client.variables['classifier'], 'meme': view}
-
-  return Deployment(
-    deploy,
-    {
-      'head': personal.part_rule('classifier', model),
-      'meme': personal.part_rule('meme', meme),
-    },
-  )

@@ -24,7 +24,6 @@ import optax
 
 from fedjax_gen import fields, trees
 from fedjax_gen.federated import aggregates, personal, servers
-from fedjax_gen.federated.algorithm import Algorithm
 from fedjax_gen.federated.personal import Method, Model
 
 _AVERAGES = {
@@ -51,28 +50,16 @@ def lg_fedavg(
   models: Sequence[Model],
   num_clients: Sequence[int],
 ) -> Method:
-  """Own extractors, one head.
-
-  Args:
-    config: of the method.
-    training: how clients train.
-    models: the classifier of each fleet.
-    num_clients: clients of each fleet.
-  """
+  """Own extractors, one head."""
   personal.equal_heads(models)
 
   def send(view, client, data, key):
     del data, key
     return trees.subtract(view, client.variables['classifier']['head'])
 
-  def deploy(view, client, data, key):
-    del data, key
-    return personal.with_head(view, client.variables)['classifier']
-
-  trainer = training.trainer()
-  fleets = tuple(
-    personal.client_program(
-      trainer,
+  def client(model, first):
+    return personal.client_program(
+      training.trainer(),
       personal.init_classifier(model),
       first,
       view=lambda server, info: server.variables,
@@ -80,16 +67,12 @@ def lg_fedavg(
       send=send,
       receive=personal.with_head,
     )
-    for model, first in zip(
-      models, personal.first_numbers(num_clients), strict=True
-    )
-  )
+
   server = servers.learned_server(
     lambda key: models[0].init(key)['head'],
     _AVERAGES[config.lg_average](),
     optax.sgd(1.0),
   )
-  return Method(
-    Algorithm(server, fleets),
-    tuple(personal.head_deployment(model, deploy) for model in models),
+  return personal.method(
+    server, models, num_clients, client, personal.shared_head_deployment
   )

@@ -40,9 +40,6 @@ def open_image(file: str | os.PathLike | bytes) -> Image.Image:
   EXIF orientation is applied, transparency is laid over white, 16-bit grey is
   cut to its upper 8 bits, and of an animation the first frame is taken.
 
-  Args:
-    file: A path, or the bytes of the file.
-
   Raises:
     BadImage: The file is no picture, is broken, or cannot be read.
   """

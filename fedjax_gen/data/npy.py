@@ -24,11 +24,6 @@ def read(
   mapped, and inputs that are uint8 images or float32 features stay in their
   file: their checks read them once and hold no copy. A test split that has to
   be made copies them.
-
-  Args:
-    path: The folder.
-    options: Size and split wishes.
-    name: Name of the source, the path if None.
   """
   arrays = {}
   for array, file in _files(path).items():

@@ -53,11 +53,6 @@ def read(
   (`users_train`, `users_test` beside a split), `groups` or `domain` likewise,
   `classes` with the class names. A validation split is left out, and noted.
 
-  Args:
-    path: The file.
-    options: Size and split wishes.
-    name: Name of the source, the path if None.
-
   Raises:
     InputError: The file is no npz file or is corrupt; none of the layouts; an
       array holds Python objects, NaN, or values out of range; lengths or

@@ -26,9 +26,6 @@ from fedjax_gen.errors import InputError
 def load(path: str | os.PathLike) -> dict[str, Any]:
   """Reads one pickled dictionary, of Python 2 or 3.
 
-  Args:
-    path: The file.
-
   Returns:
     The values by name. Strings of Python 2 come as bytes; arrays come as
     records, which `byte_array` makes arrays.
@@ -96,10 +93,6 @@ def unpickled(
 
 def byte_array(value: Any, what: str) -> np.ndarray:
   """Makes the array that a record of `load` describes.
-
-  Args:
-    value: The record.
-    what: Its name in messages.
 
   Returns:
     The uint8 array, which cannot be written to.

@@ -58,11 +58,6 @@ def read(
   `[n]` numbers or text, `lengths` `[n]` steps of each recording of which the
   rest is padding, `channels` `[C]` and `classes` names. NaN is a missing value.
 
-  Args:
-    path: the file.
-    options: window and stride; how to hold out.
-    name: of the source, the path if None.
-
   Raises:
     InputError: the file is no npz file, or an array does not fit. The message
       names the array.

@@ -62,11 +62,6 @@ def read(
   Images are RGB, 64 x 64 if no other size is asked for. Classes are those that
   have pictures, in the order of their WordNet ids, and named by their first
   word (with the id where two classes share it).
-
-  Args:
-    path: The folder.
-    options: Size wish.
-    name: Name of the source, the path if None.
   """
   root = pathlib.Path(path)
   if options.image_size is None:

@@ -31,9 +31,6 @@ _EXPECTED = 'a PyTorch file of named tensors'
 def load(path: str | os.PathLike) -> dict[str, np.ndarray]:
   """Reads the tensors of a state dict that `torch.save` has written.
 
-  Args:
-    path: The file.
-
   Returns:
     The arrays by name, each with memory of its own.
 

@@ -33,9 +33,6 @@ class Patience:
     seconds: after which it goes on without those that are missing if the
       others are enough, and else asks the missing again.
     total: seconds after which it gives up.
-
-  Raises:
-    InputError: a field is not above zero.
   """
 
   seconds: float = 600.0
@@ -47,14 +44,7 @@ class Patience:
 
 @dataclasses.dataclass
 class Collector:
-  """Exchanges with the members of a roster.
-
-  Attributes:
-    roster: who they are.
-    transport: carries messages.
-    patience: how long to wait.
-    note: writes down what happens.
-  """
+  """Exchanges with the members of a roster."""
 
   roster: Roster
   transport: Transport

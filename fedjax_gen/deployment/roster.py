@@ -133,16 +133,6 @@ def gathered(
 ) -> Roster:
   """The members of a run: those it began with, or the first that come.
 
-  Args:
-    transport: to whom it may talk.
-    path: of the file that remembers them.
-    config: of the study.
-    num_sites: how many to wait for.
-    assign: who is of which fleet.
-    note: writes down what happens.
-    seconds: to wait for an answer.
-    patience: seconds to wait for all, altogether.
-
   Raises:
     InputError: not all came in time, or the file is of another federation.
   """

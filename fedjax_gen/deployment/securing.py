@@ -31,9 +31,6 @@ class Securing:
       32, in 4.
     threshold: sites that a sum needs; 0 for two thirds of a fleet. One fewer
       may collude with the coordinator.
-
-  Raises:
-    InputError: a field is out of range.
   """
 
   value_range: float = 2.0**20
@@ -48,11 +45,7 @@ class Securing:
   def terms(
     self, session: str, identities: Sequence[bytes], size: int
   ) -> Terms:
-    """Of one sum; the resolution is the finest that cannot wrap.
-
-    Raises:
-      InputError: see `secure_sum.Terms`.
-    """
+    """Of one sum; the resolution is the finest that cannot wrap."""
     number = len(identities)
     levels = ((1 << self.modulus_bits) - 1) // (2 * number)
     return Terms(

@@ -28,12 +28,7 @@ _MOST_DIMENSIONS = 16
 
 
 class Packet(NamedTuple):
-  """What is sent.
-
-  Attributes:
-    header: JSON values by name.
-    arrays: NumPy arrays by name.
-  """
+  """What is sent."""
 
   header: Mapping[str, Any]
   arrays: Mapping[str, np.ndarray] = {}

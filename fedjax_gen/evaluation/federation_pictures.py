@@ -269,13 +269,7 @@ def _whole_numbers() -> ticker.Locator:
 
 
 def _ticks_of_bytes(axes, zero: float | None, is_any: bool) -> None:
-  """Decades, not too many, in units; and one for no bytes, drawn at `zero`.
-
-  Args:
-    axes: with their limits.
-    zero: None if no method sends nothing.
-    is_any: whether any method sends something.
-  """
+  """Decades, not too many, in units; and one for no bytes, drawn at `zero`."""
   low, high = axes.get_xlim()
   low = low if zero is None else 5 * zero
   ticks = np.array([])

@@ -28,12 +28,7 @@ _MAX_PROBED = 2000
 
 
 class GroupVae(NamedTuple):
-  """The VAE of one group.
-
-  Attributes:
-    vae: the model.
-    variables: its variables, those shared with other groups included.
-  """
+  """The VAE of one group."""
 
   vae: Vae
   variables: Variables
@@ -76,12 +71,6 @@ def draw(
   generator: GroupGenerator, source: DataSource, num: int, *, seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Samples in the proportions of the training data's groups and classes.
-
-  Args:
-    generator: what is asked.
-    source: data with groups.
-    num: samples of all groups together.
-    seed: of the samples.
 
   Returns:
     Images `[num, ...]`, and the groups and labels asked for, `[num]` each.
@@ -163,10 +152,6 @@ def separation(generator: GroupGenerator, source: DataSource) -> float:
 
   Each example is encoded by the model of its own group: the encoder is the
   same for all but in the baseline of one VAE for each group.
-
-  Args:
-    generator: with a VAE for each group.
-    source: with groups in both splits.
 
   Returns:
     The probe's accuracy on held-out examples, as

@@ -103,10 +103,6 @@ def group_reference(
 ) -> GroupReference:
   """Measures the real held-out images, once for all methods.
 
-  Args:
-    source: images with groups in the test split.
-    extractors: what all samples will be looked at with.
-
   Returns:
     the reference for `evaluate_group_samples` and `curve_metrics`.
 

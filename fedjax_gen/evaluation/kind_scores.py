@@ -197,13 +197,7 @@ def spectrum_distance(real: np.ndarray, generated: np.ndarray) -> float:
 def boosting_accuracy(
   train: Examples, test: Examples, *, seed: int = 0
 ) -> float:
-  """Accuracy of gradient boosting, trained on one set and tested on the other.
-
-  Args:
-    train: rows, for instance generated ones.
-    test: rows, real ones.
-    seed: of the boosting.
-  """
+  """Accuracy of gradient boosting, trained on one set, tested on the other."""
   if len(np.unique(train.labels)) < 2:
     return float(np.mean(test.labels == train.labels[0]))
   model = ensemble.HistGradientBoostingClassifier(

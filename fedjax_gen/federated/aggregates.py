@@ -132,9 +132,6 @@ def by_client(num_clients: int) -> Aggregate:
   secure summation hides nothing. For servers that learn from what clients say
   one by one, as from points with labels.
 
-  Args:
-    num_clients: N, of all fleets together.
-
   Returns:
     An aggregate of `Named` messages that gives `(values [N, ...], present
     [N])`; rows of clients that were away are zero.
@@ -161,9 +158,6 @@ def by_module(aggregates: Mapping[str, Aggregate]) -> Aggregate:
   Messages are mappings from module names; a fleet may send only some of the
   modules, and sums of fleets that send the same module are merged. This is
   how an encoder can be shared by fleets with decoders of their own.
-
-  Args:
-    aggregates: the rule of each module.
 
   Returns:
     An aggregate whose result maps module names to aggregated modules.

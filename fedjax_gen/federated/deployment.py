@@ -36,12 +36,7 @@ class Deployment(NamedTuple):
 
 
 class Method(NamedTuple):
-  """A federated method of clients with their own models.
-
-  Attributes:
-    algorithm: what runs.
-    deployments: one for each fleet.
-  """
+  """A federated method of clients with their own models."""
 
   algorithm: Algorithm
   deployments: tuple[Deployment, ...]

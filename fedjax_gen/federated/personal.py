@@ -33,6 +33,7 @@ from fedjax_gen.federated.algorithm import (
   Algorithm,
   ClientInfo,
   ClientProgram,
+  ServerProgram,
 )
 from fedjax_gen.federated.averaging import Trainer
 from fedjax_gen.federated.class_sums import ClassSums
@@ -58,8 +59,12 @@ __all__ = [
   'head_loss',
   'init_classifier',
   'local_only',
+  'method',
+  'mutual',
+  'mutual_deployment',
   'part_rule',
   'plain_loss',
+  'shared_head_deployment',
   'with_head',
 ]
 
@@ -162,9 +167,9 @@ def client_program(
   init: Callable[[Key], Variables],
   first_number: int,
   *,
-  view: Callable[[Tree, ClientInfo], Tree],
   loss: Callable[[Tree], LossFn],
   send: Callable[[Tree, Personal, ClientData, Key], Tree],
+  view: Callable[[Tree, ClientInfo], Tree] = lambda server, info: server,
   receive: Callable[[Tree, Variables], Variables] = lambda _, own: own,
 ) -> ClientProgram:
   """A client that receives, trains, and sends something of what it has.
@@ -173,9 +178,9 @@ def client_program(
     training: how it trains.
     init: `key -> variables`, what it trains, by name; see `init_classifier`.
     first_number: the number of the fleet's first client; see `first_numbers`.
-    view: what goes down.
     loss: `view -> loss_fn` of the variables.
     send: `(view, client, data, key) -> message`, after training.
+    view: what goes down; the server's state, if not given.
     receive: `(view, variables) -> variables`, what it trains from.
   """
 
@@ -197,6 +202,32 @@ def client_program(
     return send(view, client, data, send_key), client, metrics
 
   return ClientProgram(init_client, view, update)
+
+
+def method(
+  server: ServerProgram,
+  models: Sequence[Model],
+  num_clients: Sequence[int],
+  client: Callable[[Model, int], ClientProgram],
+  deployment: Callable[[Model], Deployment],
+) -> Method:
+  """A fleet for each model.
+
+  The builders of methods take the same `training`, how clients train, `models`,
+  and `num_clients`.
+
+  Args:
+    server: of all fleets.
+    models: the classifier of each fleet.
+    num_clients: clients of each fleet.
+    client: a fleet's program, from its model and its `first_numbers`.
+    deployment: how a fleet predicts.
+  """
+  firsts = first_numbers(num_clients)
+  fleets = tuple(
+    client(model, first) for model, first in zip(models, firsts, strict=True)
+  )
+  return Method(Algorithm(server, fleets), tuple(map(deployment, models)))
 
 
 def init_classifier(model: Model) -> Callable[[Key], Variables]:
@@ -305,6 +336,44 @@ def distillation(teacher: Array, student: Array) -> Array:
   )
 
 
+def mutual(
+  name: str, own: Array, shared: Array, labels: Array
+) -> dict[str, Array]:
+  """Errors `[B]` of a client's model and a shared one that teach each other.
+
+  Args:
+    name: of the shared model, before its metrics.
+    own: `[B, C]` logits of the client's model.
+    shared: those of the shared one.
+    labels: `[B]`.
+  """
+  return {
+    'cross_entropy': cross_entropy(own, labels),
+    f'{name}_cross_entropy': cross_entropy(shared, labels),
+    'distillation': distillation(shared, own),
+    f'{name}_distillation': distillation(own, shared),
+    'train_accuracy': (own.argmax(axis=-1) == labels).astype(jnp.float32),
+  }
+
+
+def mutual_deployment(
+  name: str,
+  model: Model,
+  shared: Model,
+  of_view: Callable[[Tree], Variables] = lambda view: view,
+) -> Deployment:
+  """A client's model predicts; or by the name, the shared one as it is now."""
+
+  def deploy(view, client, data, key):
+    del data, key
+    return {'classifier': client.variables['classifier'], name: of_view(view)}
+
+  return Deployment(
+    deploy,
+    {'head': part_rule('classifier', model), name: part_rule(name, shared)},
+  )
+
+
 def feature_sums(
   model: Model, classifier: Variables, data: ClientData, batch_size: int
 ) -> ClassSums:
@@ -337,6 +406,19 @@ def head_deployment(
     return model.logits(deployed['head'], model.features(deployed, inputs))
 
   return Deployment(classifier, {'head': logits})
+
+
+def shared_head_deployment(
+  model: Model,
+  receive: Callable[[Tree, Variables], Variables] = with_head,
+) -> Deployment:
+  """Prediction by the client's extractor and the head that it receives."""
+
+  def deploy(view, client, data, key):
+    del data, key
+    return receive(view, client.variables)['classifier']
+
+  return head_deployment(model, deploy)
 
 
 def part_rule(part: str, model: Model) -> Callable[[Tree, Array], Array]:

@@ -14,7 +14,6 @@ from fedjax_gen.data.federated import ClientData
 from fedjax_gen.federated import aggregates, class_sums, personal
 from fedjax_gen.federated.aggregates import Aggregate, Named
 from fedjax_gen.federated.algorithm import ClientProgram, ServerProgram
-from fedjax_gen.federated.averaging import Trainer
 from fedjax_gen.federated.class_sums import ByClass, ClassSums
 from fedjax_gen.federated.personal import Deployment, Model, Personal
 from fedjax_gen.types import Array, LossFn, Tree
@@ -122,37 +121,34 @@ def labelled(inputs: Array, labels: Array, is_there: Array) -> ClientData:
 
 
 def client_program(
-  trainer: Trainer,
+  training: personal.Config,
   model: Model,
   first_number: int,
   *,
   weight: float,
   send: Callable[[ClassSums, Personal], Tree],
-  batch_size: int,
   prototypes_of: Callable[[Tree], Prototypes] = lambda server: server,
 ) -> ClientProgram:
   """A client that is pulled to the prototypes it receives and sends means.
 
   Args:
-    trainer: how it trains.
+    training: how it trains.
     model: its classifier.
     first_number: see `personal.client_program`.
     weight: see `pull`.
     send: `(sums, client) -> message`; the sums are of the trained extractor's
       features.
-    batch_size: of the pass that sums.
     prototypes_of: `server -> Prototypes`, what goes down to everyone.
   """
 
   def message(view, client, data, key):
     del view, key
     classifier = client.variables['classifier']
-    return send(
-      personal.feature_sums(model, classifier, data, batch_size), client
-    )
+    sums = personal.feature_sums(model, classifier, data, training.batch_size)
+    return send(sums, client)
 
   return personal.client_program(
-    trainer,
+    training.trainer(),
     personal.init_classifier(model),
     first_number,
     view=lambda server, info: prototypes_of(server),

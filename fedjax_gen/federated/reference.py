@@ -46,12 +46,7 @@ class _Totals(NamedTuple):
 
 
 class Loop:
-  """Rounds as a Python loop over clients; `round_loop` makes it.
-
-  Attributes:
-    algorithm: what runs.
-    samplers: who takes part, one for each fleet.
-  """
+  """Rounds as a Python loop over clients; `round_loop` makes it."""
 
   def __init__(
     self, algorithm: Algorithm, samplers: Sequence[sampling.Sampler]
@@ -165,10 +160,6 @@ def round_loop(
 
   It is slow where clients are many and small: each is a call of a compiled
   step. Use it to check an algorithm or the engine, not to train.
-
-  Args:
-    algorithm: the algorithm.
-    samplers: who takes part, one for each fleet; everyone by default.
 
   Returns:
     `run(state, datasets, key, num_rounds) -> (state, metrics)`, with the

@@ -21,16 +21,7 @@ from fedjax_gen.types import Array
 
 
 class ConvDecoder(nn.Module):
-  """The mirror of `networks.ConvTrunk`: two dense layers, then doublings.
-
-  Attributes:
-    image_shape: (height, width, outputs per pixel).
-    channels: as the encoder's; used from the last to the first.
-    hidden_size: width of the first dense layer.
-    norm: normalisation before each activation.
-    window: height and width of each convolution.
-    strides: by how much each multiplies height and width.
-  """
+  """The mirror of `networks.ConvTrunk`: two dense layers, then doublings."""
 
   image_shape: Sequence[int]
   channels: Sequence[int] = (32, 64)
@@ -58,14 +49,7 @@ class ConvDecoder(nn.Module):
 
 
 class SeriesDecoder(nn.Module):
-  """The mirror of `networks.SeriesTrunk`: `ConvDecoder` in time.
-
-  Attributes:
-    series_shape: (steps, outputs per step).
-    channels: as the encoder's; used from the last to the first.
-    hidden_size: width of the first dense layer.
-    norm: normalisation before each activation.
-  """
+  """The mirror of `networks.SeriesTrunk`: `ConvDecoder` in time."""
 
   series_shape: tuple[int, int]
   channels: Sequence[int] = (32, 64)
@@ -91,10 +75,6 @@ class LearnedScales(nn.Module):
 
   They depend on no latent: one parameter for each column or channel, appended
   to the outputs.
-
-  Attributes:
-    decoder: of the other outputs.
-    num_scales: S.
   """
 
   decoder: nn.Module
@@ -118,12 +98,6 @@ class ResizeDecoder(nn.Module):
   the result, 3 x 3 at stride 1, so that all pixels are made alike: what
   transposed convolutions do by turns shows as a checkerboard (Odena et al.,
   "Deconvolution and Checkerboard Artifacts", 2016).
-
-  Attributes:
-    image_shape: (height, width, outputs per pixel).
-    channels: as the encoder's; used from the last to the first.
-    hidden_size: width of the first dense layer.
-    norm: normalisation before each activation.
   """
 
   image_shape: Sequence[int]
@@ -192,13 +166,7 @@ class ResidualDecoder(nn.Module):
 
 
 class MlpDecoder(nn.Module):
-  """Dense layers from the latent to every output.
-
-  Attributes:
-    data_shape: shape of one example's outputs.
-    hidden_sizes: widths of the dense layers.
-    norm: normalisation before each activation.
-  """
+  """Dense layers from the latent to every output."""
 
   data_shape: tuple[int, ...]
   hidden_sizes: Sequence[int] = (256, 256)
@@ -218,10 +186,6 @@ class DugdaleDecoder(nn.Module):
   """Decoder of hugo-dugdale/federated_VAE (2023), layer for layer.
 
   The normalisation of the output logits is in the published code.
-
-  Attributes:
-    image_shape: (height, width, outputs per pixel).
-    norm: batch in the published code.
   """
 
   image_shape: Sequence[int]

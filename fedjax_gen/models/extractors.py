@@ -23,10 +23,6 @@ class Cnn(nn.Module):
 
   Convolutions are not padded, as in the sources, unless the image is too small
   (below 16 pixels) to be cut twice.
-
-  Attributes:
-    channels: of the convolutions.
-    hidden_sizes: of the dense layers; the last is D.
   """
 
   channels: Sequence[int]
@@ -47,11 +43,7 @@ class Cnn(nn.Module):
 
 
 class Mlp(nn.Module):
-  """Dense layers on the pixels.
-
-  Attributes:
-    hidden_sizes: of the layers; the last is D.
-  """
+  """Dense layers on the pixels."""
 
   hidden_sizes: Sequence[int]
 
@@ -69,10 +61,6 @@ class BasicBlock(nn.Module):
 
   GroupNorm in place of BatchNorm, whose statistics clients would have to keep
   or to share.
-
-  Attributes:
-    features: output channels.
-    stride: of the first convolution.
   """
 
   features: int
@@ -181,11 +169,7 @@ class MobileNet(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-  """Attention and a wider dense layer, each normalised before.
-
-  Attributes:
-    num_heads: of the attention.
-  """
+  """Attention and a wider dense layer, each normalised before."""
 
   num_heads: int
 

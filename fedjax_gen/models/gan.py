@@ -82,12 +82,7 @@ class GanConfig(fields.Configuration):
 
 
 def build_gan(config: GanConfig, spec: DataSpec) -> Gan:
-  """The GAN that a configuration asks for.
-
-  Args:
-    config: latent size and channels.
-    spec: shape of the data; labels are not used.
-  """
+  """The GAN that a configuration asks for."""
   if not spec.is_image:
     raise InputError(
       f'Expected images of shape (H, W, C) for a GAN, got shape={spec.shape}.'
@@ -118,12 +113,7 @@ def build_gan(config: GanConfig, spec: DataSpec) -> Gan:
 
 
 class Generator(nn.Module):
-  """One dense layer, then doublings.
-
-  Attributes:
-    image_shape: (height, width, channels).
-    channels: as the discriminator's; used from the last to the first.
-  """
+  """One dense layer, then doublings."""
 
   image_shape: Sequence[int]
   channels: Sequence[int] = (32, 64)
@@ -143,11 +133,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-  """Stride-2 convolutions, the first not normalised, and one dense layer.
-
-  Attributes:
-    channels: output channels of each convolution; each halves the image.
-  """
+  """Stride-2 convolutions, the first not normalised, and one dense layer."""
 
   channels: Sequence[int] = (32, 64)
 

@@ -104,12 +104,7 @@ class HyperVae(NamedTuple):
 
 
 def build_hyper_vae(config: HyperVaeConfig, spec: DataSpec) -> HyperVae:
-  """The model that a configuration asks for.
-
-  Args:
-    config: sizes, heads, Lipschitz control.
-    spec: shape (F,) of an embedding, and number of classes.
-  """
+  """The model that a configuration asks for."""
   hyper_config.check(config, spec)
   config = dataclasses.replace(config, hidden_sizes=tuple(config.hidden_sizes))
   hidden = config.hidden_sizes

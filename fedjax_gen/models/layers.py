@@ -209,12 +209,7 @@ class Conv(nn.Module):
 
 
 class DepthwiseConv(nn.Module):
-  """One filter a channel, without a bias; see `depthwise_conv`.
-
-  Attributes:
-    kernel_size: height and width of the window.
-    strides: step along height and width.
-  """
+  """One filter a channel, without a bias; see `depthwise_conv`."""
 
   kernel_size: tuple[int, int] = (3, 3)
   strides: tuple[int, int] = (1, 1)

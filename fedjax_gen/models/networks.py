@@ -67,13 +67,6 @@ class ConvTrunk(nn.Module):
 
   A convolution that BatchNorm follows has no bias: its gradient would be
   rounding noise, which Adam blows up to full steps.
-
-  Attributes:
-    channels: output channels of each convolution; each halves the image.
-    hidden_size: width of the dense layer.
-    norm: normalisation after each convolution.
-    window: height and width of each convolution.
-    strides: step along height and width.
   """
 
   channels: Sequence[int] = (32, 64)
@@ -95,13 +88,7 @@ class ConvTrunk(nn.Module):
 
 
 class SeriesTrunk(nn.Module):
-  """Stride-2 convolutions in time and one dense layer, as `ConvTrunk`.
-
-  Attributes:
-    channels: output channels of each convolution; each halves the window.
-    hidden_size: width of the dense layer.
-    norm: normalisation after each convolution.
-  """
+  """Stride-2 convolutions in time and one dense layer, as `ConvTrunk`."""
 
   channels: Sequence[int] = (32, 64)
   hidden_size: int = 256
@@ -120,12 +107,7 @@ class SeriesTrunk(nn.Module):
 
 
 class MlpTrunk(nn.Module):
-  """Dense layers; images are flattened.
-
-  Attributes:
-    hidden_sizes: widths of the dense layers.
-    norm: normalisation before each activation.
-  """
+  """Dense layers; images are flattened."""
 
   hidden_sizes: Sequence[int] = (256, 256)
   norm: str = 'none'
@@ -155,9 +137,6 @@ class DugdaleTrunk(nn.Module):
   Two 3 x 3 convolutions without padding (16, 32 channels), normalisation and
   LeakyReLU(0.01); with heads for 200 latents and its decoder 11,087,731
   parameters on 28 x 28 images.
-
-  Attributes:
-    norm: batch in the published code.
   """
 
   norm: str = 'batch'
@@ -174,12 +153,7 @@ class DugdaleTrunk(nn.Module):
 
 
 class Heads(nn.Module):
-  """Mean and log-variance of a Gaussian, from one matrix cut in two.
-
-  Attributes:
-    latent_size: Z.
-    kernel_init: of the matrix.
-  """
+  """Mean and log-variance of a Gaussian, from one matrix cut in two."""
 
   latent_size: int
   kernel_init: nn.initializers.Initializer = nn.linear.default_kernel_init
@@ -194,13 +168,7 @@ class Heads(nn.Module):
 
 
 class Encoder(nn.Module):
-  """q(z | x).
-
-  Attributes:
-    trunk: features of the data.
-    latent_size: Z.
-    kernel_init: of the heads.
-  """
+  """q(z | x)."""
 
   trunk: nn.Module
   latent_size: int

@@ -109,12 +109,7 @@ class Vae(NamedTuple):
 
 
 def build_vae(config: VaeConfig, spec: DataSpec) -> Vae:
-  """The VAE that a configuration asks for.
-
-  Args:
-    config: which networks, latent sizes, likelihood.
-    spec: shape of the data and number of classes.
-  """
+  """The VAE that a configuration asks for."""
   sizes = latent_sizes(config)
   modules, likelihood = build_modules(config, spec)
   top = 'z2' if config.hierarchy == 'z2_top' else next(iter(sizes))

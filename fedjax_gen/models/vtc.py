@@ -87,11 +87,6 @@ class Network(nn.Module):
 def build_vtc(config: VtcConfig, feature_size: int, spec: DataSpec) -> Vtc:
   """The generator of images of a shape from features of a size.
 
-  Args:
-    config: its width.
-    feature_size: F, of the latents.
-    spec: of the images.
-
   Raises:
     InputError: the data are no images, or too small to be doubled to as often
       as there are channels.

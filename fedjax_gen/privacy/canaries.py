@@ -41,11 +41,7 @@ class Canaries(NamedTuple):
   num_slots: int
 
   def coordinates(self, size: int) -> np.ndarray:
-    """`[K]` positions, far apart, of the values that canaries move.
-
-    Args:
-      size: how many values are sent.
-    """
+    """`[K]` positions, far apart, of the values that canaries move."""
     if size < self.num_slots:
       raise InputError(
         f'Expected at most {size} canaries a client, one for each value that '

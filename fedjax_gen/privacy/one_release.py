@@ -86,13 +86,6 @@ def of_client(
 
   Guarantees:
     As `release`, of one client; `stddev` is the noise on every value.
-
-  Args:
-    key: consumed, of this client's noise alone.
-    data: its records.
-    statistic: what is summed.
-    stddev: of its noise.
-    unit: record or client.
   """
   records = data.everything()
   sums = _of_records(statistic, records)

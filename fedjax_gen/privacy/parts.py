@@ -20,14 +20,7 @@ from fedjax_gen.types import Array, Key, Metrics, Tree
 
 
 class StepResult(NamedTuple):
-  """One step of a client.
-
-  Attributes:
-    gradient: of the shared part.
-    own: the client's part after the step.
-    own_state: of its optimizer.
-    metrics: scalars, for the simulation's log.
-  """
+  """One step of a client."""
 
   gradient: Tree
   own: Tree

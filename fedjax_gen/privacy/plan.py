@@ -183,13 +183,7 @@ def usual_delta(num_units: int) -> float:
 
 
 def delta_warning(delta: float, num_units: int, unit: str = 'record') -> str:
-  """A sentence for people if a delta promises little; else nothing.
-
-  Args:
-    delta: of a ledger.
-    num_units: records or clients in all.
-    unit: record or client.
-  """
+  """A sentence for people if a delta promises little; else nothing."""
   most = usual_delta(num_units)
   if delta <= most:
     return ''
@@ -329,11 +323,7 @@ def record_ledger(config: PrivacyConfig, num_clients: int) -> Ledger:
 
 
 def client_ledger(config: PrivacyConfig, num_clients: int) -> Ledger:
-  """An empty ledger with clients as the unit.
-
-  Raises:
-    InputError: an argument is out of range.
-  """
+  """An empty ledger with clients as the unit."""
   return ledger_lib.ledger(
     num_clients,
     config.epsilon,

@@ -49,11 +49,6 @@ def dry_run(
 ) -> tuple[rounds.Traffic, ...]:
   """Traces a round without computing it, so that mistakes show in a second.
 
-  Args:
-    name: of the method, for messages.
-    algorithm: the algorithm.
-    datasets: the clients of each fleet.
-
   Returns:
     The traffic of each fleet.
 

@@ -39,10 +39,6 @@ def check_room(path: str | os.PathLike, num_bytes: int) -> None:
   """Raises `DiskFullError` unless the disk has room for a new file.
 
   For writers that fail badly half way; `full_disk_named` is for all others.
-
-  Args:
-    path: the file, in a directory that exists.
-    num_bytes: its size.
   """
   if shutil.disk_usage(pathlib.Path(path).parent).free < num_bytes:
     raise _disk_full(path)

@@ -81,9 +81,6 @@ class Processes:
     A meeting: nobody goes on before everybody has come. All must make the same
     calls in the same order.
 
-    Args:
-      value: a JSON value.
-
     Raises:
       EndedError: another process ended instead of coming.
     """

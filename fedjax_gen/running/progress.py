@@ -31,14 +31,7 @@ class Progress(Protocol):
     done: int,
     clock: CompileClock | None = None,
   ) -> None:
-    """Begins a method of which `done` rounds are there already.
-
-    Args:
-      method: its name.
-      num_rounds: rounds of training.
-      done: rounds of an interrupted run.
-      clock: tells compiling from running; None for one that cannot.
-    """
+    """Begins a method of which `done` rounds are there already."""
 
   def doing(self, what: str) -> None:
     """Tells what comes next if it is no round, for example 'evaluating'."""
@@ -206,11 +199,7 @@ NONE: Progress = _NoProgress()
 
 
 class _Phase:
-  """What is going on, and since when.
-
-  Attributes:
-    seconds: since it began.
-  """
+  """What is going on, and since when."""
 
   def __init__(self, clock: CompileClock | None):
     self._clock = clock
@@ -252,11 +241,7 @@ class _Pulse:
 
 
 class _Timer:
-  """Estimates the seconds left, from the steps after the first.
-
-  Attributes:
-    is_fresh: whether nothing was done yet.
-  """
+  """Estimates the seconds left, from the steps after the first."""
 
   def __init__(self, num_rounds: int, clock: Callable[[], float] = time.time):
     self._num_rounds = num_rounds

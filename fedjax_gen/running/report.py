@@ -125,14 +125,7 @@ class Section:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-  """A whole report.
-
-  Attributes:
-    title: of the page.
-    lead: one paragraph: what this is.
-    facts: the headline numbers, each with its label: (label, value) pairs.
-    sections: the rest, in order.
-  """
+  """A whole report."""
 
   title: str
   lead: str

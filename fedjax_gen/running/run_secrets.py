@@ -59,10 +59,6 @@ def runs_on_same_data(workdir: Workdir, data_digest: str) -> list[pathlib.Path]:
   They are looked for in the folders next to the run's own. A run's digests are
   keyed, so that only who can read its secrets can tell what its data are.
 
-  Args:
-    workdir: of this run.
-    data_digest: plain digest of its data.
-
   Returns:
     Their work directories, sorted.
   """

@@ -37,12 +37,6 @@ class Schedule:
   at the end of training. Evaluations and checkpoints happen at the end of the
   step in which they fall due. A step is one call of `step`, or several if that
   takes long.
-
-  Attributes:
-    num_rounds: rounds of training.
-    rounds_per_step: rounds of a step; the last one may be shorter.
-    eval_every: rounds from one evaluation to the next.
-    checkpoint_every: rounds from one checkpoint to the next.
   """
 
   num_rounds: int

@@ -56,14 +56,7 @@ class Fetched(NamedTuple):
 
 
 class Fetcher:
-  """Draws cohorts and brings them.
-
-  Args:
-    datasets: the clients of each fleet, on the host.
-    files: what the clients of each fleet keep.
-    samplers: who takes part, one for each fleet.
-    mapping: on which devices.
-  """
+  """Draws cohorts and brings them."""
 
   def __init__(
     self,

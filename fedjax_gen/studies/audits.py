@@ -62,12 +62,7 @@ class AuditConfig(fields.Configuration):
 
 
 class Target(NamedTuple):
-  """A training that can be audited.
-
-  Attributes:
-    algorithm_of: the method from its plan.
-    protection: what it trains with.
-  """
+  """A training that can be audited."""
 
   algorithm_of: Callable[[Plan], Algorithm]
   protection: Protection
@@ -79,11 +74,6 @@ def check(
   data: FederatedDataset,
 ) -> None:
   """Refuses what could not be audited, before anything is trained.
-
-  Args:
-    config: whether there is to be an audit.
-    targets: by method, those that would be audited.
-    data: the clients' training records.
 
   Raises:
     InputError: an audit is asked for, and there is nothing to audit, too many
@@ -205,13 +195,7 @@ def blocks(
   metrics: Mapping[str, Mapping[str, float]],
   confidence: float,
 ) -> list[Any]:
-  """The audit's table in the section `Privacy`; none if there was none.
-
-  Args:
-    protections: by method.
-    metrics: by method.
-    confidence: of the bounds.
-  """
+  """The audit's table in the section `Privacy`; none if there was none."""
   rows = []
   for name, protection in protections.items():
     values = metrics.get(name, {})

@@ -104,14 +104,7 @@ class Protection(NamedTuple):
     releases: Releases,
     remarks: str = '',
   ) -> report.Section:
-    """The report's section `Privacy`.
-
-    Args:
-      protected: methods that trained under this protection.
-      others: methods next to them that trained without any.
-      releases: of the folder.
-      remarks: more sentences of what is, or is not, protected.
-    """
+    """The report's section `Privacy`."""
     texts = [
       self._claim(protected), folder_sentence(releases), remarks,
       self._limits(others),
@@ -235,11 +228,7 @@ class Protection(NamedTuple):
 
 
 def releases_of(protections: Mapping[str, Protection]) -> Releases | None:
-  """All that a folder gives away, a part for each protected method.
-
-  Args:
-    protections: by method; none of them for no privacy.
-  """
+  """All that a folder gives away, a part for each protected method."""
   if not protections:
     return None
   parts = {name: protection.ledger for name, protection in protections.items()}
@@ -269,12 +258,7 @@ def folder_sentence(releases: Releases) -> str:
 def other_runs(
   releases: Releases, folders: Iterable[pathlib.Path]
 ) -> list[str]:
-  """Warnings of other private runs on the same data, with the sum.
-
-  Args:
-    releases: of this run.
-    folders: work directories of the others.
-  """
+  """Warnings of other private runs on the same data, with the sum."""
   found, unread = [releases], []
   for folder in folders:
     try:

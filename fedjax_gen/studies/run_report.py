@@ -101,14 +101,7 @@ def of_run(
 def summary(
   facts: RunFacts, params_digest: str, *, up: float, down: float
 ) -> dict[str, Any]:
-  """What the summary.json of every run holds.
-
-  Args:
-    facts: of the run.
-    params_digest: of all that was trained.
-    up: bytes that a client sends in a round.
-    down: bytes that it receives.
-  """
+  """What the summary.json of every run holds."""
   results = facts.results.values()
   private = {}
   if facts.releases is not None:
@@ -151,13 +144,6 @@ def write(
 
   Of a private run it says first what it holds, and, where that is more than
   what is protected, each table says what is not.
-
-  Args:
-    shown: what the report shows, and where it belongs.
-    facts: of the whole run.
-    lead: sentences under the title.
-    headlines: labels and numbers under these.
-    sections: all that may be there, in order.
   """
   methods = {*facts.metrics, *facts.results}
   report.write_report(

@@ -87,9 +87,6 @@ class Shown(NamedTuple):
   def placed(self, drawn: Iterable[Drawn]) -> list[Drawn]:
     """The pictures that the report shows, each where it belongs.
 
-    Args:
-      drawn: pictures in the folder to keep.
-
     Returns:
       Protected ones from the folder to give away, where they have been moved;
       others only if everything is shown, and then they say so.
@@ -149,12 +146,7 @@ class Shown(NamedTuple):
   def marked(
     self, section: report.Section, methods: Iterable[str]
   ) -> report.Section:
-    """A section in which each table names what in it is not protected.
-
-    Args:
-      section: any.
-      methods: all of the run, and rows of its results.
-    """
+    """A section in which each table names what in it is not protected."""
     if not self.is_marked:
       return section
     others = {m for m in methods if m not in self.protected}

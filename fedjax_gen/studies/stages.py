@@ -67,13 +67,7 @@ def begin(
 
 
 def _charge(workdir: Workdir, releases: Releases, data: str) -> list[str]:
-  """Writes the ledger; what is to be said of it.
-
-  Args:
-    workdir: of a private run.
-    releases: all that it will give away.
-    data: plain digest of the data.
-  """
+  """Writes the ledger; what is to be said of it."""
   if not workdir.is_writer:
     return []
   files.write_atomically(
@@ -96,13 +90,6 @@ def encoded(
 
   Of a private run without a key the form alone is right: ranges of columns are
   released once the ledger is charged for them (`agreed`).
-
-  Args:
-    source: as it was read.
-    federation: who holds what.
-    privacy: of the run.
-    seed: of the partition.
-    key: of a private run's noise on the ranges.
 
   Raises:
     InputError: the federation does not fit the data.

@@ -19,12 +19,7 @@ _MOST_PICTURES = 4  # that a notebook shows
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Finished:
-  """A finished run, as `run` returns it.
-
-  Attributes:
-    path: the work directory.
-    summary: what summary.json says.
-  """
+  """A finished run, as `run` returns it."""
 
   path: pathlib.Path
   summary: Mapping[str, Any]

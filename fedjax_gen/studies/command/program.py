@@ -178,9 +178,6 @@ class Session:
     Call it when everything that may be refused has been read and built: a
     mistake mended would otherwise find a run of another configuration there.
 
-    Args:
-      is_private: whether the run is under differential privacy.
-
     Raises:
       InputError: the directory cannot be used.
       FinishedError: another process, which was waited for, finished the run.
@@ -271,12 +268,6 @@ def perform(
   stream: TextIO | None = None,
 ) -> pathlib.Path | None:
   """Runs a program with a command line, unless the run is finished.
-
-  Args:
-    program: what to run.
-    argv: the command line, the name of the program first.
-    stop: tells of signals.
-    stream: where to show the advance; None for standard error.
 
   Returns:
     The work directory; None of a tool.

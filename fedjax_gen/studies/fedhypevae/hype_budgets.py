@@ -128,12 +128,7 @@ def check_shares(
 
 
 class First(NamedTuple):
-  """What a method releases beside its training.
-
-  Attributes:
-    label: in the ledger.
-    share: of epsilon.
-  """
+  """What a method releases beside its training."""
 
   label: str
   share: float

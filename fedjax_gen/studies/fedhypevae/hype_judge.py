@@ -25,13 +25,7 @@ from fedjax_gen.types import Tree
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EmbeddingComparison(Comparison):
-  """Trainings on embeddings.
-
-  Attributes:
-    names: of the methods, in the order of the table.
-    clients: who holds what.
-    synthesis: of what synthetic data are made.
-  """
+  """Trainings on embeddings."""
 
   methods: Mapping[str, HypeMethod]
   names: Sequence[str]
@@ -116,15 +110,7 @@ def evaluate(
   clients: Clients,
   config: HeadConfig,
 ) -> dict[str, Evaluation]:
-  """What classifiers reach, in the order of the table.
-
-  Args:
-    names: of methods, in order.
-    shared: by training what the server holds.
-    synthetic: by row what a generator shares.
-    clients: who holds what.
-    config: how classifiers are trained.
-  """
+  """What classifiers reach, in the order of the table."""
   local = heads.fit_local(clients.rows, config)
   found = {}
   for row in _rows(names, synthetic):
@@ -168,15 +154,7 @@ def quality(
   seed: int,
   by_training: bool = True,
 ) -> dict[str, float]:
-  """How good synthetic embeddings are, alone and beside the real ones.
-
-  Args:
-    found: what classifiers reach with them.
-    made: the embeddings.
-    clients: who holds the real ones.
-    seed: of the choice of rows.
-    by_training: whether to attack the membership of training rows, too.
-  """
+  """How good synthetic embeddings are, alone and beside the real ones."""
   alone = {
     metric: value
     for metric, value in found.metrics.items()

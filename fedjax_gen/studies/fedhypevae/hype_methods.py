@@ -124,23 +124,7 @@ def trained(names: Sequence[str]) -> tuple[str, ...]:
 
 
 class Setting(NamedTuple):
-  """What all methods are built from.
-
-  Attributes:
-    config: of FedHypeVAE; its batches are those of all.
-    hyper: of its networks.
-    cgan: of DP-CGAN.
-    linear: of the classifiers that are averaged.
-    gaussians: of the Gaussians of classes.
-    merf: of DP-MERF.
-    pretraining: of generators, on samples of Gaussians.
-    privacy: what is protected, and how much is to be spent.
-    federation: how clients are sampled.
-    data: the clients' training records.
-    spec: of the data.
-    rounds: of generators, asked for.
-    seed: of the run.
-  """
+  """What all methods are built from."""
 
   config: Config
   hyper: HyperVaeConfig

@@ -49,16 +49,7 @@ def sections(
   *,
   with_audit: bool = True,
 ) -> list[report.Section]:
-  """The section `Privacy`, of what holds, if anything does.
-
-  Args:
-    methods: what was trained, by name.
-    privacy: what was asked for.
-    metrics: of the table's rows; an audit's bounds are among them.
-    confidence: of these.
-    given: all that the folder gives away.
-    with_audit: whether to show them: an audit looks at training records.
-  """
+  """The section `Privacy`, of what holds, if anything does."""
   held = _held(methods)
   if not held or given is None:
     return []

@@ -80,12 +80,7 @@ _SECTIONS = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Facts(run_report.RunFacts):
-  """All that a finished run knows.
-
-  Attributes:
-    privacy: what was asked for.
-    confidence: of an audit's bounds, if there was an audit.
-  """
+  """All that a finished run knows."""
 
   privacy: HypePrivacyConfig
   confidence: float
@@ -125,10 +120,6 @@ def summary(facts: Facts, params_digest: str) -> dict[str, Any]:
 
   The one traffic is that of FedHypeVAE, or else of the first method; `bytes`
   has that of all.
-
-  Args:
-    facts: of the run.
-    params_digest: of all that was trained.
   """
   [chosen] = facts.traffic.get(_OURS) or next(iter(facts.traffic.values()))
   made = run_report.summary(
@@ -151,12 +142,7 @@ def summary(facts: Facts, params_digest: str) -> dict[str, Any]:
 
 
 def write(shown: Shown, facts: Facts) -> None:
-  """Writes report.html and the picture of the partition.
-
-  Args:
-    shown: what the report shows.
-    facts: of the whole run.
-  """
+  """Writes report.html and the picture of the partition."""
   partition = run_report.draw_partition(shown, facts)
   whole = facts
   held = {name: facts.metrics[name] for name in shown.names(facts.metrics)}

@@ -16,12 +16,7 @@ from fedjax_gen.studies.study import Comparison, Followed, Results, Run
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VaeComparison(Comparison):
-  """Trainings of one VAE.
-
-  Attributes:
-    vae: the model of all.
-    build_extractor: of the features by which images are compared; takes long.
-  """
+  """Trainings of one VAE."""
 
   methods: Mapping[str, VaeMethod]
   vae: Vae
@@ -29,13 +24,7 @@ class VaeComparison(Comparison):
 
 
 class Measured(NamedTuple):
-  """What was measured.
-
-  Attributes:
-    metrics: by row of the results.
-    models: by method, the variables that were measured.
-    extractor: of features; None for data that are not images.
-  """
+  """What was measured."""
 
   metrics: dict[str, dict[str, Any]]
   models: dict[str, Any]

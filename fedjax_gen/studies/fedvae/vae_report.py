@@ -137,11 +137,7 @@ _SECTIONS = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Facts(RunFacts):
-  """All that a finished run knows.
-
-  Attributes:
-    extractor: of features; None for data that are not images.
-  """
+  """All that a finished run knows."""
 
   extractor: FeatureExtractor | None
 
@@ -190,12 +186,7 @@ def show(metrics: Mapping[str, Mapping[str, float]]) -> None:
 
 
 def write(shown: Shown, facts: Facts) -> None:
-  """Writes report.html and the picture of the partition.
-
-  Args:
-    shown: what the report shows.
-    facts: of the whole run.
-  """
+  """Writes report.html and the picture of the partition."""
   partition = run_report.draw_partition(shown, facts)
   privacy = run_report.privacy(shown, facts)
   seen = shown.restricted(facts)

@@ -70,9 +70,6 @@ def build(
     asked: the configurations.
     num_processes: of the run.
     key: of a private run's noise on ranges of columns; see `stages.encoded`.
-
-  Raises:
-    InputError: a configuration does not fit the data or another.
   """
   asked.population.check(num_processes)
   seed = asked.run.seed

@@ -69,12 +69,6 @@ def discover(
   Writes the warmed-up model and `grouping.npz`, all that a client that joins
   later needs.
 
-  Args:
-    config: what clients report, how many groups.
-    setting: with the true groups, which are only compared with.
-    train: trains a method under a name.
-    workdir: where to write.
-
   Returns:
     The setting with the groups found in place of the true ones, without the
     newcomers; and how well they agree.

@@ -57,13 +57,7 @@ def build_reference(
   *,
   seed: int,
 ) -> GroupReference | None:
-  """What generated images are measured by; None if too few are real.
-
-  Args:
-    source: the data.
-    build_extractor: of the features by which images are compared.
-    seed: of the training of what tells groups apart.
-  """
+  """What generated images are measured by; None if too few are real."""
   extractor = build_extractor()
   if extractor is None:
     return None

@@ -60,10 +60,6 @@ def summary(facts: Facts, params_digest: str) -> dict[str, Any]:
   The one traffic is that of L+D, or else of the first method that sends
   anything; `bytes` has that of all. Of several fleets it is their plain mean,
   however many clients each has.
-
-  Args:
-    facts: of the run.
-    params_digest: of all that was trained.
   """
   traffic = {
     name: fission_tables.mean_traffic(t) for name, t in facts.traffic.items()
@@ -85,12 +81,7 @@ def summary(facts: Facts, params_digest: str) -> dict[str, Any]:
 
 
 def write(shown: Shown, facts: Facts) -> None:
-  """Writes report.html and the pictures in it.
-
-  Args:
-    shown: what the report shows.
-    facts: of the whole run.
-  """
+  """Writes report.html and the pictures in it."""
   partition = run_report.draw_partition(shown, facts)
   privacy = run_report.privacy(shown, facts)
   whole, facts = facts, shown.restricted(facts)
