@@ -17,7 +17,7 @@ CLIENT_NUMBERS = f'client{PER_CLIENT}'
 
 def find(
   rounds: Sequence[Mapping[str, float]],
-  metrics: Mapping[str, np.ndarray],
+  metrics: Mapping[str, np.ndarray] | None,
   trained: Any,
 ) -> str | None:
   """Returns in words the first number that is not finite, or None.
@@ -25,15 +25,16 @@ def find(
   Args:
     rounds: per round its number, `round`, and its metrics; those whose names
       end in `loss` must be finite unless the round had no `participants`.
-    metrics: the same metrics as arrays, with those per client.
+    metrics: the same metrics as arrays, with those per client; None to look at
+      what is trained alone.
     trained: a tree of arrays whose floats must be finite.
   """
-  for i, record in enumerate(rounds):
+  for i, record in enumerate(rounds if metrics is not None else ()):
     if record.get('participants') == 0:
       continue  # a mean over nobody
     for name, value in record.items():
       if name.endswith('loss') and not np.isfinite(value):
-        clients = _clients(metrics, f'{name}{PER_CLIENT}', i)
+        clients = _clients(metrics or {}, f'{name}{PER_CLIENT}', i)
         return f'{name} is {value} in round {record["round"]}{clients}'
   if (leaf := leaves.first_non_finite(trained)) is not None:
     return f'{leaf} is not finite after round {rounds[-1]["round"]}'

@@ -119,6 +119,7 @@ def train(
   evaluated: Callable[[Any], Any] = lambda state: state,
   population: population_checkpoints.Population | None = None,
   stop: StopSignal | None = None,
+  loss_may_stop: bool = True,
 ) -> TrainResult:
   """Trains one method, or resumes it, or returns it if it is done.
 
@@ -143,6 +144,8 @@ def train(
     evaluated: what `evaluate` is given: of the state what it reads, brought to
       one device, or to the host if it is split among several.
     population: the files of what clients keep, if that is not in the state.
+    loss_may_stop: whether a loss that is not finite ends the training. In a
+      private run it must not: losses are exact, and when a run ends is seen.
     stop: if given, a signal lets the running call end and be saved; of several
       processes any may receive it.
 
@@ -179,7 +182,9 @@ def train(
         state, metrics, seconds = _timed_step(step, state, now, clock)
         pace.took(now, seconds)
         rounds = _per_round(metrics, done + 1)
-        problem = divergence.find(rounds, metrics, trained(state))
+        problem = divergence.find(
+          rounds, metrics if loss_may_stop else None, trained(state)
+        )
         is_step = end == step_end
         is_eval_due = is_step and schedule.is_due(schedule.eval_every, end)
         if evaluate and is_eval_due and not problem:

@@ -227,6 +227,7 @@ class Run:
       progress=self.session.progress,
       stop=self.session.stop,
       trained=method.trained or engine.trained,
+      loss_may_stop=method.protection is None,
       evaluate=followed and followed.evaluate,
       evaluated=followed.evaluated if followed else lambda state: state,
       best_metric=followed and followed.best_metric,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedjax_gen.errors import InputError
-from fedjax_gen.running import leaves
+from fedjax_gen.running import divergence, leaves
 from fedjax_gen.running.stopping import (
   DivergedError,
   StoppedError,
@@ -156,14 +156,14 @@ def test_a_parameter_that_overflows_stops_before_it_is_saved(tmp_path):
 
 def test_the_clients_of_a_bad_loss_are_named(tmp_path):
   def step(state, num_rounds):
-    per_client = jnp.ones((num_rounds, 3)).at[1, 2].set(jnp.nan)
+    per_client = jnp.ones((num_rounds, 3)).at[-1, 2].set(jnp.nan)
     return state, {
       'loss': per_client.mean(1),
       'loss_per_client': per_client,
-      'client_per_client': jnp.array([[4, 5, 6], [7, 8, 9]]),
+      'client_per_client': jnp.tile(jnp.array([4, 5, 6]), (num_rounds, 1)),
     }
 
-  with pytest.raises(DivergedError, match='round 2, from client 9') as error:
+  with pytest.raises(DivergedError, match='round 1, from client 6') as error:
     _train(tmp_path, step, schedule=Schedule(4, rounds_per_step=2))
   assert 'No checkpoint' in str(error.value)
 
@@ -257,3 +257,13 @@ def test_a_digest_tells_names_types_shapes_and_bits_apart():
   assert leaves.params_digest(trees[0]) == leaves.params_digest(
     {'w': jnp.zeros(4)}
   )
+
+
+def test_a_loss_ends_no_private_training():
+  rounds = [{'round': 1, 'participants': 1, 'loss': float('nan')}]
+  state = {'a': np.ones(2)}
+  metrics = {'loss': np.array([np.nan])}
+  assert 'loss is nan' in divergence.find(rounds, metrics, state)
+  assert divergence.find(rounds, None, state) is None
+  flawed = {'a': np.array([1.0, np.nan])}
+  assert 'not finite' in divergence.find(rounds, None, flawed)
