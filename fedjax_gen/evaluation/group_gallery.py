@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_gen import validate
+from fedjax_gen import keys, validate
 from fedjax_gen.data.examples import take
 from fedjax_gen.data.sources import DataSource, Examples
 from fedjax_gen.errors import InputError
-from fedjax_gen.evaluation import group_models, group_pictures, pictures, vaes
+from fedjax_gen.evaluation import group_models, group_pictures, pictures
 from fedjax_gen.evaluation.gallery import REAL, Drawn
 from fedjax_gen.evaluation.group_models import GroupGenerator, GroupVae
 from fedjax_gen.models import elbo
@@ -125,7 +125,7 @@ def _decoded(vae, variables, latents, labels):
 
 def _draw_samples(generators, source, path, seed, show_real) -> Drawn:
   """A small grid of samples for each method and group, real ones on top."""
-  key = jax.random.fold_in(jax.random.key(seed), vaes.SAMPLES)
+  key = keys.derive(seed, 'samples')
   num, names = _COLUMNS**2, source.group_names
   rows: dict[str, dict[str, np.ndarray]] = {}
   if show_real:

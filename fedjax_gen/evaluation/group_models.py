@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedjax_gen import keys
 from fedjax_gen.data.sources import DataSource
 from fedjax_gen.evaluation import (
   group_requests,
@@ -76,7 +77,7 @@ def draw(
     Images `[num, ...]`, and the groups and labels asked for, `[num]` each.
   """
   requested = group_requests.requested_groups(source, num)
-  key = jax.random.fold_in(jax.random.key(seed), vaes.SAMPLES)
+  key = keys.derive(seed, 'samples')
   images, labels = [], []
   for group, count in zip(
     *np.unique(requested, return_counts=True), strict=True
@@ -131,7 +132,7 @@ def bounds(
         variables,
         source.test.inputs[rows],
         source.test.labels[rows],
-        jax.random.fold_in(jax.random.key(seed), vaes.BOUNDS),
+        keys.derive(seed, 'bounds'),
         importance_samples=importance_samples,
       )
     )

@@ -5,11 +5,10 @@ import dataclasses
 import pathlib
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_gen import fields
+from fedjax_gen import fields, keys
 from fedjax_gen.data.sources import DataSource
 from fedjax_gen.errors import InputError
 from fedjax_gen.evaluation import (
@@ -27,10 +26,6 @@ from fedjax_gen.types import Variables
 # More are a typing error, and no memory would hold them.
 _MAX_SAMPLES = 1_000_000
 _MAX_IMPORTANCE_SAMPLES = 100_000
-
-# What keys of evaluation are folded with: far from the small numbers by which
-# training splits the same seed.
-BOUNDS, SAMPLES = 0x626F756E, 0x73616D70
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,7 +207,7 @@ def sample_images(
   vae: Vae, variables: Variables, labels: np.ndarray, *, seed: int
 ) -> np.ndarray:
   """Generated examples for the requested labels, in stored form."""
-  key = jax.random.fold_in(jax.random.key(seed), SAMPLES)
+  key = keys.derive(seed, 'samples')
   return elbo.generate(vae, variables, jnp.asarray(labels), key)
 
 
@@ -233,7 +228,7 @@ def held_out_bounds(
     variables,
     source.test.inputs,
     source.test.labels,
-    jax.random.fold_in(jax.random.key(seed), BOUNDS),
+    keys.derive(seed, 'bounds'),
     importance_samples=importance_samples,
   )
 

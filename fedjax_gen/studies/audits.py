@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from fedjax_gen import fields
+from fedjax_gen import fields, keys
 from fedjax_gen.data.federated import FederatedDataset
 from fedjax_gen.errors import InputError
 from fedjax_gen.federated import rounds
@@ -129,7 +129,7 @@ def audit(
     return found
   data = data.on_device()
   hide_key, init_key, public_key = jax.random.split(
-    jax.random.fold_in(jax.random.key(run.seed), 2), 3
+    keys.derive(run.seed, 'audit'), 3
   )
   hidden = canaries.hide(hide_key, data, config.audit_canaries, num_classes)
   for name, target in targets.items():

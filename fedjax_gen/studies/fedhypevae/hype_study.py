@@ -10,9 +10,7 @@ from collections.abc import Mapping
 import dataclasses
 from typing import NamedTuple
 
-import jax
-
-from fedjax_gen import fields
+from fedjax_gen import fields, keys
 from fedjax_gen.algorithms import fedhypevae as fedhypevae_lib
 from fedjax_gen.algorithms.dp_cgan import CganConfig
 from fedjax_gen.algorithms.dp_merf import MerfConfig
@@ -150,8 +148,7 @@ def prepare(running: Run, compared: EmbeddingComparison) -> EmbeddingComparison:
     release = study.traced(label, method.pretraining.upload)
     result = running.train(label, release)
     running.session.say(f'{name}: training on samples of the Gaussians.')
-    # Apart from the keys of rounds and of what is drawn in the end.
-    key = jax.random.fold_in(jax.random.key(running.seed), 2)
+    key = keys.derive(running.seed, 'pretraining')
     found = method.pretraining.gaussians(result.state)
     begun = method.pretraining.begin(found, key)
     methods[name] = dataclasses.replace(begun, traffic=method.traffic)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_gen import fields
+from fedjax_gen import fields, keys
 from fedjax_gen.errors import InputError
 from fedjax_gen.federated import blocks
 from fedjax_gen.federated.blocks import Block
@@ -178,9 +178,7 @@ def _of_method(
   labels = np.tile(
     np.arange(num_classes, dtype=np.int32), config.synthetic_per_class
   )
-  code_key, draw_key = jax.random.split(
-    jax.random.fold_in(jax.random.key(seed), 1)
-  )
+  code_key, draw_key = jax.random.split(keys.derive(seed, 'synthesis'))
   if name == 'DP-CGAN':
     made = jax.jit(method.model.generate)(
       method.trained(state), jnp.asarray(labels), draw_key
@@ -219,9 +217,7 @@ def _of_upload(
 ) -> Synthetic:
   """What is made of the one sum that clients sent; of the known classes."""
   upload = method.model
-  fit_key, draw_key = jax.random.split(
-    jax.random.fold_in(jax.random.key(seed), 1)
-  )
+  fit_key, draw_key = jax.random.split(keys.derive(seed, 'synthesis'))
   fitted = upload.fit(method.trained(state), upload.stddev, fit_key)
   classes = fitted.classes().astype(np.int32)
   labels = np.tile(classes, config.synthetic_per_class)

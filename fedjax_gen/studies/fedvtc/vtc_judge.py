@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedjax_gen import keys
 from fedjax_gen.data import heldout
 from fedjax_gen.data.federated import FederatedDataset, federated_dataset
 from fedjax_gen.data.partition import Partition
@@ -155,7 +156,7 @@ class Judge:
       seed: of what is drawn to deploy.
     """
     self._clients = clients
-    self._key = jax.random.fold_in(jax.random.key(seed), 1)
+    self._key = keys.derive(seed, 'deployment')
     self._num_classes = clients.source.num_classes
     test = clients.source.test
     self._global = jnp.asarray(test.inputs), jnp.asarray(test.labels, jnp.int32)

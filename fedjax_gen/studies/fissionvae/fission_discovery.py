@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedjax_gen import keys
 from fedjax_gen.algorithms import discovery as discovery_lib
 from fedjax_gen.data.federated import FederatedDataset
 from fedjax_gen.data.partition import Partition
@@ -24,10 +25,6 @@ from fedjax_gen.running.workdir import Workdir
 from fedjax_gen.studies.fissionvae import fission_methods
 from fedjax_gen.studies.fissionvae.fission_methods import GroupMethod
 from fedjax_gen.types import Variables
-
-# What the key of discovery is folded with: far from the small numbers by which
-# training splits the same seed.
-_KEY = 0x64697363
 
 
 class Found(NamedTuple):
@@ -145,7 +142,7 @@ def _asking(
     training_config.optimizer(),
     local.local_work(training_config.local_epochs, training_config.batch_size),
   )
-  key = jax.random.fold_in(jax.random.key(setting.seed), _KEY)
+  key = keys.derive(setting.seed, 'discovery')
 
   def ask(rows):
     return jax.device_get(
