@@ -8,8 +8,8 @@ import jax
 
 from fedjax_gen.types import Key
 
-# To change one changes what is drawn. They are large because training splits the
-# same seed, and the first keys of a split are those of the numbers 0, 1, 2.
+# To change one changes what is drawn. They are large because training splits
+# the same seed, and the first keys of a split are those of 0, 1, 2.
 PURPOSES = {
   'bounds': 0x626F756E,  # latents, for bounds on the likelihood
   'samples': 0x73616D70,  # generated examples
