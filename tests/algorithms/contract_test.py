@@ -42,6 +42,7 @@ from tests.federated import toys
 _CONFIG = fedvae.Config(local_epochs=2, batch_size=4, learning_rate=1e-2)
 _GAN = GanConfig(gan_latent_size=2, gan_channels=(4,))
 _KEY = jax.random.key(1)
+_ONE_BY_ONE = mapping.Mapping()
 
 
 def _fissionvae(*decoders, learnable=False, **fields):
@@ -241,7 +242,7 @@ def _with_absences(build, algorithm, **layout):
 
 
 @functools.cache
-def _runner(name, chosen=mapping.Mapping()):
+def _runner(name, chosen):
   """Rounds, and a list that grows when the work of a client is traced."""
   algorithm, *_ = _start(name)
   traces = []
@@ -264,7 +265,7 @@ def _two_rounds(run, state, data):
 
 
 @functools.cache
-def _run(name, chosen=mapping.Mapping()):
+def _run(name, chosen):
   """State and metrics after two rounds of one call."""
   _, data, state = _start(name)
   return _two_rounds(_runner(name, chosen)[0], state, data)
@@ -333,9 +334,9 @@ def _alone(run, data, state, fleet, *, others_are_nan):
 @functools.cache
 def _single_rounds(name):
   """State and metrics after each of three calls, and the last state's types."""
-  _run(name)  # compiles the program, for more rounds than one
+  _run(name, _ONE_BY_ONE)  # compiles the program, for more rounds than one
   _, data, state = _start(name)
-  run, traces = _runner(name)
+  run, traces = _runner(name, _ONE_BY_ONE)
   before = len(traces)
   state = jax.tree.map(jnp.copy, state)
   results = []
@@ -361,7 +362,7 @@ class ContractTest(parameterized.TestCase):
   ):
     mesh = mapping.clients_mesh(devices)
     chex.assert_trees_all_close(
-      _run(name),
+      _run(name, _ONE_BY_ONE),
       _run(name, mapping.Mapping(block_size, mesh)),
       rtol=1e-3,
       atol=1e-3,
@@ -371,7 +372,10 @@ class ContractTest(parameterized.TestCase):
   def test_a_plain_loop_over_clients_gives_the_same_numbers(self, name):
     _, data, state = _start(name)
     chex.assert_trees_all_close(
-      _run(name), _two_rounds(_loop(name), state, data), rtol=1e-4, atol=1e-4
+      _run(name, _ONE_BY_ONE),
+      _two_rounds(_loop(name), state, data),
+      rtol=1e-4,
+      atol=1e-4,
     )
 
   @parameterized.parameters(*ALGORITHMS)
@@ -382,7 +386,8 @@ class ContractTest(parameterized.TestCase):
       for fleet in data
     ]
     chex.assert_trees_all_equal(
-      _run(name), _two_rounds(_runner(name)[0], state, poisoned)
+      _run(name, _ONE_BY_ONE),
+      _two_rounds(_runner(name, _ONE_BY_ONE)[0], state, poisoned),
     )
 
   @parameterized.parameters(*ALGORITHMS)
@@ -426,7 +431,7 @@ class ContractTest(parameterized.TestCase):
   def test_two_calls_of_a_round_are_one_of_two(self, name):
     ((_, first), (state, second), _), _ = _single_rounds(name)
     metrics = jax.tree.map(lambda *a: np.concatenate(a), first, second)
-    chex.assert_trees_all_equal(_run(name), (state, metrics))
+    chex.assert_trees_all_equal(_run(name, _ONE_BY_ONE), (state, metrics))
 
   @parameterized.parameters(*ALGORITHMS)
   def test_state_keeps_its_structure_and_one_program_serves(self, name):
@@ -438,7 +443,7 @@ class ContractTest(parameterized.TestCase):
   @parameterized.parameters(*ALGORITHMS)
   def test_a_client_that_is_absent_keeps_its_state(self, name):
     before = jax.device_get(_start(name)[-1])
-    after, _ = _run(name)
+    after, _ = _run(name, _ONE_BY_ONE)
     for fleet, trained in zip(before.fleets, after.fleets, strict=True):
       chex.assert_trees_all_equal(
         *(jax.tree.map(lambda a: a[-1], tree) for tree in (fleet, trained))
