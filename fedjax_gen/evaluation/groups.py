@@ -35,10 +35,10 @@ from fedjax_gen.evaluation.group_separation import leakage
 
 
 class GroupExtractors(NamedTuple):
-  """What generated images are looked at with."""
+  """Classifiers that measure generated images."""
 
   classes: features.FeatureExtractor | None
-  """of features for FID and its kin; None leaves these out."""
+  """of features for FID, KID, IS, precision and recall; None: left out."""
   groups: features.FeatureExtractor
   """its probabilities are `[n, G]`: a classifier of groups."""
 
@@ -138,12 +138,12 @@ def evaluate_group_samples(
 
   Returns:
     flat, finite numbers. Of all images: `num_real`, `num_generated`, those of
-    `samples.compare_features` (`fid_<extractor>` and its kin), `group_leakage`
-    and `group_entropy`. Of each group the same with its name appended, such as
+    `samples.compare_features` (such as `fid_<extractor>`), `group_leakage` and
+    `group_entropy`. Of each group the same with its name appended, such as
     `fid_<extractor>/mnist`. `group_mean_fid_<extractor>` is the unweighted
-    mean of the groups' FID. What has fewer than `samples.MIN_SAMPLES` real or
-    generated images is left without FID and its kin, the mean too if that is
-    so of any group; a group that was not asked for has no leakage.
+    mean of the groups' FID. With fewer than `samples.MIN_SAMPLES` real or
+    generated images there are no feature metrics, and no mean if that is so
+    for any group; a group that was not requested has no leakage.
   """
   images, requested = _checked(images, requested, reference)
   return _distances(images, requested, reference, seed) | _leakages(
@@ -229,7 +229,7 @@ def _distances(
   reference: GroupReference,
   seed: int,
 ) -> dict[str, float]:
-  """Returns numbers of images, FID and its kin, pooled and by group."""
+  """Returns numbers of images and feature metrics, pooled and by group."""
   real_masks = _masks(groups_of(reference.source, 'test'), reference.names)
   masks = _masks(requested, reference.names)
   metrics: dict[str, float] = {}

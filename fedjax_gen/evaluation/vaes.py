@@ -33,12 +33,12 @@ class EvaluationConfig(fields.Configuration):
   """What is measured at the end."""
 
   num_samples: int = fields.positive_int(
-    2000, 'Images to generate for FID and its kin.'
+    2000, 'Images to generate for FID, KID, IS, precision and recall.'
   )
   extractor: str = fields.option(
     'classifier',
-    'Feature network of FID and its kin: classifier (trained here '
-    'on the real data), efficientnet_lite0 (trained on ImageNet; extra '
+    'Feature network for FID, KID, precision and recall: classifier (trained '
+    'here on the real data), efficientnet_lite0 (trained on ImageNet; extra '
     'efficientnet), onnx:PATH or torchscript:PATH.',
   )
   importance_samples: int = fields.non_negative_int(

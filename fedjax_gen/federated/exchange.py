@@ -1,10 +1,10 @@
-"""Rows of a population that devices hold between them, where they are used.
+"""Moves client-state rows to the device that needs them.
 
-Device d of D holds the rows `[d n, (d + 1) n)`. A cohort's members are dealt to
-devices by their place in the cohort, and a member's row may lie elsewhere. Who
-needs which row every device knows; so each sends every other what that one
-needs, a few rows at a time, until nobody lacks any. Rows that lie where they
-are used do not travel, and nothing is added: the bits are those sent.
+Device d of D holds the rows `[d n, (d + 1) n)`. Cohort members are assigned to
+devices by their place in the cohort, so a member's row may lie elsewhere. Every
+device knows who needs which row, and sends each other device the rows that it
+needs, a few at a time, until none is missing. Rows that are already in place do
+not travel. Nothing is added: the bits stay as they are.
 
 Written for one device, inside `shard_map`.
 """

@@ -134,7 +134,7 @@ def discover(
     _check_finite(errors[counted])
     scale = np.sqrt(np.mean(errors[counted] ** 2, axis=0))
   scale = np.where(flat | (scale == 0), 1.0, scale)
-  # Float32 has no more digits, and k-means no eyes for smaller differences.
+  # Round, so that float32 noise creates no clusters.
   points = np.round((known - shift) / scale, 6)
   most = len(np.unique(points, axis=0))
   if num_groups is not None:

@@ -123,10 +123,10 @@ def clients_mesh(num_devices: int | None = None) -> Mesh:
 
 
 def default_cpu_devices() -> int:
-  """How many devices a CPU had best be: one for each core, as a power of two.
+  """Number of virtual CPU devices to use: one per core, as a power of two.
 
-  Clients side by side scale with the cores, the matrix products of one client
-  do not. No more than the 8 lanes of `Mapping.reproducible`, which they divide.
+  Clients on several devices scale with the cores; the matrix products of one
+  client do not. At most 8, the lanes of `Mapping.reproducible`.
   """
   return 1 << min(cpu_cores().bit_length() - 1, 3)
 

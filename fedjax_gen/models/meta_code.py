@@ -1,4 +1,4 @@
-"""Codes of nobody: fitted to moments, mixed, and walked between.
+"""Synthetic client codes: fitting, mixing, interpolation.
 
 After training, FedHypeVAE (see `fedjax_gen.models.hypernetwork`) looks for a
 neutral code whose generated embeddings have the class moments that clients

@@ -202,7 +202,7 @@ def matching(
   num: int,
   key: Key,
 ) -> dict[str, Array]:
-  """L_DM and its kin, on latents of classes that anyone holds.
+  """L_DM and related losses, on latents of classes that some client holds.
 
   Args:
     losses: of which `dm_mode` is used.

@@ -260,7 +260,7 @@ def _cost(
   histories: Iterable[tuple[Entry, ...]],
   delta: float,
 ) -> Cost:
-  """Of the costliest history of releases that ledgers list."""
+  """Cost of the client with the most expensive release history."""
   accounted = delta - math.fsum(ledger.set_aside for ledger in ledgers)
   if accounted < accounting.LEAST_DELTA:
     return Cost(math.inf, delta)

@@ -13,7 +13,7 @@ from fedjax_gen.deployment.coordinator import Coordinator
 from fedjax_gen.deployment.site import Site
 from fedjax_gen.deployment.study import Task
 from fedjax_gen.deployment.wire import Packet
-from fedjax_gen.federated import beginning, cohorts, rounds, traffic
+from fedjax_gen.federated import cohorts, init, rounds, traffic
 
 INIT, KEY = jax.random.key(0), jax.random.key(1)
 METHOD = 'federated'
@@ -25,7 +25,7 @@ def simulated_keys(fleet, row, num_fleets):
   def own(run, method, number):
     del run, method
     if number < 0:
-      key = beginning.init_keys(INIT, num_fleets)[1 + fleet]
+      key = init.init_keys(INIT, num_fleets)[1 + fleet]
     else:
       own = cohorts.run_keys(KEY).own
       key = cohorts.round_keys(own, jnp.int32(number), num_fleets)[2][fleet]

@@ -418,7 +418,7 @@ def test_stopped_and_killed_a_run_ends_with_the_same_parameters(
   args = (f'--data={features_file}', *_QUICK)
   status, _, err = execute('--workdir=whole', *args)
   assert status == 0, err
-  assert 'FID and its kin are left out' in err  # there are no images
+  assert 'precision and recall are left out' in err  # there are no images
   assert (tmp_path / 'whole/report.html').exists()
   env = os.environ | {
     'PYTHONPATH': str(_ROOT),

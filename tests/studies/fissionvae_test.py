@@ -143,7 +143,7 @@ def finished(run, folder) -> Run:
 
 @pytest.fixture(scope='module')
 def discovered(run, folder) -> Run:
-  """A finished run whose groups nobody told, of few images."""
+  """A finished run that discovered its groups, on few images."""
   return run(
     'discovered',
     f'--data={folder}/few.npz',

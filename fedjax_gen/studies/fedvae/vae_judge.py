@@ -83,8 +83,9 @@ def measure(
   extractor = compared.build_extractor()
   if extractor is None:
     running.session.say(
-      'FID and its kin are left out: they need images, or series or rows with '
-      f'classes, {samples.MIN_SAMPLES} held-out ones at least.'
+      'FID, KID, IS, precision and recall are left out: they need images, or '
+      'series or rows with classes, with at least '
+      f'{samples.MIN_SAMPLES} held-out ones.'
     )
   shown, config = running.shown, running.asked.evaluation
   metrics = {

@@ -23,7 +23,9 @@ from fedjax_gen.studies.shown import Shown
 from fedjax_gen.studies.study import Results, Run
 
 _EXPLAINED = {
-  'epsilon': Metric('What training told of those protected; see Privacy.'),
+  'epsilon': Metric(
+    'Privacy loss (epsilon) of the protected units; see Privacy.'
+  ),
   'delta': Metric('Its delta.'),
   **audits.EXPLAINED,
   'test_elbo': Metric(

@@ -1,7 +1,7 @@
-"""Groups of clients that nobody told: warm up, ask, cluster.
+"""Discovering groups of clients: warm up, ask, cluster.
 
-Clients that join later are played by clients that take no part in anything
-before: their groups are found from what the others left.
+Clients that join later are simulated by clients that take no part before; their
+groups are found with what the others computed.
 """
 
 from collections.abc import Callable
