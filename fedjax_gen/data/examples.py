@@ -116,6 +116,7 @@ class Options:
     seed: Seed of that split.
     client_column: Column of a table that names the client of each row.
     label_column: Column that holds its class.
+    person_column: Column that names whom it is about; see `sources.load`.
     schema: JSON or TOML file with corrections of the columns that were found.
     window: Time steps of one example; 0 for whole recordings, or for tables.
     stride: Time steps from one window to the next; 0 for `window`.
@@ -127,6 +128,7 @@ class Options:
   seed: int = 0
   client_column: str | None = None
   label_column: str | None = None
+  person_column: str | None = None
   schema: str | None = None
   window: int = 0
   stride: int = 0

@@ -15,6 +15,7 @@ from fedjax_gen.data import (
   idx,
   images,
   npz,
+  packaged,
   shapes,
   tfds,
   tiny_imagenet as tiny_imagenet_lib,
@@ -219,6 +220,7 @@ READERS: Mapping[str, Callable[[Options], DataSource]] = {
     cifar100,
     tiny_imagenet,
     charm_proxy,
+    *packaged.READERS,
   )
 }
 

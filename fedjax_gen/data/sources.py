@@ -20,6 +20,7 @@ from fedjax_gen.data import (
   named,
   npy,
   npz,
+  packaged,
   series,
   subset,
   table,
@@ -47,6 +48,7 @@ def load(
   seed: int = 0,
   client_column: str | None = None,
   label_column: str | None = None,
+  person_column: str | None = None,
   schema: str | None = None,
   window: int = 0,
   stride: int = 0,
@@ -65,7 +67,9 @@ def load(
     copies, and what `cifar10` gives, saying so, where only that file is found.
     `mixed_mnist`, `charm_proxy` and `digits_and_shapes`, which needs no files,
     have groups. Two are features and need no files: `digits_features`, and
-    `gaussian_domains`, drawn from known Gaussians, which has groups and users;
+    `gaussian_domains`, drawn from known Gaussians, which has groups and users.
+    `watch` and `waves` are series, `rand_health` and `wine` tables
+    (`packaged`);
   * `tfds:NAME`, any image-classification set of TensorFlow Datasets;
   * a path: an npz file (`npz.read` lists the array names), a folder of such
     arrays as npy files, which are not read into memory (`npy.read`), of idx
@@ -95,6 +99,8 @@ def load(
     seed: Seed of that split and of these draws.
     client_column: Column of a table that names the client of each row.
     label_column: Column of a table that holds the class.
+    person_column: Column of a table that names whom a row is about: all rows of
+      one are for training, or all held out.
     schema: File that corrects the columns that were found (`schema.read`).
     window: Time steps of an example of a series; 0 for whole recordings.
     stride: Steps from one window to the next; 0 for `window`.
@@ -125,6 +131,7 @@ def load(
     seed,
     client_column or None,
     label_column or None,
+    person_column or None,
     schema or None,
     window,
     stride,
@@ -163,11 +170,13 @@ def _read(spec: str, options: Options) -> DataSource:
   unused = {
     'client_column': options.client_column,
     'label_column': options.label_column,
+    'person_column': options.person_column,
     'schema': options.schema,
     'window': options.window,
   }
   for name, value in unused.items():
-    if value:
+    is_taken = name == 'window' and spec in packaged.WINDOWED
+    if value and not is_taken:
       raise InputError(
         f'Expected a table (.csv, .tsv, .parquet) with {name}={value!r}, or '
         f'for a window series:FILE.npz, got data={spec!r}.'

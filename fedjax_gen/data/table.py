@@ -140,7 +140,7 @@ def _source(
   columns, values = [], []
   roles = (options.client_column, options.label_column)
   for column_name in names:
-    if column_name in roles:
+    if column_name in (*roles, options.person_column):
       continue
     column, numbers, note = _column(
       cells, column_name, corrections.get(column_name, {})
@@ -163,7 +163,11 @@ def _source(
     )
   if options.label_column is None:
     notes.append('no label_column: all rows are of one class')
-  train, test, note = examples.split(part, options)
+  if options.person_column:
+    persons, person_names = _ids(cells, options.person_column, 'person')
+    train, test, note = _split_by(persons, len(person_names), part, options)
+  else:
+    train, test, note = examples.split(part, options)
   return DataSource(
     name=name,
     train=train,
@@ -173,6 +177,25 @@ def _source(
     notes=(*notes, summary(schema), note),
     schema=schema,
     names_clients=users is not None,
+  )
+
+
+def _split_by(
+  persons: np.ndarray, number: int, part: Examples, options: Options
+) -> tuple[Examples, Examples, str]:
+  """Splits as `examples.split`, all rows of a person on one side."""
+  _, first = np.unique(persons, return_index=True)
+  ones = Examples(
+    np.arange(number)[:, None],
+    np.zeros(number, np.int32),
+    None if part.users is None else part.users[first],
+  )
+  _, held, note = examples.split(ones, options)
+  is_test = np.isin(persons, held.inputs[:, 0])
+  return (
+    examples.take(part, ~is_test),
+    examples.take(part, is_test),
+    f'{note.replace("examples", "persons")}: {is_test.sum()} rows',
   )
 
 

@@ -48,6 +48,12 @@ class DataConfig(fields.Configuration):
   label_column: str = fields.option(
     '', 'Column of a table that holds the class.', placeholder='NAME'
   )
+  person_column: str = fields.option(
+    '',
+    'Column of a table that names whom a row is about: all rows of one are for '
+    'training, or all held out.',
+    placeholder='NAME',
+  )
   schema: str = fields.option(
     '',
     'JSON or TOML file that corrects the columns that were found; python -m '
@@ -123,6 +129,7 @@ def load_source(config: DataConfig, *, seed: int) -> sources.DataSource:
     seed=seed,
     client_column=config.client_column,
     label_column=config.label_column,
+    person_column=config.person_column,
     schema=config.schema,
     window=config.window,
     stride=config.stride,

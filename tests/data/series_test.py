@@ -5,6 +5,7 @@ import tempfile
 
 from absl.testing import absltest, parameterized
 import numpy as np
+import pytest
 
 from fedjax_gen.data import sources
 from fedjax_gen.errors import InputError
@@ -79,6 +80,22 @@ class SeriesTest(parameterized.TestCase):
       self.load(window=10, stride=1)
     with self.assertRaisesRegex(InputError, 'series:FILE.npz'):
       sources.load('digits', window=3)
+
+  def test_waves_need_no_file_and_some_end_early(self):
+    source = sources.load('waves')
+    self.assertEqual(source.input_shape, (64, 2))
+    self.assertLen(source.user_names, 8)
+    self.assertEqual(source.schema.mask, 'step')
+    shorter = sources.load('waves', window=8, stride=4)
+    self.assertEqual(shorter.input_shape, (8, 2))
+
+  def test_a_watch_has_ten_people_and_seven_exercises(self):
+    pytest.importorskip('seglearn', reason='watch needs the extra `signals`')
+    source = sources.load('watch', test_clients=['person 3', 'person 10'])
+    self.assertEqual(source.input_shape, (100, 6))
+    self.assertLen(np.unique(source.train.users), 8)
+    self.assertLen(np.unique(source.train.labels), 7)
+    self.assertLen(np.unique(source.test.labels), 7)
 
 
 if __name__ == '__main__':

@@ -201,6 +201,21 @@ class TableTest(parameterized.TestCase):
     with self.assertRaisesRegex(InputError, message):
       self.load(lines, **options)
 
+  def test_all_rows_of_a_person_are_on_one_side(self):
+    lines = ['who,site,x', *(f'p{i % 40},s{i % 2},{i}' for i in range(200))]
+    source = self.load(lines, client_column='site', person_column='who')
+    self.assertEqual([c.name for c in source.schema.columns], ['x'])
+    people = [set(p.inputs[:, 0] % 40) for p in (source.train, source.test)]
+    self.assertLen(people[1], 8)
+    self.assertFalse(people[0] & people[1])
+
+  def test_an_insurance_study_has_six_sites(self):
+    pytest.importorskip('statsmodels', reason='needs the extra `tables`')
+    source = sources.load('rand_health')
+    self.assertLen(source.user_names, 6)
+    self.assertEqual(len(source.train.labels) + len(source.test.labels), 20190)
+    self.assertLen(source.schema.columns, 43)
+
   def test_files_that_are_no_tables_are_refused(self):
     with self.assertRaisesRegex(InputError, 't.csv: expected text in UTF-8'):
       sources.load(self.write('t.csv', [*_GOOD, 'nör,1,1,m,,no'], 'latin-1'))

@@ -10,14 +10,16 @@ from collections.abc import Mapping
 import dataclasses
 from typing import NamedTuple
 
-from fedjax_gen import fields, keys
+from fedjax_gen import encoding, fields, keys
 from fedjax_gen.algorithms import fedhypevae as fedhypevae_lib
 from fedjax_gen.algorithms.dp_cgan import CganConfig
 from fedjax_gen.algorithms.dp_merf import MerfConfig
 from fedjax_gen.algorithms.hyper_pretraining import PretrainingConfig
 from fedjax_gen.algorithms.linear_head import LinearConfig
+from fedjax_gen.data.sources import DataSource
+from fedjax_gen.errors import InputError
 from fedjax_gen.evaluation.heads import HeadConfig
-from fedjax_gen.federation import FederationConfig
+from fedjax_gen.federation import FederationConfig, build_partition
 from fedjax_gen.models.hypernetwork import HyperVaeConfig
 from fedjax_gen.models.meta_code import MetaConfig
 from fedjax_gen.running import saving
@@ -78,11 +80,36 @@ class Configs(NamedTuple):
   head: HeadConfig = HeadConfig()
 
 
+def _encoded(asked: Configs, source: DataSource) -> DataSource:
+  """Rows of a table as features; other data as they are.
+
+  Raises:
+    InputError: the run is private: ranges of columns have no part in its
+      budgets.
+  """
+  if source.schema is None:
+    return source
+  if asked.privacy.unit != 'none':
+    raise InputError(
+      f'Expected no privacy for the {source.kind.name} of {source.name}, whose '
+      'ranges of columns every client would release, got '
+      f'privacy={asked.privacy.unit!r}; python -m experiments.fedvae charges '
+      'for them.'
+    )
+  if asked.hyper.normalise != 'none':
+    raise InputError(
+      f'Expected normalise=none for {source.name}, of which each column has a '
+      f'scale of its own, got normalise={asked.hyper.normalise!r}.'
+    )
+  partition = build_partition(asked.federation, source, seed=asked.run.seed)
+  return encoding.encode(source, partition)
+
+
 def build(asked: Configs, num_processes: int) -> EmbeddingComparison:
   """Reads the data and builds what is compared."""
   asked.population.check(num_processes)
   clients = build_clients(
-    options.load_source(asked.data, seed=asked.run.seed),
+    _encoded(asked, options.load_source(asked.data, seed=asked.run.seed)),
     asked.federation,
     asked.hyper.normalise,
     asked.run.seed,
