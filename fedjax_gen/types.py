@@ -9,7 +9,7 @@ The letters:
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -34,3 +34,17 @@ The loss is a mean over the batch's unmasked examples, and so is each metric.
 The variables returned are those given, with refreshed normalisation
 statistics where a model has them; a step is taken from there.
 """
+
+
+class Phase(NamedTuple):
+  """A part of a training, in which some modules are trained.
+
+  Attributes:
+    loss: of all variables; those that are not trained are constants to it.
+    modules: names of those that are trained; of variables by module.
+    rounds: how many it lasts; the last phase lasts until the end.
+  """
+
+  loss: LossFn
+  modules: tuple[str, ...]
+  rounds: int = 0

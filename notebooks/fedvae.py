@@ -157,7 +157,9 @@ plt.show()
 import numpy as np
 
 from fedjax_gen.evaluation import pictures, vaes
+from fedjax_gen.models import elbo
 
+generator = elbo.of_vae(model)
 models = {
   'FedVAE': state.server.variables,
   'central': central.server.variables,
@@ -171,7 +173,7 @@ rows = {
 for name, variables in models.items():
   for seed in range(2):
     rows[f'{name}, {seed + 1}'] = vaes.sample_images(
-      model, variables, asked, seed=seed
+      generator, variables, asked, seed=seed
     )
 pictures.image_rows(rows, 'samples.png')
 Image('samples.png')
@@ -181,8 +183,6 @@ Image('samples.png')
 # what lies between two codes is a digit as well.
 
 # %%
-from fedjax_gen.models import elbo
-
 threes = source.test.inputs[source.test.labels == 3]
 labels = np.full(len(threes), 3)
 means, _ = elbo.reconstruct(model, models['FedVAE'], threes, labels)
@@ -229,7 +229,7 @@ if not SMALL:
 evaluation = vaes.EvaluationConfig(importance_samples=0)
 measured = {
   name: vaes.evaluate_vaes(
-    model, [variables], source, extractor, evaluation, seed=0
+    generator, [variables], source, extractor, evaluation, seed=0
   )
   for name, variables in models.items()
 }

@@ -255,11 +255,12 @@ assert history['participants'].min() == NUM_CLIENTS
 from IPython.display import Image
 
 from fedjax_gen.evaluation import pictures, vaes
+from fedjax_gen.models import elbo
 
 asked = np.arange(10)
 rows = {'examples': images[:10]} | {
   f'drawn, {seed + 1}': vaes.sample_images(
-    model, state.server.variables, asked, seed=seed
+    elbo.of_vae(model), state.server.variables, asked, seed=seed
   )
   for seed in range(2)
 }

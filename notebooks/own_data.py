@@ -196,11 +196,12 @@ assert history['loss'][-1] < history['loss'][0]
 
 # %%
 from fedjax_gen.evaluation import vaes
+from fedjax_gen.models import elbo
 
-variables = state.server.variables
-bounds = vaes.held_out_bounds(model, variables, source, seed=0)
+generator, variables = elbo.of_vae(model), state.server.variables
+bounds = vaes.held_out_bounds(generator, variables, source, seed=0)
 asked = np.repeat(np.arange(source.num_classes), 10)
-made = vaes.sample_images(model, variables, asked, seed=0)
+made = vaes.sample_images(generator, variables, asked, seed=0)
 rows = {'held out': source.test.inputs[:10]} | {
   f'made: {name}': made[asked == label]
   for label, name in enumerate(source.class_names)
@@ -216,7 +217,7 @@ Image('made.png')
 
 # %%
 labels = np.arange(1000) % source.num_classes
-images = vaes.sample_images(model, variables, labels, seed=1)
+images = vaes.sample_images(generator, variables, labels, seed=1)
 np.savez_compressed(
   'synthetic.npz', x=images, y=labels, classes=np.array(source.class_names)
 )

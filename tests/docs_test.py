@@ -11,7 +11,7 @@ _PAGES = sorted([*_ROOT.glob('docs/*.md'), *_ROOT.glob('README.md')])
 _BLOCK = re.compile(r'^```python(?P<info>.*)\n(?P<code>(?s:.*?))^```$', re.M)
 # Pages whose Python runs, all of it. On the others only blocks that begin with
 # "```python runnable" do.
-_RUNNABLE = ('adding_an_algorithm.md',)
+_RUNNABLE = ('adding_an_algorithm.md', 'adding_a_generator.md')
 
 
 def _blocks(page):

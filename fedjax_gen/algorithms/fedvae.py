@@ -19,23 +19,19 @@ differential privacy, of records (DP-SGD, Abadi et al., 2016) or of clients
 
 import dataclasses
 
-import jax
 import numpy as np
 
-from fedjax_gen import fields
 from fedjax_gen.federated import averaging
 from fedjax_gen.federated.algorithm import Algorithm
-from fedjax_gen.models.elbo import elbo_loss
+from fedjax_gen.models.elbo import ElboConfig, elbo_loss
 from fedjax_gen.models.vae import Vae
-from fedjax_gen.privacy import descent, noise
+from fedjax_gen.privacy import averaged
 from fedjax_gen.privacy.plan import Plan
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(averaging.Config):
+class Config(ElboConfig, averaging.Config):
   """How clients and server train."""
-
-  beta: float = fields.option(1.0, 'weight of the KL term')
 
 
 def fedvae(config: Config, vae: Vae, plan: Plan | None = None) -> Algorithm:
@@ -44,23 +40,14 @@ def fedvae(config: Config, vae: Vae, plan: Plan | None = None) -> Algorithm:
   With one client that holds all data, and fedavg, it is central training.
 
   Guarantees:
-    With a plan of records those of `descent.trainer`, of what every client
-    sends; with one of clients those of `noise.private_server`, all clients
-    counting alike. Without a plan, none.
+    Those of `privacy.averaged.averaged`.
 
   Raises:
     InputError: a field of the configuration is out of range, or the model
       keeps batch statistics and there is a plan.
   """
   loss_fn = elbo_loss(vae, config.beta)
-  if plan is None:
-    return averaging.averaged(config, vae.init, loss_fn)
-  descent.refuse_statistics(jax.eval_shape(vae.init, jax.random.key(0)))
-  if plan.unit == 'record':
-    training = descent.trainer(config, plan)
-    return averaging.averaged(config, vae.init, loss_fn, training=training)
-  algorithm = averaging.averaged(config, vae.init, loss_fn)
-  return noise.with_private_server(algorithm, plan)
+  return averaged.averaged(config, vae.init, loss_fn, plan)
 
 
 def central(

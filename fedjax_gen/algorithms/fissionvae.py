@@ -179,7 +179,9 @@ def fissionvae(
     (fleet,) = (i for i, groups in enumerate(fleets) if group in groups)
     return clients[fleet].variables(server, group)
 
-  server = modules.modular_server(parts, config.descent())
+  server = modules.modular_server(
+    parts, config.descent(), config.server_average
+  )
   if plan is not None and plan.unit == 'client':
     server = modular.private_server(
       server,
@@ -242,7 +244,7 @@ class _Clients(NamedTuple):
   def variables(self, server: ModularServer, group: int) -> Variables:
     """Of a group's whole model."""
     copies = {
-      name: modules.copy_of(module, server.modules[name].variables, group)
+      name: modules.copy_of(module, server.modules[name].deployed, group)
       for name, module in self.parts.items()
     }
     return self._assembled(copies, group)

@@ -1,4 +1,4 @@
-"""The pictures of a VAE run, each a PNG with its caption.
+"""The pictures of a run, each a PNG with its caption.
 
 The published FedVAE's Figures 1 to 4 show reconstructions, generated images,
 and t-SNE maps of pixels and latents; here they stand side by side for every
@@ -9,7 +9,6 @@ from collections.abc import Mapping
 import pathlib
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
 from fedjax_gen.data.sources import DataSource
@@ -21,8 +20,7 @@ from fedjax_gen.evaluation import (
   pictures,
   vaes,
 )
-from fedjax_gen.models import elbo
-from fedjax_gen.models.vae import Vae
+from fedjax_gen.models.generator import Generator
 from fedjax_gen.types import Variables
 
 _COLUMNS = 10
@@ -61,7 +59,7 @@ class Drawn(NamedTuple):
 
 
 def draw_samples(
-  vae: Vae,
+  generator: Generator,
   variables: Variables,
   source: DataSource,
   path: pathlib.Path,
@@ -70,13 +68,13 @@ def draw_samples(
   seed: int,
 ) -> None:
   """Writes a grid of generated images; one class a column if conditional."""
-  labels, columns = _layout(vae, source)
-  images = vaes.sample_images(vae, variables, labels, seed=seed)
+  labels, columns = _layout(generator, source)
+  images = vaes.sample_images(generator, variables, labels, seed=seed)
   pictures.image_grid(images, path, columns=columns, title=title)
 
 
 def draw_all(
-  vae: Vae,
+  generator: Generator,
   models: Mapping[str, Variables],
   source: DataSource,
   folder: pathlib.Path,
@@ -87,7 +85,7 @@ def draw_all(
   """Draws every picture of a run.
 
   Args:
-    vae: the model.
+    generator: the model.
     models: by method its variables.
     source: the data.
     folder: where to write.
@@ -96,20 +94,23 @@ def draw_all(
 
   Returns:
     what was drawn: windows of series, and marginals of tables; nothing for
-    feature vectors, which have no pictures.
+    feature vectors, which have no pictures; no reconstructions and maps of a
+    model without latents of examples.
   """
   if source.kind.picture != 'grid':
-    return _of_kind(vae, models, source, folder, seed=seed, show_real=show_real)
+    return _of_kind(
+      generator, models, source, folder, seed=seed, show_real=show_real
+    )
   drawn = []
 
   def add(name, caption, section, **fields):
     drawn.append(Drawn(folder / f'{name}.png', caption, section, **fields))
     return drawn[-1].path
 
-  kind = 'one class a column' if vae.conditional else 'no class asked for'
+  kind = 'one class a column' if generator.conditional else 'no class asked for'
   for method, variables in models.items():
     draw_samples(
-      vae,
+      generator,
       variables,
       source,
       add(
@@ -124,26 +125,27 @@ def draw_all(
     )
   if not show_real:
     return drawn
-  labels, columns = _layout(vae, source)
+  labels, columns = _layout(generator, source)
   pictures.image_grid(
     _real_images(source, labels),
     add('samples_real', 'Real held-out images, for comparison.', 'samples'),
     columns=columns,
   )
-  few = _spread(source.test.labels, _COLUMNS)
-  inputs, labels = source.test.inputs[few], source.test.labels[few]
-  rows = {
-    method: _reconstructed(vae, variables, inputs, labels)[1]
-    for method, variables in models.items()
-  }
-  pictures.image_rows(
-    {'held out': inputs, **rows},
-    add(
-      'reconstructions',
-      'Held-out images and what each model makes of their latent means.',
-      'reconstructions',
-    ),
-  )
+  if generator.reconstruct is not None:
+    few = _spread(source.test.labels, _COLUMNS)
+    inputs, labels = source.test.inputs[few], source.test.labels[few]
+    rows = {
+      method: np.asarray(generator.reconstruct(variables, inputs, labels)[1])
+      for method, variables in models.items()
+    }
+    pictures.image_rows(
+      {'held out': inputs, **rows},
+      add(
+        'reconstructions',
+        'Held-out images and what each model makes of their latent means.',
+        'reconstructions',
+      ),
+    )
   for method, variables in models.items():
     path = add(
       f'nearest_{method}',
@@ -152,16 +154,17 @@ def draw_all(
       'memory',
     )
     wanted = np.sort(np.arange(_COLUMNS) % source.num_classes)
-    images = vaes.sample_images(vae, variables, wanted, seed=seed + 1)
+    images = vaes.sample_images(generator, variables, wanted, seed=seed + 1)
     near = neighbours.nearest(images, source.train.inputs).indices
     pictures.image_rows(
       {'generated': images, 'nearest': source.train.inputs[near]}, path
     )
-  drawn += _maps(vae, models, source, folder, seed)
+  if generator.reconstruct is not None:
+    drawn += _maps(generator.reconstruct, models, source, folder, seed)
   return drawn
 
 
-def _of_kind(vae, models, source, folder, *, seed, show_real):
+def _of_kind(generator, models, source, folder, *, seed, show_real):
   """Windows of series, or marginals of tables, real ones first."""
   if source.codec is None:
     return []
@@ -178,7 +181,7 @@ def _of_kind(vae, models, source, folder, *, seed, show_real):
       labels = vaes.requested_labels(source, _SHOWN_ROWS)
     made = {
       method: source.codec.decode(
-        vaes.sample_images(vae, models[method], labels, seed=seed)
+        vaes.sample_images(generator, models[method], labels, seed=seed)
       )
       for method in methods
     }
@@ -225,7 +228,7 @@ def _marginals(source, real, made, labels, path):
   return 'Shares of the values of each column.'
 
 
-def _maps(vae, models, source, folder, seed):
+def _maps(reconstruct, models, source, folder, seed):
   """t-SNE of latents and of reconstructed pixels, for every method."""
   rows = _spread(source.test.labels, _TSNE_POINTS)
   inputs, labels = source.test.inputs[rows], source.test.labels[rows]
@@ -233,7 +236,7 @@ def _maps(vae, models, source, folder, seed):
     return []
   drawn = []
   for method, variables in models.items():
-    latents, images = _reconstructed(vae, variables, inputs, labels)
+    latents, images = map(np.asarray, reconstruct(variables, inputs, labels))
     for kind, values, what in (
       ('latents', latents, 'latent means'),
       ('pixels', images, 'reconstructions'),
@@ -251,9 +254,9 @@ def _maps(vae, models, source, folder, seed):
   return drawn
 
 
-def _layout(vae: Vae, source: DataSource) -> tuple[np.ndarray, int]:
+def _layout(generator: Generator, source: DataSource) -> tuple[np.ndarray, int]:
   """Labels of a grid of ten rows, and its columns: a class each if few."""
-  by_class = vae.conditional and source.num_classes <= 12
+  by_class = generator.conditional and source.num_classes <= 12
   columns = source.num_classes if by_class else _COLUMNS
   return np.tile(np.arange(columns) % source.num_classes, 10), columns
 
@@ -268,13 +271,6 @@ def _real_images(source: DataSource, labels: np.ndarray) -> np.ndarray:
     wanted = np.flatnonzero(labels == label)
     rows[wanted] = held[np.arange(len(wanted)) % len(held)]
   return source.test.inputs[rows]
-
-
-def _reconstructed(vae, variables, inputs, labels):
-  latents, images = elbo.reconstruct(
-    vae, variables, jnp.asarray(inputs), jnp.asarray(labels)
-  )
-  return np.asarray(latents), np.asarray(images)
 
 
 def _spread(labels: np.ndarray, num: int) -> np.ndarray:

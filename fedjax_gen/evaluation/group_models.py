@@ -19,8 +19,8 @@ from fedjax_gen.evaluation import (
   groups as groups_lib,
   vaes,
 )
-from fedjax_gen.models import elbo, gan as gans
-from fedjax_gen.models.gan import Gan
+from fedjax_gen.models import elbo
+from fedjax_gen.models.generator import Generator
 from fedjax_gen.models.vae import Vae
 from fedjax_gen.types import Key, Variables
 
@@ -58,12 +58,12 @@ def of_vaes(models: Sequence[GroupVae]) -> GroupGenerator:
   return GroupGenerator(sample, models)
 
 
-def of_gan(gan: Gan, variables: Variables) -> GroupGenerator:
-  """A GAN, which can be asked neither for a group nor for a class."""
+def of_one(generator: Generator, variables: Variables) -> GroupGenerator:
+  """One model of any family, which cannot be asked for a group."""
 
   def sample(group, labels, key):
     del group
-    return gans.generate(gan, variables, len(labels), key)
+    return generator.sample(variables, labels, key)
 
   return GroupGenerator(sample)
 

@@ -1,11 +1,10 @@
-"""Everything that is measured of a trained VAE, under one set of names."""
+"""Everything measured of a trained generator, under one set of names."""
 
 from collections.abc import Callable, Sequence
 import dataclasses
 import pathlib
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
 from fedjax_gen import fields, keys
@@ -19,8 +18,7 @@ from fedjax_gen.evaluation import (
   samples as samples_lib,
   utility,
 )
-from fedjax_gen.models import elbo
-from fedjax_gen.models.vae import Vae
+from fedjax_gen.models.generator import Generator
 from fedjax_gen.types import Variables
 
 # More are a typing error, and no memory would hold them.
@@ -122,7 +120,7 @@ def requested_labels(source: DataSource, num: int) -> np.ndarray:
 
 
 def evaluate_vaes(
-  vae: Vae,
+  generator: Generator,
   models: Sequence[Variables],
   source: DataSource,
   extractor: features.FeatureExtractor | None,
@@ -134,7 +132,7 @@ def evaluate_vaes(
   """Measures one model, or the mean over several.
 
   Args:
-    vae: the model.
+    generator: the model.
     models: its variables; one, or those of several clients.
     source: whose test split is held out.
     extractor: of features; None leaves out all that looks at images.
@@ -144,7 +142,8 @@ def evaluate_vaes(
       differential privacy of the model covers.
 
   Returns:
-    flat, finite numbers: bounds (`test_elbo`, ...), `fid_<extractor>` and its
+    flat, finite numbers: bounds of a model that has them (`test_elbo`, ...),
+    `fid_<extractor>` and its
     kin, `memorised_share` and `dcr_share` (with `by_training`), and the
     accuracy of a classifier trained on generated and tested on real data:
     `tstr_accuracy` for a conditional model,
@@ -161,7 +160,9 @@ def evaluate_vaes(
       else None,
     )
   results = [
-    _evaluate(vae, variables, source, reference, config, seed, by_training)
+    _evaluate(
+      generator, variables, source, reference, config, seed, by_training
+    )
     for variables in models
   ]
   return {
@@ -204,15 +205,15 @@ def evaluate_real(
 
 
 def sample_images(
-  vae: Vae, variables: Variables, labels: np.ndarray, *, seed: int
+  generator: Generator, variables: Variables, labels: np.ndarray, *, seed: int
 ) -> np.ndarray:
   """Generated examples for the requested labels, in stored form."""
   key = keys.derive(seed, 'samples')
-  return elbo.generate(vae, variables, jnp.asarray(labels), key)
+  return generator.sample(variables, labels, key)
 
 
 def held_out_bounds(
-  vae: Vae,
+  generator: Generator,
   variables: Variables,
   source: DataSource,
   *,
@@ -221,10 +222,11 @@ def held_out_bounds(
 ) -> dict[str, float]:
   """Bounds on the held-out data: the same seed, the same draws.
 
-  See `elbo.held_out_bounds`.
+  See `Generator.bounds`; nothing for a model without any.
   """
-  return elbo.held_out_bounds(
-    vae,
+  if generator.bounds is None:
+    return {}
+  return generator.bounds(
     variables,
     source.test.inputs,
     source.test.labels,
@@ -241,10 +243,12 @@ class _Reference(NamedTuple):
   distances: np.ndarray | None
 
 
-def _evaluate(vae, variables, source, reference, config, seed, by_training):
+def _evaluate(
+  generator, variables, source, reference, config, seed, by_training
+):
   """Measures one model."""
   metrics = held_out_bounds(
-    vae,
+    generator,
     variables,
     source,
     seed=seed,
@@ -253,7 +257,7 @@ def _evaluate(vae, variables, source, reference, config, seed, by_training):
   if reference is None and not source.kind.has_layout:
     return metrics
   labels = requested_labels(source, config.num_samples)
-  images = sample_images(vae, variables, labels, seed=seed)
+  images = sample_images(generator, variables, labels, seed=seed)
   if source.kind.has_layout:
     metrics |= kind_scores.measure(
       source, images, labels, seed=seed, by_training=by_training
@@ -271,7 +275,7 @@ def _evaluate(vae, variables, source, reference, config, seed, by_training):
     probabilities,
     seed=seed,
   )
-  if vae.conditional:
+  if generator.conditional:
     metrics['tstr_accuracy'] = _tstr(images, labels, source, seed)
     if extractor.knows_labels:
       metrics[f'label_agreement_{extractor.name}'] = utility.label_agreement(

@@ -5,22 +5,29 @@ receives, and FedAvg (McMahan et al., 2017, Algorithm 1) with its relatives on
 the server. An algorithm adds a model and its loss, and says who shares what.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import dataclasses
 from typing import NamedTuple, TypeVar
 
+import jax.numpy as jnp
 import numpy as np
 import optax
 
 from fedjax_gen import fields, trees, validate
 from fedjax_gen.data.federated import ClientData
-from fedjax_gen.federated import aggregates, local, optimizers, servers
+from fedjax_gen.federated import (
+  aggregates,
+  local,
+  optimizers,
+  phases,
+  servers,
+)
 from fedjax_gen.federated.algorithm import (
   Algorithm,
   ClientProgram,
   ServerProgram,
 )
-from fedjax_gen.types import Key, LossFn, Metrics, Tree
+from fedjax_gen.types import Key, LossFn, Metrics, Phase, Tree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +56,11 @@ class Config(fields.Configuration):
   )
   server_momentum: float = fields.option(
     0.9, 'Of fedavgm; beta 1 of fedadam and fedyogi'
+  )
+  server_average: float = fields.option(
+    0.0,
+    'Decay, a round, of an exponential moving average of the server’s model, '
+    'which is then evaluated and saved; 0 for none',
   )
 
   def optimizer(self) -> optax.GradientTransformation:
@@ -115,7 +127,7 @@ def trainer(
 def averaged(
   config: Config,
   init: Callable[[Key], Tree],
-  loss_fn: LossFn,
+  loss_fn: LossFn | Sequence[Phase],
   optimizer: optax.GradientTransformation | None = None,
   *,
   training: Trainer | None = None,
@@ -125,12 +137,21 @@ def averaged(
   Args:
     config: how clients and server train.
     init: `key -> variables`.
-    loss_fn: what clients descend.
+    loss_fn: what clients descend, or the phases of training; of a model by
+      modules.
     optimizer: of the clients, in place of the configuration's Adam.
     training: how a client trains, in place of `trainer`.
   """
   if training is None:
     training = trainer(config, optimizer)
+  server = servers.learned_server(
+    init,
+    aggregates.weighted_mean(keep_weight=True),
+    config.descent(),
+    config.server_average,
+  )
+  if not callable(loss_fn):
+    return _averaged_in_phases(server, init, loss_fn, training)
 
   def init_client(key, info):
     del info
@@ -146,16 +167,47 @@ def averaged(
     )
     return trees.subtract(view, variables), kept, metrics
 
-  server = servers.learned_server(
-    init, aggregates.weighted_mean(keep_weight=True), config.descent()
-  )
   return Algorithm(server, (ClientProgram(init_client, view, update),))
+
+
+def _averaged_in_phases(
+  server: ServerProgram,
+  init: Callable[[Key], Tree],
+  plan: Sequence[Phase],
+  training: Trainer,
+) -> Algorithm:
+  """`averaged`; clients keep for each phase what its training keeps."""
+
+  def init_client(key, info):
+    del info
+    return _kept(training, plan, init(key))
+
+  def view(server, info):
+    del info
+    return phases.view(plan, server)
+
+  def update(view, client, data, keys):
+    variables, kept, metrics = phases.train(
+      training.run, plan, view.round, view.variables, client, data, keys.own
+    )
+    return trees.subtract(view.variables, variables), kept, metrics
+
+  client = ClientProgram(init_client, view, update)
+  return Algorithm(phases.phased_server(server, plan), (client,))
+
+
+def _kept(training: Trainer, plan: Sequence[Phase], variables: Tree):
+  """What a client keeps between rounds before the first, for each phase."""
+  return tuple(
+    training.init({module: variables[module] for module in phase.modules})
+    for phase in plan
+  )
 
 
 def alone(
   config: Config,
   init: Callable[[Key], Tree],
-  loss_fn: LossFn,
+  loss_fn: LossFn | Sequence[Phase],
   optimizer: optax.GradientTransformation | None = None,
 ) -> Algorithm:
   """Every client trains a model of its own; nothing is ever sent.
@@ -167,7 +219,8 @@ def alone(
     config: how clients train; fields of the server and of FedProx, and
       whether optimizer states are kept, are not used.
     init: `key -> variables`.
-    loss_fn: what clients descend.
+    loss_fn: what clients descend, or the phases of training. Of these nothing
+      but the number of rounds done is sent.
     optimizer: of the clients, in place of the configuration's Adam.
   """
   training = trainer(
@@ -178,22 +231,33 @@ def alone(
   def init_client(key, info):
     del info
     variables = init(key)
-    return variables, training.init(variables)
+    if callable(loss_fn):
+      return variables, training.init(variables)
+    return variables, _kept(training, loss_fn, variables)
 
   def view(server, info):
-    del server, info
-    return ()
+    del info
+    return server  # nothing, or how many rounds are done
 
   def update(view, client, data, keys):
-    del view
     variables, kept = client
-    variables, kept, metrics = training.run(
-      loss_fn, variables, kept, data, keys.own
-    )
+    if callable(loss_fn):
+      variables, kept, metrics = training.run(
+        loss_fn, variables, kept, data, keys.own
+      )
+    else:
+      variables, kept, metrics = phases.train(
+        training.run, loss_fn, view, variables, kept, data, keys.own
+      )
     return (), (variables, kept), metrics
 
-  client = ClientProgram(init_client, view, update)
-  return Algorithm(nothing_server(), (client,))
+  server = nothing_server()
+  if not callable(loss_fn):
+    server = server._replace(
+      init=lambda key: jnp.zeros((), jnp.int32),
+      update=lambda done, aggregated, key: (done + 1, {}),
+    )
+  return Algorithm(server, (ClientProgram(init_client, view, update),))
 
 
 def nothing_server() -> ServerProgram:

@@ -47,7 +47,9 @@ class ModularServer(NamedTuple):
 
 
 def modular_server(
-  modules: Mapping[str, Module], optimizer: optax.GradientTransformation
+  modules: Mapping[str, Module],
+  optimizer: optax.GradientTransformation,
+  average: float = 0.0,
 ) -> ServerProgram:
   """A server that descends every module's mean over those who share it.
 
@@ -59,9 +61,15 @@ def modular_server(
   Args:
     modules: what there is to learn.
     optimizer: descends each copy of each module on its own.
+    average: of each copy over rounds, see `servers.learned_server`.
+
+  Raises:
+    InputError: `average` is not in [0, 1).
   """
   parts = {
-    name: servers.learned_server(module.init, _aggregate(module), optimizer)
+    name: servers.learned_server(
+      module.init, _aggregate(module), optimizer, average
+    )
     for name, module in modules.items()
   }
 
@@ -71,7 +79,7 @@ def modular_server(
         # Every copy has an optimizer of its own.
         name: parts[name].init(key)
         if module.groups is None
-        else _init_copies(module, optimizer, key)
+        else _init_copies(module, optimizer, average, key)
         for name, module in modules.items()
       },
       jnp.zeros((), jnp.int32),
@@ -185,14 +193,17 @@ def _aggregate(module: Module) -> Aggregate:
 
 
 def _init_copies(
-  module: Module, optimizer: optax.GradientTransformation, key: Key
+  module: Module,
+  optimizer: optax.GradientTransformation,
+  average: float,
+  key: Key,
 ) -> LearnedServer:
   """Copies with an optimizer state each."""
 
   def init_one(variables):
     rule = aggregates.weighted_mean()
-    return servers.learned_server(lambda _: variables, rule, optimizer).init(
-      key
-    )
+    return servers.learned_server(
+      lambda _: variables, rule, optimizer, average
+    ).init(key)
 
   return jax.vmap(init_one)(module.init(key))

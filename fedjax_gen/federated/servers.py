@@ -1,7 +1,7 @@
 """Servers that learn: an optax optimizer descends the aggregated message."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,19 @@ from fedjax_gen.errors import InputError
 from fedjax_gen.federated.aggregates import Aggregate, WeighedMean
 from fedjax_gen.federated.algorithm import ServerProgram
 from fedjax_gen.federated.local import is_statistic
-from fedjax_gen.types import Key, Tree
+from fedjax_gen.types import Array, Key, Tree
+
+
+class Average(NamedTuple):
+  """An exponential moving average of variables over rounds.
+
+  Attributes:
+    variables: averaged.
+    rounds: int32 scalar, rounds since it began.
+  """
+
+  variables: Tree
+  rounds: Array
 
 
 class LearnedServer(NamedTuple):
@@ -21,16 +33,24 @@ class LearnedServer(NamedTuple):
   Attributes:
     variables: what clients view.
     optimizer_state: of the server's optimizer.
+    average: an `Average` of the variables; `()` if there is to be none.
   """
 
   variables: Tree
   optimizer_state: Tree
+  average: Any = ()
+
+  @property
+  def deployed(self) -> Tree:
+    """What is evaluated and saved: the average, if there is one."""
+    return self.average.variables if self.average else self.variables
 
 
 def learned_server(
   init: Callable[[Key], Tree],
   aggregate: Aggregate,
   optimizer: optax.GradientTransformation,
+  average: float = 0.0,
 ) -> ServerProgram:
   """A server that treats the aggregate as a gradient (FedOpt).
 
@@ -47,14 +67,28 @@ def learned_server(
     init: `key -> variables`.
     aggregate: gives a tree like the variables, or a `WeighedMean` of such.
     optimizer: descends it.
+    average: decay, a round, of an exponential moving average of the variables,
+      which is then deployed in their place; 0 for none. As customary it is
+      (1 + t) / (10 + t) in round t = 0, 1, ... where that is smaller, so that
+      the start is forgotten. Clients train the variables themselves.
+
+  Raises:
+    InputError: `average` is not in [0, 1).
   """
+  validate.fraction(server_average=average)
+  if average == 1:
+    raise InputError(
+      f'Expected server_average < 1, got server_average={average}: it would '
+      'never take anything in.'
+    )
   optimizer = optax.partition(
     {'parameter': optimizer, 'statistic': optax.sgd(1.0)}, _labels
   )
 
   def init_server(key):
     variables = init(key)
-    return LearnedServer(variables, optimizer.init(variables))
+    averaged = Average(variables, jnp.zeros((), jnp.int32)) if average else ()
+    return LearnedServer(variables, optimizer.init(variables), averaged)
 
   def update(server, aggregated, key):
     del key  # nothing is random
@@ -71,7 +105,8 @@ def learned_server(
       updates,
     )
     metrics = {'update_norm': optax.tree.norm(moved)}
-    after = LearnedServer(variables, optimizer_state)
+    averaged = _averaged(server.average, variables, average) if average else ()
+    after = LearnedServer(variables, optimizer_state, averaged)
     if present is None:
       return after, metrics
     return trees.where(present, after, server), trees.where(
@@ -79,6 +114,19 @@ def learned_server(
     )
 
   return ServerProgram(init_server, aggregate, update)
+
+
+def _averaged(before: Average, variables: Tree, decay: float) -> Average:
+  """The average a round later."""
+  weight = jnp.minimum(decay, (1 + before.rounds) / (10 + before.rounds))
+  return Average(
+    jax.tree.map(
+      lambda old, new: (weight * old + (1 - weight) * new).astype(old.dtype),
+      before.variables,
+      variables,
+    ),
+    before.rounds + 1,
+  )
 
 
 def server_optimizer(

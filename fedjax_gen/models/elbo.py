@@ -1,5 +1,6 @@
 """The evidence lower bound: the training loss, and bounds on held-out data."""
 
+import dataclasses
 import functools
 import math
 from typing import NamedTuple
@@ -8,11 +9,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_gen import trees, validate
-from fedjax_gen.models.vae import Vae, to_pixels, to_unit
+from fedjax_gen import fields, trees, validate
+from fedjax_gen.models.generator import Family, Generator
+from fedjax_gen.models.vae import (
+  DataSpec,
+  Vae,
+  VaeConfig,
+  build_vae,
+  to_pixels,
+  to_unit,
+)
 from fedjax_gen.types import Array, Key, LossFn, Variables
 
 _DRAW = 1  # folded into the key of an example, of which latents are split
+
+
+@dataclasses.dataclass(frozen=True)
+class ElboConfig(fields.Configuration):
+  """What a VAE's training descends."""
+
+  beta: float = fields.non_negative(1.0, 'weight of the KL term')
 
 
 class Terms(NamedTuple):
@@ -60,6 +76,50 @@ def elbo_loss(vae: Vae, beta: float | Array = 1.0) -> LossFn:
     return reconstruction + beta * kl, (refreshed, metrics)
 
   return loss_fn
+
+
+def of_vae(vae: Vae, beta: float = 1.0) -> Generator:
+  """A VAE as a generator: latents from the prior, decoded.
+
+  Args:
+    vae: the model.
+    beta: weight of the KL term in training.
+
+  Raises:
+    InputError: `beta` is negative.
+  """
+
+  def bounds(variables, inputs, labels, key, importance_samples=0):
+    return held_out_bounds(
+      vae,
+      variables,
+      inputs,
+      labels,
+      key,
+      importance_samples=importance_samples,
+    )
+
+  return Generator(
+    init=vae.init,
+    loss=elbo_loss(vae, beta),
+    sample=lambda variables, labels, key: generate(
+      vae, variables, jnp.asarray(labels), key
+    ),
+    conditional=vae.conditional,
+    bounds=bounds,
+    reconstruct=lambda variables, inputs, labels: reconstruct(
+      vae, variables, jnp.asarray(inputs), jnp.asarray(labels)
+    ),
+    best='test_elbo',
+    model=vae,
+  )
+
+
+def _build(config: VaeConfig, training: ElboConfig, spec: DataSpec):
+  return of_vae(build_vae(config, spec), training.beta)
+
+
+FAMILY = Family((VaeConfig,), (ElboConfig,), _build, 'variational autoencoder')
 
 
 def held_out_bounds(
@@ -185,11 +245,7 @@ def _generate(vae, batch_size, variables, labels, key):
     label, index = example
     example_key = jax.random.fold_in(key, index)
     latents = vae.ancestral(variables, label[None], example_key)
-    if vae.likelihood.generated is None:
-      return _decoded(vae, variables, latents, label[None])[0]
-    outputs, _ = vae.decode(variables, latents, label[None])
-    draw_key = jax.random.fold_in(example_key, _DRAW)
-    return vae.likelihood.generated(draw_key, outputs)[0]
+    return generated(vae, variables, latents, label[None], example_key)[0]
 
   index = jnp.arange(labels.shape[0])
   return jax.lax.map(one, (labels, index), batch_size=batch_size)
@@ -214,6 +270,28 @@ def reconstruct(
   inferred, _ = vae.infer(variables, to_unit(inputs), labels, None)
   means = jnp.concatenate(list(inferred.latents.values()), axis=-1)
   return means, _decoded(vae, variables, inferred.latents, labels)
+
+
+def generated(
+  vae: Vae,
+  variables: Variables,
+  latents: dict[str, Array],
+  labels: Array,
+  key: Key,
+) -> Array:
+  """Latents decoded, in stored form, with draws where `generate` has them.
+
+  Args:
+    vae: the model.
+    variables: its variables.
+    latents: `[B, Z]` by level.
+    labels: `[B]`.
+    key: of the examples; may be that of which the latents were drawn.
+  """
+  if vae.likelihood.generated is None:
+    return _decoded(vae, variables, latents, labels)
+  outputs, _ = vae.decode(variables, latents, labels)
+  return vae.likelihood.generated(jax.random.fold_in(key, _DRAW), outputs)
 
 
 def _decoded(vae, variables, latents, labels):

@@ -28,10 +28,12 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from fedjax_gen import fields, trees, validate
 from fedjax_gen.errors import InputError
-from fedjax_gen.models import layers, networks
+from fedjax_gen.models import generator as generator_lib, layers, networks
+from fedjax_gen.models.generator import Adam, Family
 from fedjax_gen.models.vae import DataSpec, to_pixels, to_unit
 from fedjax_gen.types import Array, Key, LossFn, Variables
 
@@ -240,3 +242,60 @@ def _generate(gan, num, batch_size, variables, key):
     return to_pixels(gan.generate(variables, latents)[0])
 
   return jax.lax.map(one, jnp.arange(num), batch_size=batch_size)
+
+
+def optimizer(config: GanConfig, adam: Adam) -> optax.GradientTransformation:
+  """An Adam for each player.
+
+  Args:
+    config: learning rates and beta 1.
+    adam: makes one of a learning rate and beta 1.
+
+  Raises:
+    InputError: a learning rate is not above zero, or beta 1 not in [0, 1).
+  """
+  validate.positive(
+    gan_learning_rate=config.gan_learning_rate,
+    gan_discriminator_speed=config.gan_discriminator_speed,
+  )
+  validate.fraction(gan_b1=config.gan_b1)
+  if config.gan_b1 == 1:
+    raise InputError(f'Expected gan_b1 < 1, got gan_b1={config.gan_b1!r}.')
+  speeds = {'generator': 1.0, 'discriminator': config.gan_discriminator_speed}
+  return optax.partition(
+    {
+      player: adam(speed * config.gan_learning_rate, b1=config.gan_b1)
+      for player, speed in speeds.items()
+    },
+    {player: player for player in speeds},
+  )
+
+
+def of_gan(gan: Gan, config: GanConfig) -> generator_lib.Generator:
+  """A GAN as a generator: latents from N(0, I); labels are not used.
+
+  Args:
+    gan: the model.
+    config: of the players' training.
+
+  Raises:
+    InputError: a field of the configuration is out of range.
+  """
+  return generator_lib.Generator(
+    init=gan.init,
+    loss=gan_loss(gan, config.gan_r1),
+    sample=lambda variables, labels, key: generate(
+      gan, variables, len(labels), key
+    ),
+    conditional=False,
+    optimizer=functools.partial(optimizer, config),
+    sampled=('generator',),
+    model=gan,
+  )
+
+
+def _build(config: GanConfig, spec: DataSpec) -> generator_lib.Generator:
+  return of_gan(build_gan(config, spec), config)
+
+
+FAMILY = Family((GanConfig,), (), _build, 'generative adversarial network')

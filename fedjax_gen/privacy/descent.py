@@ -132,7 +132,11 @@ def batch_gradient(
   return jax.grad(mean_loss, has_aux=True)(variables)
 
 
-def trainer(config: averaging.Config, plan: Plan) -> Trainer:
+def trainer(
+  config: averaging.Config,
+  plan: Plan,
+  optimizer: optax.GradientTransformation | None = None,
+) -> Trainer:
   """`averaging.trainer` by DP-SGD: for models of which all is averaged.
 
   Takes the place of passes over the data: `plan.steps` steps a round, each on
@@ -148,13 +152,14 @@ def trainer(config: averaging.Config, plan: Plan) -> Trainer:
     config: `learning_rate`, `keep_optimizer_state` and `proximal` are used;
       steps and batches are the plan's.
     plan: made by `plan.record_plan`, with noise that is local.
+    optimizer: in place of the configuration's Adam.
 
   Raises:
     InputError: a field of the configuration is out of range, or the plan is
       not one of records with noise in full; when first used, if the model
       keeps normalisation statistics, which join the records of a batch.
   """
-  optimizer = config.optimizer()
+  optimizer = config.optimizer() if optimizer is None else optimizer
   validate.one_of(('record',), unit=plan.unit)
   if plan.share < 1:
     # A share protects a sum of gradients. What a client makes of its own, by

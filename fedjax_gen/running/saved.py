@@ -4,11 +4,11 @@
     images, labels = model.sample(10_000, seed=0)
 
 A model is two files, `NAME.json` (what it is) and `NAME.msgpack` (its
-variables, written by `flax.serialization`). Models are of several kinds: one
-VAE, a VAE for each group of clients, the generator of a GAN, a hypernetwork
-with codes, a generator of images from Gaussians of features. A kind is a row of
-`saved_kinds.KINDS` and a function of `saving`; naming, checking and reading are
-common and here.
+variables, written by `flax.serialization`). Models are of several kinds: a
+generator of a family (`models.generators`), a VAE for each group of clients, a
+hypernetwork with codes, a generator of images from Gaussians of features. What
+is particular to a kind stands in `saved_kinds` and `saving`; naming, checking
+and reading are common and here.
 """
 
 from collections.abc import Sequence
@@ -89,6 +89,7 @@ def load_model(
     built.classes,
     description.get('privacy'),
     _codec(description),
+    built.options,
   )
 
 
@@ -110,7 +111,7 @@ def write(
   Args:
     workdir: folder of the run.
     name: of the model.
-    kind: a row of `saved_kinds.KINDS`.
+    kind: one that `saved_kinds.build` knows.
     record: JSON values that describe what is particular to the kind.
     source: the data it was trained on; shape and class names are kept.
     stored: its variables, as the kind stores them.
@@ -147,13 +148,8 @@ def write(
 
 
 def _build(description: dict[str, Any]) -> saved_kinds.Built:
-  """The model that is described.
-
-  Raises:
-    InputError: its kind is not known, or a field is out of range.
-  """
-  validate.one_of(saved_kinds.KINDS, kind=description['kind'])
-  return saved_kinds.KINDS[description['kind']](description, _spec(description))
+  """The model that is described; see `saved_kinds.build`."""
+  return saved_kinds.build(description, _spec(description))
 
 
 def _restored(built: saved_kinds.Built, stored: Tree) -> Any:

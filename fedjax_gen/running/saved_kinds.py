@@ -1,10 +1,11 @@
 """Kinds of saved models: what each stores, and how it becomes a model again.
 
-A new kind is a function and a row of `KINDS` here, and a function in `saving`
-that writes it.
+A family of generators (`models.generators`) is a kind. Any other is a function
+and a row here, and a function in `saving` that writes it.
 """
 
 from collections.abc import Callable, Sequence
+import dataclasses
 import functools
 import hashlib
 from typing import Any, NamedTuple
@@ -20,10 +21,11 @@ from fedjax_gen.errors import InputError
 from fedjax_gen.federated import correlated_gaussians
 from fedjax_gen.federated.class_gaussians import ClassGaussians
 from fedjax_gen.federated.correlated_gaussians import CorrelatedGaussians
-from fedjax_gen.models import elbo, gan as gan_lib, meta_code
+from fedjax_gen.models import elbo, generators, meta_code
 from fedjax_gen.models.classifiers import to_pixels
 from fedjax_gen.models.feature_generator import build_feature_generator
-from fedjax_gen.models.gan import GanConfig, build_gan
+from fedjax_gen.models.generator import Family
+from fedjax_gen.models.generators import GENERATORS
 from fedjax_gen.models.hypernetwork import HyperVaeConfig, build_hyper_vae
 from fedjax_gen.models.vae import (
   DataSpec,
@@ -35,7 +37,7 @@ from fedjax_gen.models.vae import (
 )
 from fedjax_gen.models.vtc import VtcConfig, build_vtc
 from fedjax_gen.running import config_records
-from fedjax_gen.types import Array, Key, Tree, Variables
+from fedjax_gen.types import Array, Tree, Variables
 
 
 class Built(NamedTuple):
@@ -47,28 +49,58 @@ class Built(NamedTuple):
     unpack: from what is stored to the state dict of the variables, where
       they are stored in another form.
     classes: labels that it can generate, as in `TrainedModel`.
+    options: names of what `generate` can be asked for by keyword.
   """
 
   config: Any
   functions: Any
   is_conditional: bool
-  generate: Callable[[Any, np.ndarray, np.ndarray, Key], np.ndarray]
+  generate: Callable[..., np.ndarray]
   shapes: Tree
   unpack: Callable[[Tree], Tree] = lambda stored: stored
   classes: tuple[int, ...] = ()
+  options: tuple[str, ...] = ()
 
 
-def _vae(description: dict[str, Any], spec: DataSpec) -> Built:
-  """One VAE."""
-  config = config_records.from_record(VaeConfig, description['config'])
-  vae = build_vae(config, spec)
+def _generator(description: dict[str, Any], spec: DataSpec) -> Built:
+  """A generator of any family."""
+  name = description['kind']
+  configs = _configs(GENERATORS[name], description['config'])
+  generator = generators.build(name, configs, spec)
 
-  def generate(variables, labels, groups, key):
+  def generate(variables, labels, groups, key, **options):
     del groups
-    return elbo.generate(vae, variables, jnp.asarray(labels), key)
+    return generator.sample(variables, labels, key, **options)
 
-  shapes = _vae_shapes(vae, description)
-  return Built(config, vae, vae.conditional, generate, shapes)
+  shapes = jax.eval_shape(generator.init, jax.random.key(0))
+  if generator.sampled is not None:
+    shapes = {module: shapes[module] for module in generator.sampled}
+  if isinstance(generator.model, Vae):
+    shapes = _with_prior(shapes, generator.model, description)
+  return Built(
+    configs[0] if len(configs) == 1 else tuple(configs),
+    generator.model,
+    generator.conditional,
+    generate,
+    shapes,
+    options=generator.options,
+  )
+
+
+def _configs(family: Family, record: dict[str, Any]) -> list[Any]:
+  """Configurations of a model, whose fields have one record.
+
+  Raises:
+    InputError: see `config_records.from_record`.
+  """
+  rest = dict(record)
+  configs: list[Any] = []
+  for cls in family.model[1:]:
+    names = {field.name for field in dataclasses.fields(cls)} & set(rest)
+    own = {name: rest.pop(name) for name in names}
+    configs.append(config_records.from_record(cls, own))
+  # The first is left with what none knows, which it refuses.
+  return [config_records.from_record(family.model[0], rest), *configs]
 
 
 def _vae_of_each_group(description: dict[str, Any], spec: DataSpec) -> Built:
@@ -115,20 +147,6 @@ def _vae_of_each_group(description: dict[str, Any], spec: DataSpec) -> Built:
     _vae_shapes(vae, record) for vae, record in zip(vaes, records, strict=True)
   )
   return Built(configs, vaes, vaes[0].conditional, generate, shapes, unpack)
-
-
-def _gan(description: dict[str, Any], spec: DataSpec) -> Built:
-  """The generator of a GAN."""
-  config = config_records.from_record(GanConfig, description['config'])
-  gan = build_gan(config, spec)
-
-  def generate(variables, labels, groups, key):
-    del groups
-    return gan_lib.generate(gan, variables, len(labels), key)
-
-  shapes = jax.eval_shape(gan.init, jax.random.key(0))
-  generator = {'generator': shapes['generator']}
-  return Built(config, gan, False, generate, generator)
 
 
 def _hyper(description: dict[str, Any], spec: DataSpec) -> Built:
@@ -248,10 +266,8 @@ def _classes(description: dict[str, Any], spec: DataSpec) -> tuple[int, ...]:
   return classes
 
 
-KINDS: dict[str, Callable[[dict[str, Any], DataSpec], Built]] = {
-  'vae': _vae,
+_OTHERS: dict[str, Callable[[dict[str, Any], DataSpec], Built]] = {
   'groups': _vae_of_each_group,
-  'gan': _gan,
   'hyper': _hyper,
   'vtc': _vtc,
   'gaussians': _gaussians,
@@ -259,13 +275,33 @@ KINDS: dict[str, Callable[[dict[str, Any], DataSpec], Built]] = {
 }
 
 
-def vae_record(config: VaeConfig, variables: Variables) -> dict[str, Any]:
-  """What a VAE's shapes follow from; `_vae_shapes` reads it."""
+def build(description: dict[str, Any], spec: DataSpec) -> Built:
+  """The model that is described: of a family, or of another kind.
+
+  Raises:
+    InputError: its kind is not known, or a field is out of range.
+  """
+  kinds = dict.fromkeys(GENERATORS, _generator) | _OTHERS
+  validate.one_of(kinds, kind=description['kind'])
+  return kinds[description['kind']](description, spec)
+
+
+def generator_record(
+  name: str, configs: Sequence[Any], variables: Variables
+) -> dict[str, Any]:
+  """What a generator's shapes follow from; `_generator` reads it.
+
+  Args:
+    name: of its family.
+    configs: as `generators.build` takes them.
+    variables: of the model.
+  """
+  record: dict[str, Any] = {}
+  for config in generators.model_configs(name, configs):
+    record |= config_records.to_record(config)
   prior = variables.get('prior', {})
-  return {
-    'config': config_records.to_record(config),
-    'prior': {collection: sorted(prior[collection]) for collection in prior},
-  }
+  modules = {collection: sorted(prior[collection]) for collection in prior}
+  return {'config': record} | ({'prior': modules} if modules else {})
 
 
 def stored_once(
@@ -340,10 +376,16 @@ def classes_of(source: DataSource, group: int) -> list[int]:
 
 
 def _vae_shapes(vae: Vae, record: dict[str, Any]) -> Variables:
-  """Shapes of a VAE's variables, with the module that `init` does not make."""
-  shapes = jax.eval_shape(vae.init, jax.random.key(0))
+  """Shapes of a VAE's variables, its prior's included."""
+  return _with_prior(jax.eval_shape(vae.init, jax.random.key(0)), vae, record)
+
+
+def _with_prior(
+  shapes: Variables, vae: Vae, record: dict[str, Any]
+) -> Variables:
+  """Shapes with those of the module that `init` of a VAE does not make."""
   make = {'constants': fixed_prior, 'params': learnable_prior}
-  # Files of the first version say nothing of priors.
+  # Most models, and files of the first version, say nothing of priors.
   for collection, levels in record.get('prior', {}).items():
     means: dict[str, Array] = {
       level: jnp.zeros(vae.latent_sizes[level]) for level in levels

@@ -1,12 +1,14 @@
 """Writing trained models of each kind; `saved` reads them.
 
-A kind is a row of `saved_kinds.KINDS`, which reads, and a function here, which
-checks what is particular to the kind and writes it.
+A generator of any family is written by `save_generator`. Another kind has a
+function here, which checks what is particular to it, and one in `saved_kinds`,
+which reads.
 """
 
 from collections.abc import Sequence
 import os
 import pathlib
+from typing import Any
 
 import numpy as np
 
@@ -15,12 +17,49 @@ from fedjax_gen.data.sources import DataSource
 from fedjax_gen.errors import InputError
 from fedjax_gen.federated.class_gaussians import ClassGaussians
 from fedjax_gen.federated.correlated_gaussians import CorrelatedGaussians
-from fedjax_gen.models.gan import GanConfig
+from fedjax_gen.models import generators
 from fedjax_gen.models.hypernetwork import HyperVaeConfig
-from fedjax_gen.models.vae import VaeConfig
+from fedjax_gen.models.vae import DataSpec, VaeConfig
 from fedjax_gen.models.vtc import VtcConfig
 from fedjax_gen.running import config_records, saved, saved_kinds
 from fedjax_gen.types import Array, Variables
+
+
+def save_generator(
+  workdir: str | os.PathLike,
+  name: str,
+  family: str,
+  configs: Sequence[Any],
+  source: DataSource,
+  variables: Variables,
+) -> pathlib.Path:
+  """Writes a trained generator under `workdir/models`: all that it samples by.
+
+  Args:
+    workdir: folder of the run.
+    name: of the model, for instance of the method; letters, digits and
+      `+-=_.`.
+    family: of the generator, a key of `generators.GENERATORS`.
+    configs: which model, as `generators.build` takes them.
+    source: the data it was trained on; shape and class names are kept.
+    variables: of the model; those that sampling does not read are left out.
+
+  Returns:
+    The path of the description, `workdir/models/NAME.json`.
+
+  Raises:
+    InputError: the family is unknown, the variables are not of that model, or
+      no file can have the name.
+  """
+  spec = DataSpec(source.input_shape, source.num_classes)
+  sampled = generators.build(family, configs, spec).sampled
+  stored = {
+    module: tree
+    for module, tree in variables.items()
+    if sampled is None or module in sampled
+  }
+  record = saved_kinds.generator_record(family, configs, variables)
+  return saved.write(workdir, name, family, record, source, stored)
 
 
 def save_model(
@@ -30,21 +69,8 @@ def save_model(
   source: DataSource,
   variables: Variables,
 ) -> pathlib.Path:
-  """Writes a trained VAE under `workdir/models`.
-
-  Args:
-    workdir: folder of the run.
-    name: of the model, for instance of the method; letters, digits and
-      `+-=_.`.
-    config: which VAE.
-    source: the data it was trained on; shape and class names are kept.
-    variables: of the model.
-
-  Returns:
-    The path of the description, `workdir/models/NAME.json`.
-  """
-  record = saved_kinds.vae_record(config, variables)
-  return saved.write(workdir, name, 'vae', record, source, variables)
+  """Writes a trained VAE; see `save_generator`."""
+  return save_generator(workdir, name, 'vae', [config], source, variables)
 
 
 def save_groups(
@@ -62,7 +88,7 @@ def save_groups(
 
   Args:
     workdir: folder of the run.
-    name: as in `save_model`.
+    name: as in `save_generator`.
     configs: which VAE, for each group.
     source: the data they were trained on; shape, names of classes and groups,
       and the classes that occur in each group are kept. Where groups were
@@ -95,41 +121,15 @@ def save_groups(
       'share': shares[number],
       'classes': saved_kinds.classes_of(source, number),
       'modules': owners[number],
-      **saved_kinds.vae_record(configs[number], variables[number]),
+      **saved_kinds.generator_record(
+        'vae', [configs[number]], variables[number]
+      ),
     }
     for number, group_name in enumerate(source.group_names)
   ]
   return saved.write(
     workdir, name, 'groups', {'groups': groups}, source, stored
   )
-
-
-def save_gan(
-  workdir: str | os.PathLike,
-  name: str,
-  config: GanConfig,
-  source: DataSource,
-  variables: Variables,
-) -> pathlib.Path:
-  """Writes the generator of a trained GAN, all that sampling needs.
-
-  Args:
-    workdir: folder of the run.
-    name: as in `save_model`.
-    config: which GAN.
-    source: the data it was trained on; shape and class names are kept.
-    variables: of the GAN or of its generator alone.
-
-  Returns:
-    The path of the description, `workdir/models/NAME.json`.
-  """
-  record = {'config': config_records.to_record(config)}
-  stored = {
-    module: tree
-    for module, tree in variables.items()
-    if module != 'discriminator'
-  }
-  return saved.write(workdir, name, 'gan', record, source, stored)
 
 
 def save_hyper(
@@ -152,7 +152,7 @@ def save_hyper(
 
   Args:
     workdir: folder of the run.
-    name: as in `save_model`.
+    name: as in `save_generator`.
     config: which hypernetwork. Embeddings are sampled as the model has them,
       after its `normalise`.
     source: the data it was trained on; shape and class names are kept.
@@ -228,7 +228,7 @@ def save_vtc(
 
   Args:
     workdir: folder of the run.
-    name: as in `save_model`.
+    name: as in `save_generator`.
     config: which generator.
     source: the data it was trained on; shape and class names are kept.
     generators: variables, one for all clients or one for each.
@@ -290,7 +290,7 @@ def save_gaussians(
 
   Args:
     workdir: folder of the run.
-    name: as in `save_model`.
+    name: as in `save_generator`.
     source: the data that they are of; shape and class names are kept.
     gaussians: by class. Classes that they do not know are not generated, but
       all are if none is known.
@@ -328,7 +328,7 @@ def save_feature_generator(
 
   Args:
     workdir: folder of the run.
-    name: as in `save_model`.
+    name: as in `save_generator`.
     source: the data that it is of; shape and class names are kept.
     variables: of the generator.
     noise_size: as `build_feature_generator` takes it.

@@ -10,7 +10,6 @@ from fedjax_gen import validate
 from fedjax_gen.data.codec import Codec
 from fedjax_gen.errors import InputError
 from fedjax_gen.models.vae import DataSpec, Vae
-from fedjax_gen.types import Key
 
 
 class Group(NamedTuple):
@@ -33,22 +32,23 @@ class TrainedModel(NamedTuple):
 
   Attributes:
     name: of the method that trained it.
-    kind: `'vae'`, `'groups'` (a VAE for each group), `'gan'`, `'hyper'` (a VAE
-      that a hypernetwork makes of codes) or `'vtc'` (generators of images from
-      Gaussians of features).
-    config: which of that kind; of kind `'groups'` a tuple, one for each group.
+    kind: a family of `models.generators`, `'groups'` (a VAE for each group),
+      `'hyper'` (a VAE that a hypernetwork makes of codes) or `'vtc'`
+      (generators of images from Gaussians of features).
+    config: which of that kind; a tuple of a family with several, and of kind
+      `'groups'`, one for each group.
     spec: shape of the data and number of classes.
     class_names: names of the classes, in label order.
-    functions: the model as pure functions, a `Vae`, a `Gan`, a `HyperVae` or
-      a `Vtc`; of kind `'groups'` a tuple, a `Vae` for each. In it, equal
+    functions: the model as pure functions (`Generator.model`), a `HyperVae`
+      or a `Vtc`; of kind `'groups'` a tuple, a `Vae` for each. In it, equal
       configurations are the same value.
     variables: its variables; of kind `'groups'` a tuple. Of a GAN the
       generator's only; of kind `'hyper'` `{'hyper', 'codes', 'weights'}`, of
       kind `'vtc'` `{'generators', 'holdings', 'means', 'stddev'}`.
     is_conditional: whether it takes labels.
-    generate: `(variables, labels, groups, key) -> examples`, which `sample`
-      calls once all is checked; `[n]` int32 labels, and groups in rising
-      order.
+    generate: `(variables, labels, groups, key, **options) -> examples`, which
+      `sample` calls once all is checked; `[n]` int32 labels, and groups in
+      rising order.
     groups: of clients, in the order of their numbers; empty if the model
       knows none.
     classes: labels that it can generate; empty for all.
@@ -56,6 +56,7 @@ class TrainedModel(NamedTuple):
       `privacy.releases.Releases.claim` has it; None if nothing does.
     codec: of series and tables, from what is generated to the units and
       columns of the data; None for other data.
+    options: names of what `sample` can be asked for besides.
   """
 
   name: str
@@ -66,11 +67,12 @@ class TrainedModel(NamedTuple):
   functions: Any
   variables: Any
   is_conditional: bool
-  generate: Callable[[Any, np.ndarray, np.ndarray, Key], np.ndarray]
+  generate: Callable[..., np.ndarray]
   groups: tuple[Group, ...] = ()
   classes: tuple[int, ...] = ()
   privacy: Mapping[str, Any] | None = None
   codec: Codec | None = None
+  options: tuple[str, ...] = ()
 
   @property
   def vae(self) -> Vae:
@@ -93,6 +95,7 @@ class TrainedModel(NamedTuple):
     labels: np.ndarray | None = None,
     seed: int = 0,
     group: str | int | None = None,
+    **options: Any,
   ) -> tuple[np.ndarray, np.ndarray | None]:
     """Draws examples: latents from the prior, decoded.
 
@@ -107,6 +110,8 @@ class TrainedModel(NamedTuple):
         knows but some those.
       seed: same seed, same examples.
       group: name or number of a group.
+      **options: what else the model can be asked for, for instance the `steps`
+        of a flow; by default as it was configured.
 
     Returns:
       `[num, H, W, C]` uint8 images, or `[num, F]` float32 features; of
@@ -116,9 +121,12 @@ class TrainedModel(NamedTuple):
 
     Raises:
       InputError: `num` is not above zero, the labels do not fit or are of
-        classes that the model does not know, or there is no such group.
+        classes that the model does not know, there is no such group or option,
+        or an option is out of range.
     """
     validate.positive_int(num=num)
+    for option in options:
+      validate.one_of(self.options, option=option)
     validate.non_negative_int(seed=seed)
     if seed >= 2**31:  # JAX would cut it: two seeds, one sample
       raise InputError(f'Expected seed < 2**31, got seed={seed}.')
@@ -151,7 +159,7 @@ class TrainedModel(NamedTuple):
         f'got label {min(unknown)} ({self.class_names[min(unknown)]}).'
       )
     examples = self.generate(
-      self.variables, labels, groups, jax.random.key(seed)
+      self.variables, labels, groups, jax.random.key(seed), **options
     )
     if self.codec is not None:
       examples = self.codec.decode(examples)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_gen.algorithms import (
+  averaged_generator,
   ccvr,
   class_images,
   dp_cgan,
@@ -32,8 +33,11 @@ from fedjax_gen.algorithms import (
 )
 from fedjax_gen.federated import mapping, reference, rounds, sampling
 from fedjax_gen.federated.finetuning import Finetuning
+from fedjax_gen.models import generators
+from fedjax_gen.models.flow import FlowConfig
 from fedjax_gen.models.gan import GanConfig, build_gan
 from fedjax_gen.models.hypernetwork import HyperVaeConfig, build_hyper_vae
+from fedjax_gen.models.latent_flow import LatentFlowConfig
 from fedjax_gen.models.vae import DataSpec, VaeConfig, build_vae
 from fedjax_gen.privacy import plan as plans
 from tests.algorithms import digits, zoo
@@ -105,6 +109,21 @@ def _dp_cgan():
   data, plan = _embeddings()
   gan = dp_cgan.build_cgan(_CGAN, _EMBEDDINGS)
   return dp_cgan.dp_cgan(_CGAN, gan, plan, is_private=False), data
+
+
+def _latent_flow(build=averaged_generator.federated):
+  """A round of the autoencoder, then the flow; averaged by the server too."""
+  generator = generators.build(
+    'latent_flow',
+    [
+      VaeConfig('mlp', latent_size=2, hidden_size=4),
+      FlowConfig(flow_width=4, flow_blocks=1),
+      LatentFlowConfig(autoencoder_rounds=1),
+    ],
+    _EMBEDDINGS,
+  )
+  config = dataclasses.replace(_CONFIG, server_average=0.9)
+  return build(config, generator), [toys.dataset(_SIZES)]
 
 
 def _linear_head():
@@ -205,6 +224,8 @@ ALGORITHMS = {
   'lg_fedavg': lambda: _personal(
     functools.partial(lg_fedavg.lg_fedavg, lg_fedavg.Config()), num_fleets=2
   ),
+  'latent_flow': _latent_flow,
+  'latent_flow_local': lambda: _latent_flow(averaged_generator.local_only),
   'linear_head': _linear_head,
   'local_only': lambda: (
     fedvae.local_only(_CONFIG, digits.small_vae()),

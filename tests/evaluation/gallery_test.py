@@ -7,6 +7,7 @@ import pytest
 
 from fedjax_gen.data.sources import DataSource, Examples
 from fedjax_gen.evaluation import gallery, pictures, vaes
+from fedjax_gen.models import elbo
 from fedjax_gen.models.vae import DataSpec, VaeConfig, build_vae
 
 
@@ -30,7 +31,7 @@ def _model(source, conditional=True, seed=0):
     model='mlp', hidden_size=4, latent_size=2, conditional=conditional
   )
   vae = build_vae(config, DataSpec(source.input_shape, source.num_classes))
-  return vae, vae.init(jax.random.key(seed))
+  return elbo.of_vae(vae), vae.init(jax.random.key(seed))
 
 
 @pytest.fixture
@@ -47,23 +48,27 @@ def grids(monkeypatch):
 
 def test_without_real_images_generated_ones_are_drawn_alone(tmp_path):
   source = _source()
-  vae, variables = _model(source)
+  generator, variables = _model(source)
   drawn = gallery.draw_all(
-    vae, {'a': variables}, source, tmp_path, seed=0, show_real=False
+    generator, {'a': variables}, source, tmp_path, seed=0, show_real=False
   )
   assert [(d.path.name, d.unprotected, d.made_by) for d in drawn] == [
     ('samples_a.png', '', ('a',))
   ]
   assert [path.name for path in tmp_path.iterdir()] == ['samples_a.png']
-  shown = gallery.draw_all(vae, {'a': variables}, source, tmp_path, seed=0)
+  shown = gallery.draw_all(
+    generator, {'a': variables}, source, tmp_path, seed=0
+  )
   assert {d.path.stem for d in shown if not d.unprotected} == {'samples_a'}
 
 
 def test_every_method_has_its_pictures_beside_the_real_ones(tmp_path):
   source = _source()
-  vae, variables = _model(source)
+  generator, variables = _model(source)
   models = {'federated': variables, 'central': _model(source, seed=1)[1]}
-  drawn = gallery.draw_all(vae, models, source, tmp_path / 'samples', seed=0)
+  drawn = gallery.draw_all(
+    generator, models, source, tmp_path / 'samples', seed=0
+  )
   names = [picture.path.stem for picture in drawn]
   assert len(set(names)) == len(names)
   assert set(names) == {'samples_real', 'reconstructions'} | {
@@ -84,8 +89,11 @@ def test_every_method_has_its_pictures_beside_the_real_ones(tmp_path):
 def test_features_have_no_pictures(tmp_path):
   part = Examples(np.zeros((6, 2), np.float32), np.zeros(6, np.int32))
   source = DataSource('toy', part, part, ('a',))
-  vae, variables = _model(source)
-  assert gallery.draw_all(vae, {'a': variables}, source, tmp_path, seed=0) == []
+  generator, variables = _model(source)
+  assert (
+    gallery.draw_all(generator, {'a': variables}, source, tmp_path, seed=0)
+    == []
+  )
   assert not list(tmp_path.iterdir())
 
 
@@ -96,20 +104,20 @@ def test_a_column_is_a_class_if_there_are_few(tmp_path, grids):
     (3, False, 10),
   ):
     source = _source(num_classes)
-    vae, variables = _model(source, conditional)
+    generator, variables = _model(source, conditional)
     path = tmp_path / 'grid.png'
-    gallery.draw_samples(vae, variables, source, path, title='t', seed=0)
+    gallery.draw_samples(generator, variables, source, path, title='t', seed=0)
     inputs, columns, title = grids['grid.png']
     assert (len(inputs), columns, title) == (10 * expected, expected, 't')
 
 
 def test_the_grid_holds_the_model_s_samples_of_each_class(tmp_path, grids):
   source = _source()
-  vae, variables = _model(source)
+  generator, variables = _model(source)
   path = tmp_path / 'grid.png'
-  gallery.draw_samples(vae, variables, source, path, title='', seed=4)
+  gallery.draw_samples(generator, variables, source, path, title='', seed=4)
   expected = vaes.sample_images(
-    vae, variables, np.tile([0, 1, 2], 10).astype(np.int32), seed=4
+    generator, variables, np.tile([0, 1, 2], 10).astype(np.int32), seed=4
   )
   np.testing.assert_array_equal(grids['grid.png'][0], expected)
 
@@ -117,8 +125,8 @@ def test_the_grid_holds_the_model_s_samples_of_each_class(tmp_path, grids):
 def test_real_images_stand_in_the_columns_of_their_class(tmp_path, grids):
   # Class 1 is missing from the test split: others stand in for it.
   source = _source(test_labels=(0, 0, 2, 2, 2))
-  vae, variables = _model(source)
-  gallery.draw_all(vae, {'a': variables}, source, tmp_path, seed=0)
+  generator, variables = _model(source)
+  gallery.draw_all(generator, {'a': variables}, source, tmp_path, seed=0)
   inputs, columns, _ = grids['samples_real.png']
   classes = inputs[:, 0, 0, 0].reshape(-1, columns) // 10
   np.testing.assert_array_equal(classes[:, 0], 0)
@@ -127,18 +135,22 @@ def test_real_images_stand_in_the_columns_of_their_class(tmp_path, grids):
 
 def test_too_few_points_have_no_map(tmp_path):
   source = _source(test_labels=(0, 1, 2))
-  vae, variables = _model(source)
-  drawn = gallery.draw_all(vae, {'a': variables}, source, tmp_path, seed=0)
+  generator, variables = _model(source)
+  drawn = gallery.draw_all(
+    generator, {'a': variables}, source, tmp_path, seed=0
+  )
   assert 'maps' not in {picture.section for picture in drawn}
   assert 'samples' in {picture.section for picture in drawn}
 
 
 def test_the_same_seed_draws_the_same_picture(tmp_path):
   source = _source()
-  vae, variables = _model(source)
+  generator, variables = _model(source)
   for name, seed in (('a', 0), ('b', 0), ('c', 1)):
     path = tmp_path / f'{name}.png'
-    gallery.draw_samples(vae, variables, source, path, title='', seed=seed)
+    gallery.draw_samples(
+      generator, variables, source, path, title='', seed=seed
+    )
   first, same, other = (
     (tmp_path / f'{name}.png').read_bytes() for name in 'abc'
   )

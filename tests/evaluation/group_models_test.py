@@ -17,7 +17,8 @@ from fedjax_gen.evaluation import (
 from fedjax_gen.evaluation.group_models import GroupGenerator, GroupVae
 from fedjax_gen.evaluation.vaes import EvaluationConfig
 from fedjax_gen.losses import gaussian, likelihoods
-from fedjax_gen.models.gan import GanConfig, build_gan
+from fedjax_gen.models import generators
+from fedjax_gen.models.gan import GanConfig
 from fedjax_gen.models.vae import DataSpec, Inference, Vae
 
 _SHAPE = (2, 3, 1)
@@ -178,10 +179,9 @@ def test_a_group_is_asked_of_its_own_model_and_with_its_labels():
 
 
 def test_a_gan_is_asked_for_no_group_and_has_no_bounds():
-  gan = build_gan(
-    GanConfig(gan_latent_size=2, gan_channels=(2,)), DataSpec(_SHAPE, 4)
-  )
-  generator = group_models.of_gan(gan, gan.init(jax.random.key(0)))
+  config = GanConfig(gan_latent_size=2, gan_channels=(2,))
+  gan = generators.build('gan', [config], DataSpec(_SHAPE, 4))
+  generator = group_models.of_one(gan, gan.init(jax.random.key(0)))
   key = jax.random.key(1)
   first, second = (
     generator.sample(group, np.full(5, group), key) for group in (0, 2)

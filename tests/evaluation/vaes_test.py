@@ -11,6 +11,7 @@ from fedjax_gen.data.sources import DataSource, Examples
 from fedjax_gen.errors import InputError
 from fedjax_gen.evaluation import classifiers, features, samples, vaes
 from fedjax_gen.evaluation.vaes import EvaluationConfig
+from fedjax_gen.models import elbo
 from fedjax_gen.models.vae import DataSpec, VaeConfig, build_vae
 
 _CONFIG = EvaluationConfig(num_samples=30, importance_samples=2)
@@ -51,14 +52,20 @@ def _untrained(conditional=True, seeds=(0,)):
     model='mlp', hidden_size=8, latent_size=2, conditional=conditional
   )
   vae = build_vae(config, DataSpec((8, 8, 1), 10))
-  return vae, [vae.init(jax.random.key(seed)) for seed in seeds]
+  return elbo.of_vae(vae), [vae.init(jax.random.key(seed)) for seed in seeds]
 
 
 def test_training_records_can_be_left_alone(source, extractor):
-  vae, models = _untrained()
+  generator, models = _untrained()
   found, without = (
     vaes.evaluate_vaes(
-      vae, models, source, extractor, _CONFIG, seed=0, by_training=by_training
+      generator,
+      models,
+      source,
+      extractor,
+      _CONFIG,
+      seed=0,
+      by_training=by_training,
     )
     for by_training in (True, False)
   )
@@ -66,8 +73,10 @@ def test_training_records_can_be_left_alone(source, extractor):
 
 
 def test_a_conditional_model_is_measured_by_every_name(source, extractor):
-  vae, models = _untrained()
-  metrics = vaes.evaluate_vaes(vae, models, source, extractor, _CONFIG, seed=0)
+  generator, models = _untrained()
+  metrics = vaes.evaluate_vaes(
+    generator, models, source, extractor, _CONFIG, seed=0
+  )
   assert set(metrics) == _BOUNDS | _KIN | {
     'num_real',
     'num_generated',
@@ -84,10 +93,16 @@ def test_a_conditional_model_is_measured_by_every_name(source, extractor):
 def test_in_a_private_run_training_images_are_not_asked_for_copies(
   source, extractor
 ):
-  vae, models = _untrained()
+  generator, models = _untrained()
   public, private = (
     vaes.evaluate_vaes(
-      vae, models, source, extractor, _CONFIG, seed=0, by_training=by_training
+      generator,
+      models,
+      source,
+      extractor,
+      _CONFIG,
+      seed=0,
+      by_training=by_training,
     )
     for by_training in (True, False)
   )
@@ -98,18 +113,20 @@ def test_in_a_private_run_training_images_are_not_asked_for_copies(
 
 
 def test_without_labels_the_extractor_labels_and_says_so(source, extractor):
-  vae, models = _untrained(conditional=False)
-  metrics = vaes.evaluate_vaes(vae, models, source, extractor, _CONFIG, seed=0)
+  generator, models = _untrained(conditional=False)
+  metrics = vaes.evaluate_vaes(
+    generator, models, source, extractor, _CONFIG, seed=0
+  )
   assert 'tstr_accuracy_labels_by_digits_classifier' in metrics
   assert not {'tstr_accuracy', 'label_agreement_digits_classifier'} & {*metrics}
 
 
 def test_several_models_are_measured_by_their_mean(source):
-  vae, models = _untrained(seeds=(0, 1))
+  generator, models = _untrained(seeds=(0, 1))
   config = dataclasses.replace(_CONFIG, importance_samples=0)
 
   def elbo(chosen):
-    return vaes.evaluate_vaes(vae, chosen, source, None, config, seed=0)[
+    return vaes.evaluate_vaes(generator, chosen, source, None, config, seed=0)[
       'test_elbo'
     ]
 
@@ -119,14 +136,16 @@ def test_several_models_are_measured_by_their_mean(source):
 
 
 def test_without_an_extractor_there_are_bounds_only(source):
-  vae, models = _untrained()
-  metrics = vaes.evaluate_vaes(vae, models, source, None, _CONFIG, seed=0)
+  generator, models = _untrained()
+  metrics = vaes.evaluate_vaes(generator, models, source, None, _CONFIG, seed=0)
   assert set(metrics) == _BOUNDS
 
 
 def test_real_images_beat_an_untrained_model(source, extractor):
-  vae, models = _untrained()
-  ours = vaes.evaluate_vaes(vae, models, source, extractor, _CONFIG, seed=0)
+  generator, models = _untrained()
+  ours = vaes.evaluate_vaes(
+    generator, models, source, extractor, _CONFIG, seed=0
+  )
   real = vaes.evaluate_real(source, extractor, _CONFIG, seed=0)
   assert real['num_generated'] == ours['num_generated']
   name = 'fid_digits_classifier'

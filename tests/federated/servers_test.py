@@ -5,6 +5,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from fedjax_gen.errors import InputError
 from fedjax_gen.federated import aggregates, servers
@@ -109,6 +110,13 @@ class ServersTest(parameterized.TestCase):
   def test_bad_arguments_are_refused(self, arguments, message):
     with self.assertRaisesRegex(InputError, message):
       servers.server_optimizer(*arguments)
+
+  @parameterized.parameters((1.0, 'server_average < 1'), (-0.1, '=-0.1'))
+  def test_a_decay_out_of_range_is_refused(self, decay, message):
+    with self.assertRaisesRegex(InputError, message):
+      servers.learned_server(
+        dict, aggregates.weighted_mean(), optax.sgd(1.0), decay
+      )
 
 
 if __name__ == '__main__':

@@ -241,7 +241,7 @@ def test_what_could_not_be_read_back_is_not_saved(tmp_path, change, words):
 def test_a_generator_is_saved_without_its_discriminator(tmp_path):
   model = gan.build_gan(_GAN, DataSpec(_SOURCE.input_shape, 3))
   variables = model.init(jax.random.key(0))
-  saving.save_gan(tmp_path, 'fedgan', _GAN, _SOURCE, variables)
+  saving.save_generator(tmp_path, 'fedgan', 'gan', [_GAN], _SOURCE, variables)
   loaded = saved.load_model(tmp_path)
   assert (loaded.kind, loaded.config) == ('gan', _GAN)
   assert set(loaded.variables) == {'generator'}
@@ -258,7 +258,7 @@ def test_a_generator_is_saved_without_its_discriminator(tmp_path):
     _ = loaded.vae
   del variables['generator']
   with pytest.raises(InputError, match="keys {'generator'}"):
-    saving.save_gan(tmp_path, 'other', _GAN, _SOURCE, variables)
+    saving.save_generator(tmp_path, 'other', 'gan', [_GAN], _SOURCE, variables)
 
 
 @functools.cache
@@ -421,7 +421,7 @@ def test_models_of_the_first_version_are_read(tmp_path):
   _save(tmp_path)
   path = tmp_path / 'models/federated.json'
   description = json.loads(path.read_text())
-  del description['prior']
+  description['prior'] = {}  # as it was written
   del description['config']['posterior']
   path.write_text(json.dumps(description))
   assert saved.load_model(tmp_path).sample(1)[0].shape == (1, 4, 4, 1)

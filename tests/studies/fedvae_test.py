@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
+import fedjax_gen
 from fedjax_gen.privacy import accounting, events, releases
 from fedjax_gen.running import training
 from fedjax_gen.studies.command import program
@@ -356,6 +357,35 @@ def test_a_private_run_ends_with_its_budget_and_says_what_it_cost(
   assert 'one record of one client' in page.text
   assert 'central trained without privacy' in page.text
   assert '4 of 6' in page.text
+
+
+def test_a_flow_in_latents_is_trained_by_all_methods_and_privately(
+  execute, features_file, tmp_path
+):
+  args = (
+    f'--data={features_file}', *_QUICK, '--generator=latent_flow',
+    '--methods=federated,local', '--flow_width=4', '--flow_blocks=1',
+    '--flow_steps=2', '--server_average=0.9', '--privacy=record',
+    '--noise_multiplier=3', '--epsilon=3.7', '--autoencoder_rounds=2',
+  )  # fmt: skip
+  status, _, err = execute('--workdir=early', *args, '--autoencoder_rounds=4')
+  assert (status, 'Expected rounds > 4' in err) == (2, True)
+  status, _, err = execute('--workdir=run', *args)
+  assert status == 0, err
+  summary = json.loads((tmp_path / 'run/summary.json').read_text())
+  methods = summary['methods']
+  assert list(methods) == ['federated', 'local']
+  for metrics in methods.values():
+    assert {'test_reconstruction', 'test_flow_error'} <= set(metrics)
+  assert 0 < methods['federated']['epsilon'] <= 3.7
+  model = fedjax_gen.load(tmp_path / 'run/release')
+  assert model.kind == 'latent_flow'
+  assert model.privacy['epsilon'] <= 3.7
+  features, labels = model.sample(5, steps=3, guidance=1.0)
+  assert features.shape[0] == len(labels) == 5
+  page = Links()
+  page.feed((tmp_path / 'run/report.html').read_text(encoding='utf-8'))
+  assert 'one rectified flow over the latents of an autoencoder' in page.text
 
 
 def test_an_audit_stands_beside_epsilon(execute, features_file, tmp_path):

@@ -16,7 +16,8 @@ from fedjax_gen.evaluation import group_models, groups as groups_lib
 from fedjax_gen.evaluation.features import FeatureExtractor
 from fedjax_gen.evaluation.group_models import GroupVae
 from fedjax_gen.federated.rounds import Traffic
-from fedjax_gen.models.gan import GanConfig, build_gan
+from fedjax_gen.models import generators
+from fedjax_gen.models.gan import GanConfig
 from fedjax_gen.models.vae import DataSpec, VaeConfig, build_vae
 from fedjax_gen.running import report as report_lib, report_tables
 from fedjax_gen.running.training import TrainResult
@@ -101,7 +102,8 @@ def _facts(source, **changes):
     VaeConfig(model='mlp', hidden_size=4, latent_size=2, conditional=False),
     spec,
   )
-  gan = build_gan(GanConfig(gan_latent_size=2, gan_channels=(2,)), spec)
+  config = GanConfig(gan_latent_size=2, gan_channels=(2,))
+  gan = generators.build('gan', [config], spec)
   own = [GroupVae(vae, vae.init(jax.random.key(i))) for i in range(3)]
   history = [
     {
@@ -131,7 +133,7 @@ def _facts(source, **changes):
         'L+D': group_models.of_vaes(own[:2]),
         'L+D+het': group_models.of_vaes(own[1:]),
         'central': group_models.of_vaes([own[2]] * 2),
-        'fedgan': group_models.of_gan(gan, gan.init(jax.random.key(3))),
+        'fedgan': group_models.of_one(gan, gan.init(jax.random.key(3))),
       },
       discovery=None,
       config={'run': {'seed': 0, 'rounds': 2}},

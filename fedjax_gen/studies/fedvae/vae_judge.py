@@ -1,4 +1,4 @@
-"""How good VAEs are: while they train, and in the end next to real images."""
+"""How good generators are, while they train and in the end."""
 
 from collections.abc import Callable, Mapping
 import dataclasses
@@ -9,17 +9,17 @@ import numpy as np
 
 from fedjax_gen.evaluation import gallery, samples, vaes
 from fedjax_gen.evaluation.features import FeatureExtractor
-from fedjax_gen.models.vae import Vae
+from fedjax_gen.models.generator import Generator
 from fedjax_gen.studies.fedvae.vae_methods import VaeMethod
 from fedjax_gen.studies.study import Comparison, Followed, Results, Run
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VaeComparison(Comparison):
-  """Trainings of one VAE."""
+  """Trainings of one generator."""
 
   methods: Mapping[str, VaeMethod]
-  vae: Vae
+  generator: Generator
   build_extractor: Callable[[], FeatureExtractor | None]
 
 
@@ -36,14 +36,15 @@ def follow(running: Run, compared: VaeComparison, name: str) -> Followed:
 
   The first of its models is drawn; metrics are means over all.
   """
-  vae, source, method = compared.vae, compared.source, compared.methods[name]
+  generator, source = compared.generator, compared.source
+  method = compared.methods[name]
   folder = running.shown.folder(name) / 'samples'
 
   def evaluate(found):
     number, trained = int(found[0]), found[1]
     if source.is_image:
       gallery.draw_samples(
-        vae,
+        generator,
         trained[0],
         source,
         folder / f'{name}_round_{number:04d}.png',
@@ -51,7 +52,7 @@ def follow(running: Run, compared: VaeComparison, name: str) -> Followed:
         seed=running.seed,
       )
     bounds = [
-      vaes.held_out_bounds(vae, variables, source, seed=running.seed)
+      vaes.held_out_bounds(generator, variables, source, seed=running.seed)
       for variables in trained
     ]
     return {
@@ -60,7 +61,7 @@ def follow(running: Run, compared: VaeComparison, name: str) -> Followed:
     }
 
   return Followed(
-    evaluate, lambda state: (state.round, method.models(state)), 'test_elbo'
+    evaluate, lambda state: (state.round, method.models(state)), generator.best
   )
 
 
@@ -92,7 +93,7 @@ def measure(
     name: running.workdir.once(
       name,
       functools.partial(
-        vaes.evaluate_vaes, compared.vae, trained,
+        vaes.evaluate_vaes, compared.generator, trained,
         shown.source(compared.source), extractor, config,
         seed=running.seed, by_training=shown.everything,
       ),

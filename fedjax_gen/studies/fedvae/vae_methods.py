@@ -8,12 +8,12 @@ import functools
 import numpy as np
 
 from fedjax_gen import trees
-from fedjax_gen.algorithms import fedvae
-from fedjax_gen.federated import sampling
+from fedjax_gen.algorithms import averaged_generator
+from fedjax_gen.federated import averaging, sampling
 from fedjax_gen.federated.algorithm import FederatedState
 from fedjax_gen.federated.mapping import Mapping
 from fedjax_gen.federation import Federation
-from fedjax_gen.models.vae import Vae
+from fedjax_gen.models.generator import Generator
 from fedjax_gen.studies import study
 from fedjax_gen.studies.audits import Target
 from fedjax_gen.studies.private_run import Protection
@@ -25,7 +25,7 @@ METHODS = ('federated', 'central', 'local')
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VaeMethod(Method):
-  """A training of VAEs.
+  """A training of generators.
 
   Attributes:
     models: from a state to the variables to measure, of one model or several.
@@ -36,8 +36,8 @@ class VaeMethod(Method):
 
 def build_methods(
   names: Sequence[str],
-  config: fedvae.Config,
-  vae: Vae,
+  config: averaging.Config,
+  generator: Generator,
   federation: Federation,
   *,
   central_epochs: float,
@@ -58,7 +58,7 @@ def build_methods(
   few = data.select(np.arange(min(num_local_models, data.num_clients)))
 
   def from_server(state):
-    return [state.server.variables]
+    return [state.server.deployed]
 
   def from_clients(state):
     variables, _ = state.fleets[0]
@@ -77,7 +77,9 @@ def build_methods(
 
   builders = {
     'federated': lambda: method(
-      fedvae.fedvae(config, vae, protection and protection.plan),
+      averaged_generator.federated(
+        config, generator, protection and protection.plan
+      ),
       data,
       from_server,
       samplers=[federation.sampler],
@@ -86,8 +88,8 @@ def build_methods(
       protection=protection,
     ),
     'central': lambda: method(
-      fedvae.central(
-        config, vae, np.asarray(data.sizes), epochs=central_epochs
+      averaged_generator.central(
+        config, generator, np.asarray(data.sizes), epochs=central_epochs
       ),
       data.merged().on_device(),
       from_server,
@@ -95,7 +97,9 @@ def build_methods(
       is_one_place=True,
     ),
     'local': lambda: method(
-      fedvae.local_only(config, vae), few.on_device(), from_clients
+      averaged_generator.local_only(config, generator),
+      few.on_device(),
+      from_clients,
     ),
   }
   # In one order, whatever the user's: the first is the report's subject.
@@ -107,10 +111,14 @@ def build_methods(
 
 
 def to_audit(
-  methods: abc.Mapping[str, Method], config: fedvae.Config, vae: Vae
+  methods: abc.Mapping[str, Method],
+  config: averaging.Config,
+  generator: Generator,
 ) -> dict[str, Target]:
   """The methods that protect records."""
-  algorithm_of = functools.partial(fedvae.fedvae, config, vae)
+  algorithm_of = functools.partial(
+    averaged_generator.federated, config, generator
+  )
   return {
     name: Target(algorithm_of, method.protection)
     for name, method in methods.items()

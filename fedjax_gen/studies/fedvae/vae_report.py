@@ -14,6 +14,7 @@ from rich.table import Table as TerminalTable
 from fedjax_gen.evaluation import gallery
 from fedjax_gen.evaluation.features import FeatureExtractor
 from fedjax_gen.federated.rounds import Traffic
+from fedjax_gen.models.generators import GENERATORS
 from fedjax_gen.running import charts, leaves, report, report_tables
 from fedjax_gen.running.report_tables import Metric
 from fedjax_gen.studies import audits, run_report
@@ -37,6 +38,9 @@ _EXPLAINED = {
   'test_kl_z1': Metric('What z1 adds to it.'),
   'test_kl_z2': Metric('What z2 adds to it.'),
   'test_iw_bound': Metric('Tighter, importance-weighted bound.', 'higher'),
+  'test_flow_error': Metric(
+    'Mean squared error of the velocity on held-out data.', 'lower'
+  ),
   'num_real': Metric('Held-out images compared with.'),
   'num_generated': Metric('Generated images; FID falls with their number.'),
   'kid': Metric(
@@ -150,7 +154,7 @@ def report_run(
   """Draws, writes report.html, prints the results; returns the summary."""
   shown = running.shown
   drawn = gallery.draw_all(
-    compared.vae,
+    compared.generator,
     {name: trained[0] for name, trained in measured.models.items()},
     compared.source, shown.kept / 'samples', seed=running.seed,
     show_real=shown.everything,
@@ -225,11 +229,16 @@ def _base(name: str) -> str:
 def _lead(facts: Facts) -> str:
   who = run_report.who_holds_what(facts)
   return (
-    f'{who} They train one variational autoencoder together: '
+    f'{who} They train one {_title(facts)} together: '
     'in each round every participant trains the model it receives on its own '
     'examples, and the server averages what comes back. The numbers below are '
     f'of the {next(iter(facts.metrics))} model.'
   )
+
+
+def _title(facts: Facts) -> str:
+  """What the model is."""
+  return GENERATORS[facts.config['generator']['generator']].title
 
 
 def _headlines(facts: Facts) -> list[tuple[str, str]]:
@@ -288,10 +297,16 @@ def _pictures(facts: Facts, wanted: Sequence[str]) -> list[report.Section]:
 
 def _curves(facts: Facts) -> report.Section:
   histories = {name: r.history for name, r in facts.results.items()}
+  is_vae = facts.config['generator']['generator'] == 'vae'
+  loss = f'Training loss{", nats per example" * is_vae}'
   blocks = [
     charts.curves(
-      histories, 'loss', title='Training loss, nats per example',
+      histories, 'loss', title=loss,
       caption='Mean over the local steps of the round.',
+    ),
+    charts.curves(
+      histories, 'test_flow_error', title='Held-out error of the velocity',
+      caption='Of the model at the end of the round.',
     ),
     charts.curves(
       histories, 'test_elbo', title='Held-out ELBO, nats per example',

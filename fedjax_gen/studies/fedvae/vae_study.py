@@ -1,4 +1,4 @@
-"""Trains a VAE over clients that keep their images, and looks at it hard.
+"""Trains a generator over clients that keep their images; looks at it hard.
 
 Beside the federated model it trains the two it is compared with, on the same
 data and with the same number of local steps: one model on all data (central),
@@ -6,14 +6,19 @@ and every client on its own (local).
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fedjax_gen import encoding, fields
 from fedjax_gen.algorithms import fedvae as fedvae_lib
+from fedjax_gen.errors import InputError
 from fedjax_gen.evaluation import vaes
 from fedjax_gen.evaluation.vaes import EvaluationConfig
+from fedjax_gen.federated import phases
 from fedjax_gen.federation import FederationConfig, build_federation
-from fedjax_gen.models.vae import VaeConfig, build_vae
+from fedjax_gen.models import generators
+from fedjax_gen.models.elbo import ElboConfig
+from fedjax_gen.models.generators import GeneratorConfig
+from fedjax_gen.models.vae import VaeConfig
 from fedjax_gen.privacy.plan import PrivacyConfig
 from fedjax_gen.running import saving
 from fedjax_gen.studies import audits, options, private_run, stages, study
@@ -53,12 +58,19 @@ class Configs(NamedTuple):
   data: options.DataConfig = options.DataConfig()
   federation: FederationConfig = FederationConfig()
   population: options.PopulationConfig = options.PopulationConfig()
+  generator: GeneratorConfig = GeneratorConfig()
   vae: VaeConfig = VaeConfig()
+  families: Any = generators.own_configs(VaeConfig, ElboConfig)
   fedvae: fedvae_lib.Config = fedvae_lib.Config()
   privacy: PrivacyConfig = PrivacyConfig()
   audit: AuditConfig = AuditConfig()
   comparison: ComparisonConfig = ComparisonConfig()
   evaluation: EvaluationConfig = EvaluationConfig()
+
+  @property
+  def models(self) -> list[Any]:
+    """What generators are built of."""
+    return [self.vae, *self.families, self.fedvae]
 
 
 def build(
@@ -86,7 +98,15 @@ def build(
     seed=seed,
     on_host=asked.population.population_on_host,
   )
-  vae = build_vae(asked.vae, source.spec)
+  generator = generators.build(
+    asked.generator.generator, asked.models, source.spec
+  )
+  if asked.audit.audit_canaries and not callable(generator.loss):
+    raise InputError(
+      'Expected audit_canaries=0 with a generator that trains in phases, got '
+      f'generator={asked.generator.generator!r}: canaries are looked for in '
+      'the whole model.'
+    )
   protection = private_run.protect(
     asked.privacy,
     asked.federation,
@@ -98,17 +118,18 @@ def build(
   )
   # The budget may end before the rounds that were asked for.
   num_rounds = protection.plan.rounds if protection else asked.run.rounds
+  phases.check(generator.loss, num_rounds)
   methods = vae_methods.build_methods(
     asked.comparison.methods,
     asked.fedvae,
-    vae,
+    generator,
     federation,
     central_epochs=asked.comparison.central_epochs / num_rounds,
     num_local_models=asked.evaluation.num_local_models,
     rounds=num_rounds,
     protection=protection,
   )
-  audited = vae_methods.to_audit(methods, asked.fedvae, vae)
+  audited = vae_methods.to_audit(methods, asked.fedvae, generator)
   audits.check(asked.audit, audited, federation.data)
   return vae_judge.VaeComparison(
     source=source,
@@ -117,7 +138,7 @@ def build(
     notes=stages.known(source, protection),
     protection=protection,
     audited=audited,
-    vae=vae,
+    generator=generator,
     build_extractor=vaes.extractor_builder(
       asked.evaluation.extractor, source, seed=seed
     ),
@@ -139,9 +160,10 @@ def save(
 ) -> None:
   """Saves the first model of each method, for `fedjax_gen.load`."""
   for name, trained in measured.models.items():
-    saving.save_model(
-      running.shown.folder(name), name, running.asked.vae, compared.source,
-      trained[0],
+    saving.save_generator(
+      running.shown.folder(name), name,
+      running.asked.generator.generator, running.asked.models,
+      compared.source, trained[0],
     )  # fmt: skip
 
 
@@ -176,6 +198,10 @@ PROGRAM = program.Program(
     (
       '--data=patients.csv --client_column=site',
       'A table, a client for each value of its column `site`.',
+    ),
+    (
+      '--generator=latent_flow --latent_size=32 --server_average=0.9',
+      'A rectified flow over the latents of an autoencoder.',
     ),
     ('--preset=paper_mnist', 'The published model and schedule on MNIST.'),
   ),

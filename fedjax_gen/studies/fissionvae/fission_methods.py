@@ -26,7 +26,8 @@ from fedjax_gen.federated import averaging, sampling
 from fedjax_gen.federated.algorithm import FederatedState
 from fedjax_gen.federated.mapping import Mapping
 from fedjax_gen.federation import Federation, FederationConfig, build_samplers
-from fedjax_gen.models.gan import GanConfig, build_gan
+from fedjax_gen.models import generators
+from fedjax_gen.models.gan import GanConfig
 from fedjax_gen.models.vae import DataSpec, Vae, VaeConfig, build_vae
 from fedjax_gen.privacy.plan import Plan
 from fedjax_gen.running import saving
@@ -272,9 +273,9 @@ def _central(setting: Setting) -> GroupMethod:
     mapping=Mapping(),
     rounds=setting.num_rounds,
     generators=lambda state: [
-      _one_for_all(setting, vae, state.server.variables)
+      _one_for_all(setting, vae, state.server.deployed)
     ],
-    trained=lambda state: state.server.variables,
+    trained=lambda state: state.server.deployed,
     save=functools.partial(_save_vae, config, setting.source),
     is_one_place=True,
   )
@@ -327,18 +328,22 @@ def _fedgan(setting: Setting) -> GroupMethod:
       'Expected methods without fedgan where there is privacy, got '
       "methods='fedgan': it sends a generator trained without noise."
     )
-  gan = build_gan(setting.gan, setting.spec)
+  generator = generators.build('gan', [setting.gan], setting.spec)
   num_clients = setting.federation.data.num_clients
   return GroupMethod(
-    algorithm=fedgan.fedgan(_fedvae_config(setting), setting.gan, gan),
+    algorithm=fedgan.fedgan(
+      _fedvae_config(setting), setting.gan, generator.model
+    ),
     datasets=[setting.federation.data],
     samplers=build_samplers(setting.sampling, [num_clients]),
     mapping=setting.federation.mapping,
     rounds=setting.num_rounds,
-    generators=lambda state: [group_models.of_gan(gan, state.server.variables)],
-    trained=lambda state: state.server.variables,
-    save=lambda path, name, variables: saving.save_gan(
-      path, name, setting.gan, setting.source, variables
+    generators=lambda state: [
+      group_models.of_one(generator, state.server.deployed)
+    ],
+    trained=lambda state: state.server.deployed,
+    save=lambda path, name, variables: saving.save_generator(
+      path, name, 'gan', [setting.gan], setting.source, variables
     ),
   )
 
