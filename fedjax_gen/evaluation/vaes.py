@@ -1,4 +1,4 @@
-"""Everything that is measured of a trained VAE, under one set of names."""
+"""All metrics of a trained VAE, under one set of names."""
 
 from collections.abc import Callable, Sequence
 import dataclasses

@@ -1,4 +1,4 @@
-"""How good VAEs are: while they train, and in the end next to real images."""
+"""Metrics of VAEs: during training, and at the end next to real images."""
 
 from collections.abc import Callable, Mapping
 import dataclasses
