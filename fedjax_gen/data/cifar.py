@@ -1,10 +1,10 @@
 """Reads CIFAR-10 and CIFAR-100 from their original archives, unpacked.
 
 Formats (https://www.cs.toronto.edu/~kriz/cifar.html): an image is 3,072 bytes,
-32 x 32 red, then green, then blue. The binary version has the label before it
-in the same row, for CIFAR-100 the coarse label and then the fine one, which is
-taken. The Python version is pickles of such rows; `safe_pickle` reads them and
-runs nothing that is in them.
+32 x 32 red, then green, then blue. In the binary version a row begins with the
+label; for CIFAR-100 with the coarse label and then the fine one, which is used.
+The Python version is pickles of such rows; `safe_pickle` reads them and runs
+nothing that is in them.
 """
 
 import pathlib

@@ -1,4 +1,4 @@
-"""Checks of arrays that come from outside, and their one canonical form.
+"""Checks of arrays from outside, and their one canonical form.
 
 `what` is always the reader's name of the array, `data.npz: array 'x_train'`,
 and starts every message.

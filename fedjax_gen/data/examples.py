@@ -1,4 +1,4 @@
-"""The values every reader gives: `Examples`, and `DataSource` around them."""
+"""The values that every reader returns: `Examples`, and their `DataSource`."""
 
 from collections.abc import Sequence
 import dataclasses

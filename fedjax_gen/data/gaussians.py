@@ -1,9 +1,9 @@
-"""Gaussians by class and domain: a federation whose every moment is known.
+"""Gaussians by class and domain: a federation with known moments.
 
-Stands in for embeddings where none are at hand. Each class is one Gaussian;
-each domain sees all classes through an affine map of its own, a rotation, a
-scale and a shift. So the domains share their classes, and a generator that
-does not know them blends what no domain has.
+A substitute for embeddings where none are available. Each class is one
+Gaussian; each domain sees all classes through an affine map of its own (a
+rotation, a scale and a shift). So the domains share their classes, and a
+generator that ignores domains blends them into what no domain has.
 
 Axis letters: D domains, C classes, F features, n examples. Ours; the idea of
 affine domains over shared latent factors is common, no data set is imitated.

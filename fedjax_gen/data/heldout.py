@@ -1,7 +1,7 @@
-"""Each client's examples in three parts: to train, to choose by, to test.
+"""Each client's examples in three parts: for training, validation and tests.
 
-Personal models are judged on examples of their own client, so every client
-holds out some of its own, of every class in the same share.
+Personal models are measured on examples of their own client, so every client
+holds out some of its own, the same share of every class.
 """
 
 from typing import NamedTuple

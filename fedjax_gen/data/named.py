@@ -1,4 +1,4 @@
-"""Data sets known by name, each with the places where it may be found."""
+"""Data sets known by name, and where each may be found."""
 
 from collections.abc import Callable, Mapping
 import dataclasses

@@ -1,12 +1,12 @@
 """Reads pickles without running what is in them.
 
-A pickle is a program, which may call any function: reading a foreign one with
-`pickle.load` runs foreign code. Here it may name only what describes a NumPy
-array, and even that is not called: records stand in its place, from which the
-array is made after its type, shape and length were checked. All else is built
-of text, bytes, numbers, None, lists, tuples, sets and dictionaries.
+A pickle is a program that may call any function: `pickle.load` on a foreign
+file runs foreign code. Here a pickle may name only what describes a NumPy
+array, and even that is not called: records take its place, and the array is
+made from them after type, shape and length were checked. Everything else must
+be text, bytes, numbers, None, lists, tuples, sets or dictionaries.
 
-`torch_file` reads pickles of tensors in the same way, with its own stand-ins.
+`torch_file` reads pickles of tensors in the same way, with its own records.
 """
 
 from collections.abc import Callable, Iterator, Mapping

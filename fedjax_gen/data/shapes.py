@@ -1,8 +1,8 @@
 """Rendered shapes: images of a second kind that need no file.
 
 Dark discs, squares, triangles, crosses and rings on a bright ground, at random
-places, sizes, angles and grey levels. They look nothing like digits, bright on
-dark, which is their use: two groups of clients with different kinds of images.
+places, sizes, angles and grey levels. Digits are bright on dark, so the two
+make groups of clients with clearly different kinds of images.
 """
 
 from collections.abc import Callable

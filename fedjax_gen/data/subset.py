@@ -1,4 +1,4 @@
-"""Fewer examples of a source, of every class in the same share."""
+"""Fewer examples of a source, with the same share of every class."""
 
 from collections.abc import Sequence
 import dataclasses

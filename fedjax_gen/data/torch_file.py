@@ -1,14 +1,14 @@
-"""Reads files of tensors that PyTorch has saved, without PyTorch.
+"""Reads files of tensors that PyTorch saved, without PyTorch.
 
-Such a file is a pickle of names and tensors, and the numbers of the tensors
-after it. `safe_pickle` reads the pickle and runs nothing that is in it.
+Such a file is a pickle of names and tensors, followed by the numbers of the
+tensors. `safe_pickle` reads the pickle and runs nothing that is in it.
 
 Formats, both of `torch.save`:
 
 - since PyTorch 1.6 a zip file: `NAME/data.pkl` is the pickle, `NAME/data/KEY`
   the numbers of a storage.
-- before that five pickles in a row (a magic number, the version, the sizes of
-  the machine's types, the tensors, the keys of the storages in order), then of
+- before that, five pickles in a row (a magic number, the version, the sizes of
+  the machine's types, the tensors, the keys of the storages in order), then for
   each storage its length in 8 bytes and its numbers.
 """
 

@@ -1,4 +1,4 @@
-"""Where pictures lie: folder trees to lists of files with owner and class."""
+"""Where pictures lie: folder trees to lists of files with client and class."""
 
 from collections.abc import Iterator
 import os

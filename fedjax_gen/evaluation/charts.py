@@ -1,7 +1,7 @@
-"""PNG charts: a scatter, and what other charts name and save with.
+"""PNG charts: a scatter plot, and what other charts use to label and save.
 
-Every series differs in more than colour: by marker or line style, and is named
-where it is drawn. Figures are made without pyplot: no global state, no window,
+Series differ by marker or line style, not only by colour, and are named where
+they are drawn. Figures are made without pyplot: no global state, no window,
 nothing to close.
 """
 

@@ -1,8 +1,8 @@
-"""Pictures of classes, each a PNG with its words.
+"""Pictures of classes, each a PNG with its caption.
 
-Which classes clients get right that they never saw, and what generated images
-of a class look like beside real ones. As in `charts` nothing is told by colour
-alone, and pictures are narrow enough to be read on a phone.
+Which classes clients predict that they never saw, and how generated images of a
+class look next to real ones. As in `charts`, nothing is told by colour alone,
+and pictures are narrow enough to be read on a phone.
 """
 
 from collections.abc import Mapping, Sequence

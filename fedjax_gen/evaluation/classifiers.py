@@ -1,7 +1,7 @@
 """A small classifier, trained here in seconds to a minute.
 
-Two uses share it: its penultimate layer is the feature extractor of real and
-generated images (`features`), and its accuracy on real images tells what
+It has two uses: its penultimate layer is the feature extractor for real and
+generated images (`features`), and its accuracy on real images measures what
 generated ones are good for (`utility`).
 """
 

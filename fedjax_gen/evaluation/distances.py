@@ -1,7 +1,7 @@
-"""Distances between real and generated images, on features of them.
+"""Distances between real and generated images, on their features.
 
-All functions are NumPy in float64, take features `[n, F]` and leave the choice
-of features to the caller: numbers compare only with numbers made with the same
+All functions are NumPy in float64 and take features `[n, F]`. The caller
+chooses the features: numbers compare only with numbers made with the same
 extractor, the same real data and the same N (the Fréchet distance falls as N
 grows, and needs N > F for covariances of full rank).
 """

@@ -1,9 +1,9 @@
 """Pictures of embeddings and of codes in a plane, each a PNG with its caption.
 
-Embeddings are no images and cannot be looked at one by one. What can be seen
-is whether generated ones lie where real ones of their class do, whether the
-codes of clients follow their domains, and what a code changes. As in `charts`,
-nothing is told by colour alone.
+Embeddings cannot be looked at one by one. The pictures show whether generated
+ones lie where real ones of their class do, whether the codes of clients follow
+their domains, and what a code changes. As in `charts`, nothing is told by
+colour alone.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,8 +1,8 @@
-"""A map of the features of real and generated images, a PNG with its words.
+"""A map of the features of real and generated images, a PNG with its caption.
 
-Whether a client's extractor puts generated images where it puts real ones of
-their class. As in `charts` nothing is told by colour alone, and the picture is
-narrow enough to be read on a phone.
+It shows whether a client's extractor puts generated images where it puts real
+ones of their class. As in `charts`, nothing is told by colour alone, and the
+picture is narrow enough to be read on a phone.
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,8 @@
-"""Feature extractors: what a distance between images is measured with.
+"""Feature extractors: the networks that distances between images use.
 
-A distance is a fact about the extractor as much as about the images, so there
-is no default: the caller names one, and its name becomes part of every metric
-name (`fid_digits_classifier`).
+A distance depends on the extractor as much as on the images, so there is no
+default: the caller names one, and its name becomes part of every metric name
+(`fid_digits_classifier`).
 """
 
 from collections.abc import Callable

@@ -1,11 +1,11 @@
-"""Pictures that compare federated methods, each a PNG with its words.
+"""Pictures that compare federated methods, each a PNG with its caption.
 
-How accurate methods get over rounds, how the clients of each fare, and what it
-cost in bytes. As in `charts` nothing is told by colour alone; names stand where
-a line ends; and pictures are narrow enough to be read on a phone.
+Accuracy over rounds, the accuracy of each client, and the cost in bytes. As in
+`charts`, nothing is told by colour alone; names stand where a line ends; and
+pictures are narrow enough to be read on a phone.
 
-Methods are told apart by their position: give every picture the same methods in
-the same order. One without a value is passed over, and keeps its position.
+A method is recognised by its position: give every picture the same methods in
+the same order. A method without a value is skipped, and keeps its position.
 """
 
 from collections.abc import Mapping, Sequence

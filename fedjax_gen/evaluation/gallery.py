@@ -1,8 +1,8 @@
 """The pictures of a run, each a PNG with its caption.
 
 The published FedVAE's Figures 1 to 4 show reconstructions, generated images,
-and t-SNE maps of pixels and latents; here they stand side by side for every
-method, with the nearest training images beside them.
+and t-SNE maps of pixels and latents. Here they stand side by side for every
+method, with the nearest training images next to them.
 """
 
 from collections.abc import Mapping

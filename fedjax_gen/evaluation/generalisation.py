@@ -1,9 +1,9 @@
 """How well clients with models of their own do beyond their own data.
 
-Every client has another model, so that an accuracy is a number for each client:
-on one global test set, which asks for classes that a client may never have
-seen, and on the client's own test examples. All is computed from right answers
-by client and class, which `federated.deployment.scorer` counts.
+Every client has another model, so accuracy is a number for each client: on one
+global test set, with classes that a client may never have seen, and on the
+client's own test examples. All is computed from right answers by client and
+class, which `federated.deployment.scorer` counts.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """The pictures of a run over groups of clients, each a PNG with its caption.
 
-What every method makes of each group side by side; the ways between groups in
-latent space; and reconstructions. What is to be seen is whether a method keeps
+What every method generates for each group, side by side; the ways between
+groups in latent space; and reconstructions. They show whether a method keeps
 the groups apart, in its latents and in what it decodes.
 """
 

@@ -1,7 +1,7 @@
-"""Generators that are asked for images of a group, and what is read off them.
+"""Generators of images of a requested group, and their metrics.
 
-Whether a group has a model of its own, or all share one that cannot be asked,
-is hidden behind one value; so is whether the model is a VAE.
+One value hides whether a group has a model of its own or all share one that
+ignores groups, and whether the model is a VAE.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""PNG pictures of samples that were asked for by group."""
+"""PNG pictures of samples of each group."""
 
 from collections.abc import Mapping, Sequence
 import os

@@ -1,4 +1,4 @@
-"""Groups of a data source: which are asked for, and what metrics call them."""
+"""Groups of a data source: which are requested, and their names in metrics."""
 
 from collections.abc import Sequence
 import re

@@ -1,7 +1,7 @@
 """How well groups are kept apart, in images and in latents.
 
-The latents of groups may overlap (`linear_probe`), and what was asked for as
-one group may come out as another, or as a blend (`leakage`). FissionVAE (Hu et
+The latents of groups may overlap (`linear_probe`), and a sample requested for
+one group may look like another, or like a blend (`leakage`). FissionVAE (Hu et
 al., 2024, https://arxiv.org/abs/2408.17090) names both failures; how its
 authors measure them is not known to us: probe, leakage and its entropy are
 defined here.

@@ -1,4 +1,4 @@
-"""Samples asked for by group: metrics of each group and of all together.
+"""Samples requested by group: metrics of each group and of all together.
 
 A group is a kind of images (digits and garments; faces, animals and ships), and
 a generator is asked for images of one. Everything here takes arrays and feature

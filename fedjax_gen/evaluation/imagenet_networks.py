@@ -1,8 +1,8 @@
 """Public feature networks, trained on ImageNet, from installed packages.
 
-A network comes as a package of weights, an extra of this one. Of the package
-nothing is imported or run: its file of weights is looked up and read by
-`torch_file`, and the network itself is in `fedjax_gen.models`.
+A network comes as a package of weights, an optional extra. Nothing of the
+package is imported or run: `torch_file` reads its file of weights, and the
+network itself is in `fedjax_gen.models`.
 """
 
 from collections.abc import Callable

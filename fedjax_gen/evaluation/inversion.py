@@ -1,14 +1,14 @@
 """Attacks that draw images from means and deviations of their features.
 
 An attacker who holds a client's mean features of a class tries to draw the
-images that they are means of: by decoding the mean; or by searching for a
-latent whose image has that mean as its features. The search needs the client's
+images behind the mean: by decoding the mean; or by searching for a latent such
+that its image has that mean as its features. The search needs the client's
 extractor, which FedVTC does not send: it is the worst case. `inversion_audit`
-measures what was found.
+measures the result.
 
-That features can be inverted is of Mahendran and Vedaldi, 2015
-(https://arxiv.org/abs/1412.0035); searching the latents of a generator is of
-Creswell and Bharath, 2016 (https://arxiv.org/abs/1611.05644).
+Mahendran and Vedaldi, 2015 (https://arxiv.org/abs/1412.0035) showed that
+features can be inverted; searching the latents of a generator is from Creswell
+and Bharath, 2016 (https://arxiv.org/abs/1611.05644).
 """
 
 from collections.abc import Callable

@@ -1,12 +1,12 @@
 """Whether images drawn from a mean are nearer to its records than to others.
 
-What was drawn from a client's mean features of a class (`inversion`) is
+The images drawn from a client's mean features of a class (`inversion`) are
 compared with the records behind the mean, and with held-out images of the same
 class. Only the difference tells anything: a good generator draws images that
-look like the class's, hence like some of its records, whomever they are of. And
-the nearest of many is nearer than the nearest of few, so that both pools have
-one size. A difference of zero means that the attack learned nothing, which is
-no proof that another would not: it is an audit, and no privacy guarantee.
+look like the class, hence like some of its records, of whatever client. The
+nearest of many is nearer than the nearest of few, so both pools have one size.
+A difference of zero means that the attack learned nothing. Another attack
+might: this is an audit, not a privacy guarantee.
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,8 @@
-"""What is measured of generated series and rows of tables.
+"""Scores of generated series and of generated rows of tables.
 
-Scores of one kind, on held-out real examples and as many generated ones. All
-are of the encoding that models see, but for those of `sdmetrics`, which are of
-the columns of the user.
+Each kind has its scores, on held-out real examples and as many generated ones.
+They use the encoding that models see, except for those of `sdmetrics`, which
+use the user's columns.
 """
 
 from collections.abc import Callable

@@ -1,9 +1,10 @@
 """Linear softmax classifiers on embeddings, and how they are trained.
 
 Full-batch Adam from zeros: 100 epochs at 1e-3 with weight decay 5e-4 in
-DP-CVAE's code (Di Salvo, Nguyen, Ledig, 2025, https://arxiv.org/abs/2507.02671).
-Twice the epochs at ten times the learning rate, at which heads are nearly
-converged, are ours. What such heads say of clients is measured in `heads`.
+DP-CVAE's code (Di Salvo, Nguyen, Ledig, 2025,
+https://arxiv.org/abs/2507.02671). Ours is twice the epochs at ten times the
+learning rate, where heads are nearly converged. `heads` measures what such
+heads show about clients.
 """
 
 import dataclasses

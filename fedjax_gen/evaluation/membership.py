@@ -1,20 +1,19 @@
-"""What generated embeddings give away of who was trained on.
+"""What generated embeddings reveal about the training records.
 
 A membership attack guesses, from generated embeddings alone, whether a real
-one was among the training data: the nearer a generated one lies, the more
-likely. Without calibration that also finds what is merely typical; with a
-reference sample of the same population, the distance is compared with that to
-the reference. An area under the ROC curve of 0.5 means that this attack
-learned nothing, which is no proof that another would not: it is an audit, and
-no privacy guarantee.
+one was in the training data: the nearer a generated one lies, the more likely.
+Without calibration that also finds what is merely typical; with a reference
+sample of the same population, the distance is compared with the distance to the
+reference. An area under the ROC curve of 0.5 means that this attack learned
+nothing. Another attack might: this is an audit, not a privacy guarantee.
 
 Distances to the nearest example are the attack of GAN-Leaks (Chen, Yu, Zhang,
-Fritz, 2020, https://arxiv.org/abs/1909.03935, the black-box one); comparing
-the density of generated data with that of a reference is DOMIAS (van Breugel,
-Sun, Qian, van der Schaar, 2023, https://arxiv.org/abs/2302.12580). DOMIAS
-estimates densities with kernels or flows; the ratio of distances to the nearest
-example, a density ratio by nearest neighbours but for its exponent, is ours,
-and so is asking within a class.
+Fritz, 2020, https://arxiv.org/abs/1909.03935, the black-box one); comparing the
+density of generated data with that of a reference is DOMIAS (van Breugel, Sun,
+Qian, van der Schaar, 2023, https://arxiv.org/abs/2302.12580). DOMIAS estimates
+densities with kernels or flows. Ours are the ratio of distances to the nearest
+example, a density ratio by nearest neighbours up to its exponent, and the
+attack within a class.
 """
 
 from typing import NamedTuple

@@ -1,7 +1,7 @@
 """PNG pictures made of images: grids, and rows to compare.
 
-Small images are enlarged by a whole number without smoothing: what is seen is
-the pixels that the model made.
+Small images are enlarged by a whole number without smoothing: you see the
+pixels that the model made.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,8 +1,8 @@
-"""Fewer features, by matrices that no private data have a part in.
+"""Fewer features, by matrices that do not depend on private data.
 
-What is released of F features under differential privacy has a noise that grows
-with F, of a covariance with F squared. A projection on K directions that are
-public, drawn or taken from a public network, costs no privacy.
+Under differential privacy the noise on F released features grows with F, for a
+covariance with F squared. A projection on K public directions, random or from a
+public network, costs no privacy.
 """
 
 import numpy as np

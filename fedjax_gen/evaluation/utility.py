@@ -1,4 +1,4 @@
-"""What generated images are good for, judged by classifiers."""
+"""What generated images are good for, measured by classifiers."""
 
 import numpy as np
 

@@ -1,8 +1,9 @@
-"""Models trained by clients and averaged by the server, whatever they are.
+"""Models that clients train and the server averages.
 
-The common part of FedVAE, FissionVAE and FedGAN: how a client trains what it
-receives, and FedAvg (McMahan et al., 2017, Algorithm 1) with its relatives on
-the server. An algorithm adds a model and its loss, and says who shares what.
+The common part of FedVAE, FissionVAE and FedGAN: how a client trains the model
+that it receives, and FedAvg (McMahan et al., 2017, Algorithm 1) and related
+server optimizers. An algorithm adds a model and its loss, and says who shares
+what.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,8 +1,8 @@
-"""All clients of a fleet, some at a time: to measure what they have.
+"""All clients of a fleet, one block at a time: to measure what they have.
 
-Rounds touch a cohort. What asks everyone, for an accuracy of each or a hash of
-all, goes over blocks, and need not know where the population lies: in memory it
-is one block, in files (`fedjax_gen.streaming`) there are many.
+A round needs a cohort. Whatever needs every client (an accuracy for each, a
+hash of all) goes over blocks, and need not know where the population lies: in
+memory it is one block, in files (`fedjax_gen.streaming`) there are many.
 """
 
 from collections.abc import Callable, Iterable

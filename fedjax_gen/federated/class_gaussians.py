@@ -1,7 +1,7 @@
-"""Gaussians of features by class: what clients send, and what they are of all.
+"""Gaussians of features by class: what clients send, and the server's result.
 
-Clients send sums, the server adds them up and divides: class means c^y and a
-standard deviation sigma of the features of all clients, whoever holds them.
+Clients send sums; the server adds and divides them. The result is the class
+means c^y and one standard deviation sigma of the features of all clients.
 """
 
 import dataclasses

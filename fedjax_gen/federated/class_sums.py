@@ -1,9 +1,8 @@
 """Statistics of features by class, as sums.
 
-Sums add up over batches, clients and fleets, so that the server learns the
-moments of all clients' features exactly, from sums alone. What a client sends
-for a class that it does not hold is nothing: `ByClass` says so to the meter
-(`class_traffic`).
+Sums add up over batches, clients and fleets, so the server learns the moments
+of all clients' features exactly, from sums alone. For a class that a client
+does not hold it sends nothing: `ByClass` tells the meter (`class_traffic`).
 """
 
 from typing import NamedTuple

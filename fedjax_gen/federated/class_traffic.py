@@ -1,8 +1,8 @@
-"""The communication meter where clients send some classes only.
+"""The communication meter for clients that send only some classes.
 
-`rounds.traffic` counts whole messages. Here a part of a message that is
-`ByClass` counts for the classes that a client holds, as the literature counts
-(FedTGP, Table 5). Labels that say which classes were sent are not counted.
+`rounds.traffic` counts whole messages. Here a `ByClass` part of a message
+counts for the classes that a client holds, as in the literature (FedTGP, Table
+5). The labels that say which classes were sent do not count.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Who takes part in a round, and what the engine knows of each."""
+"""Who takes part in a round, and what the engine knows about each client."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

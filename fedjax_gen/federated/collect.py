@@ -1,11 +1,11 @@
 """Asking every client once, outside the rounds.
 
-What `rounds` runs reaches the server as sums. Here THE SERVER SEES THE REPORT
-OF EVERY CLIENT, each with its name: that is what clustering clients needs, and
-no secure summation can hide it. Ask for as little as serves: a report of means
-and variances of a client's examples says what kind of examples it holds, how
-uniform they are and, if they are few, close to what each of them is. Nothing
-here adds noise. How much leaves a client is `collect_bytes`.
+In `rounds` the server receives sums. Here THE SERVER SEES THE REPORT OF EVERY
+CLIENT, by name: clustering clients needs that, and no secure summation can hide
+it. Ask for as little as possible: a report of means and variances of a client's
+examples tells what kind of examples it holds, how uniform they are and, if they
+are few, nearly what each of them is. Nothing here adds noise. `collect_bytes`
+says how much leaves a client.
 """
 
 from collections.abc import Callable

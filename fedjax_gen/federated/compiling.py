@@ -1,4 +1,4 @@
-"""What the compiler is told about the program of a round."""
+"""Compiler options for the program of a round."""
 
 import functools
 

@@ -1,7 +1,7 @@
-"""Gaussians of features by class, with covariances: fitted elsewhere.
+"""Gaussians of features by class, with covariances; fitted elsewhere.
 
-`class_gaussians` has a standard deviation for each feature; here features of a
-class may be correlated, by one matrix for all classes or by one for each.
+`class_gaussians` has a standard deviation for each feature. Here the features
+of a class may be correlated, by one matrix for all classes or by one for each.
 """
 
 from typing import NamedTuple

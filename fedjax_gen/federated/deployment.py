@@ -1,7 +1,7 @@
 """How clients with models of their own predict, and how well.
 
-There is no model of the server to evaluate. A method says what each client
-would predict with if training stopped now; here all clients are asked.
+The server has no model to evaluate. A method says what each client would
+predict with if training stopped now; here all clients are asked.
 """
 
 from collections.abc import Callable, Mapping, Sequence

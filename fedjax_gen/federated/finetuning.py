@@ -1,7 +1,7 @@
 """Fine-tuning of a client's classifier with synthetic examples.
 
-What methods share that send something examples are made of: FedVTC's generator,
-mean images of classes. Written for one client.
+The common part of methods that send the means to make examples: FedVTC's
+generator, or mean images of classes. Written for one client.
 """
 
 from collections.abc import Callable, Sequence

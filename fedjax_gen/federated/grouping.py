@@ -1,11 +1,11 @@
-"""Groups of clients, found from one small statistic of each.
+"""Groups of clients, discovered from one small statistic of each client.
 
-Knows no model: a statistic is a row of numbers. Clients are clustered by
-k-means on standardised statistics; how many groups there are may be left to
-the data. Clustering clients by what they send is an old idea (Sattler, Müller,
-Samek, "Clustered Federated Learning", 2019, https://arxiv.org/abs/1910.01991,
-which splits in two by the cosine of updates, again and again); this way of
-doing it is ours.
+Knows no model: a statistic is a row of numbers. k-means clusters the
+standardised statistics; the number of groups may be left to the data.
+Clustering clients by what they send is an old idea (Sattler, Müller, Samek,
+"Clustered Federated Learning", 2019, https://arxiv.org/abs/1910.01991, which
+repeatedly splits in two by the cosine of updates); this way of doing it is
+ours.
 """
 
 from typing import NamedTuple

@@ -1,13 +1,13 @@
 """A server that holds a hypernetwork, and a code of each client.
 
 Shamsian, Navon, Fetaya, Chechik, "Personalized federated learning using
-hypernetworks" (pFedHN), ICML 2021: a client receives what the hypernetwork h
-makes of its code, and the server takes what comes back through h, to h and to
-the code. There it is the change of some local steps of one client; here the
-gradients of a cohort.
+hypernetworks" (pFedHN), ICML 2021: a client receives the model that the
+hypernetwork h makes from its code, and the server passes what comes back
+through h, to h and to the code. In the paper that is the change after some
+local steps of one client; here it is the gradients of a cohort.
 
-THE SERVER SEES WHAT EACH CLIENT SENDS, by name: if that is to be private, it
-must be noised before.
+THE SERVER SEES WHAT EACH CLIENT SENDS, by name: to keep it private, add noise
+before sending.
 """
 
 from collections.abc import Callable

@@ -1,10 +1,10 @@
 """How the clients of a cohort are laid over time and devices.
 
-The numbers are the same to float tolerance whichever mapping is chosen; with
+Every mapping gives the same numbers to float tolerance; with
 `reproducible=True` they are the same to the last bit for every number of
 devices. Clients are laid out as lanes x blocks x clients of a block: a block
-is mapped at once, the blocks of a lane follow each other, and lanes are what
-devices share. `lanes` runs them.
+is mapped at once, the blocks of a lane follow each other, and devices share the
+lanes. `lanes` runs them.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""How many clients at once fit in memory, by the compiler's own account."""
+"""How many clients fit in memory at once, from the compiler's analysis."""
 
 from collections.abc import Callable
 import dataclasses

@@ -1,8 +1,8 @@
-"""Models of which each part has its own circle: all clients, or a group.
+"""Models with modules that all clients share, and modules that groups share.
 
-Aggregation by module. The server holds one copy of a shared module, and a
-stack of copies of a module that each group has for itself. A client receives
-the copies that are its own and never learns of the others.
+Aggregation by module. The server holds one copy of a shared module, and a stack
+of copies of a module that each group has for itself. A client receives the
+copies of its group and never learns of the others.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""Optimizers of the clients, where optax's take longer than they need."""
+"""Optimizers of the clients that are faster than optax's."""
 
 import jax
 import jax.numpy as jnp

@@ -1,13 +1,13 @@
 """Clients that keep models of their own, of any architecture.
 
-The common part of FedVTC and the methods it is compared with. A client trains
-a classifier that never leaves it, and sends something smaller: a head,
+The common part of FedVTC and the methods that it is compared with. A client
+trains a classifier that never leaves it, and sends something smaller: a head,
 statistics, a second model. An algorithm says what a client receives, which loss
-it descends and what it sends; and, since there is no model of the server to
-evaluate, how a client would predict with what it has.
+it minimises and what it sends; and, because the server has no model to
+evaluate, how a client would predict.
 
-Fleets are architectures. All methods start a client from the same classifier
-and show it its examples in the same order, for the same keys.
+A fleet has one architecture. All methods start a client from the same
+classifier and show it its examples in the same order, for the same keys.
 """
 
 from collections.abc import Callable, Mapping, Sequence

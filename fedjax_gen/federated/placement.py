@@ -1,11 +1,11 @@
-"""What lies where on the devices of a mapping.
+"""Where data and states lie on the devices of a mapping.
 
-What everybody reads, the server's state and the data set, every device has.
-What clients keep the devices hold between them: of N clients each has the rows
-of N / D where their number D divides N. Where it does not, a leaf is split
-along the first other axis that it divides, so that a device has a part of every
-client's row. Either way the arrays are `[N, ...]`; only their sharding says
-where they lie.
+Every device has a copy of what everyone reads: the server's state and the data
+set. Devices share what clients keep: each holds the rows of N / D clients if
+the number D of devices divides N. Otherwise a leaf is split along the first
+other axis that D divides, so that a device holds a part of every client's row.
+In both cases the arrays are `[N, ...]`; only their sharding says where they
+lie.
 """
 
 from typing import Any

@@ -1,8 +1,8 @@
 """Prototypes: one vector for each class that all clients know.
 
-What methods that send class means have in common: their message, a server that
-averages, the pull of features to a prototype, prediction by the nearest one,
-and servers that learn from the clients' means as from points with labels.
+The common part of methods that send class means: their message, a server that
+averages, a loss that pulls features to a prototype, prediction by the nearest
+prototype, and servers that train on the clients' means as on labelled points.
 """
 
 from collections.abc import Callable

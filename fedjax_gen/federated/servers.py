@@ -1,4 +1,4 @@
-"""Servers that learn: an optax optimizer descends the aggregated message."""
+"""Servers that learn: an optax optimizer applied to the aggregated message."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -1,1 +1,1 @@
-"""What surrounds training: work directory, checkpoints, loop and report."""
+"""Everything around training: work directory, checkpoints, loop and report."""

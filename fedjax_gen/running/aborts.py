@@ -1,9 +1,9 @@
-"""What is said when C++ ends the process.
+"""The message when C++ ends the process.
 
-JAX's distributed runtime answers a coordinator that is gone, or processes that
-never came, by `abort()` in a thread of its own. No exception reaches Python,
-and `missed_heartbeat_callback`, made for this, ends in `std::bad_cast` (jaxlib
-0.10.2). The signal that `abort` raises is the last moment to say what happened.
+If the coordinator is gone or processes never came, JAX's distributed runtime
+calls `abort()` in a thread of its own. No exception reaches Python, and
+`missed_heartbeat_callback`, made for this, ends in `std::bad_cast` (jaxlib
+0.10.2). The signal that `abort` raises is the last chance to say what happened.
 """
 
 from collections.abc import Callable

@@ -1,6 +1,6 @@
-"""Line charts as plain geometry, for the report's template to draw.
+"""Line charts as plain geometry, which the report's template draws.
 
-Drawn as SVG in the page itself, they follow its colours, light or dark, stay
+They are SVG in the page itself: they follow its colours, light or dark, stay
 sharp on any screen and in print, and need no plotting library.
 """
 

@@ -1,9 +1,9 @@
 """Checkpoints of any state: written whole or not at all, the best one kept.
 
-A thin layer over Orbax that adds what a run needs: rounds as names, a last-and-
-best policy, and errors that say which leaf of which file is not what it should
-be. The leaves are saved by name, next to a JSON record of their types and
-shapes; the tree they form is the caller's to give.
+A thin layer over Orbax that adds what a run needs: rounds as names, a policy
+that keeps the last and the best, and errors that say which leaf of which file
+is wrong. The leaves are saved by name, next to a JSON record of their types and
+shapes; the caller gives the tree that they form.
 """
 
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""Finds the first number that went wrong, and says whose it was."""
+"""Finds the first number that is not finite, and which client it belongs to."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a run ran on: versions and devices, for the record."""
+"""The environment of a run, for the record: versions and devices."""
 
 import importlib.metadata
 import os

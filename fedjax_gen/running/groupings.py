@@ -1,4 +1,4 @@
-"""Groups that were discovered, as a file: what a newcomer is compared with."""
+"""Discovered groups as a file, with what is needed to place a newcomer."""
 
 import os
 import zipfile

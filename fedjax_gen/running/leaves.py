@@ -1,4 +1,4 @@
-"""The leaves of a state by name: to describe, compare, hash and check."""
+"""The leaves of a state by name: to describe, compare, hash and check them."""
 
 from collections.abc import Iterable, Mapping
 import hashlib

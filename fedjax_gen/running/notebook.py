@@ -1,6 +1,6 @@
-"""What notebooks need beside the library: progress as they train, and tables.
+"""For notebooks: progress during training, and tables.
 
-Both are plain: lines in place of bars, which a notebook would keep, and text
+Both are plain: lines instead of bars, which a notebook would keep, and text
 where nothing displays HTML.
 """
 

@@ -1,9 +1,9 @@
-"""Checkpoints of a population that lies in files: only changed rows are new.
+"""Checkpoints of a population in files: only changed rows are written.
 
-Rows are written as rounds go, beside those that a checkpoint knows and never
-over them (`streaming.row_files`). So a checkpoint is the server's state and one
-byte for each client, saved as any other, whole or not at all; and a run that is
-killed, at whatever moment, finds the rows of its last checkpoint as they were.
+Rows are written during the rounds, next to those that a checkpoint knows and
+never over them (`streaming.row_files`). So a checkpoint is the server's state
+and one byte for each client, saved like any other, whole or not at all. A run
+that is killed at any moment finds the rows of its last checkpoint unchanged.
 """
 
 from collections.abc import Mapping, Sequence

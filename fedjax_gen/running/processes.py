@@ -1,13 +1,14 @@
 """Several processes, on several hosts, as one run: how they agree.
 
-XLA's collectives carry the sums of a round. This carries the few decisions that
-all processes must take alike, through the key-value store of JAX's coordinator,
-which process 0 hosts: which round to resume from, that a signal came to one of
-them, that one has failed. It needs no device, waits for any time without a
-collective's timeout, and delivers the reason when another process ends.
+XLA's collectives carry the sums of a round. This module carries the few
+decisions that all processes must share (which round to resume from, that one of
+them received a signal, that one has failed) through the key-value store of
+JAX's coordinator, which process 0 hosts. It needs no device, waits for any time
+without a collective's timeout, and reports why another process ended.
 
-Process 0 is the writer: it alone touches the work directory, evaluates and
-draws. Free of JAX until `connect`, so that a mistake is answered before.
+Process 0 is the writer: only it touches the work directory, evaluates and
+draws. JAX is not imported before `connect`, so that mistakes are answered
+earlier.
 """
 
 import atexit

@@ -1,7 +1,7 @@
 """Shows how far training is: a bar in a terminal, a few lines elsewhere.
 
-Whatever the model, something is said every half minute: a round can take
-longer than that, and so can the compiler.
+There is a sign of life every half minute, because a round or a compilation can
+take longer.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,7 @@
-"""How the processes of a run find each other: `jax.distributed`, with words.
+"""How the processes of a run find each other: `jax.distributed`, with messages.
 
-Mistakes of an address, and processes that do not come, are answered by name and
-within a time, where JAX would end the process from C++.
+A wrong address, or a process that does not come, is reported by name and within
+a time limit; JAX would end the process from C++.
 """
 
 import json

@@ -1,7 +1,7 @@
-"""The report of a run: one self-contained page, made to be looked at.
+"""The report of a run: one self-contained page.
 
 A report is a value: sections of blocks, which know nothing of any experiment.
-`write_report` turns it into HTML that asks no other host for anything.
+`write_report` turns it into HTML that loads nothing from other hosts.
 """
 
 import base64

@@ -1,4 +1,4 @@
-"""The tables of a report: results, communication, settings; and its units."""
+"""The tables of a report (results, communication, settings), and units."""
 
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses

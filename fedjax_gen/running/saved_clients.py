@@ -1,15 +1,15 @@
-"""Clients' own classifiers as files, usable without what trained them.
+"""Clients' own classifiers as files, usable without the code that trained them.
 
     clients = fedjax_gen.load_clients('runs/fedvtc')
     probabilities = clients.predict(images, client=3)
 
 The classifiers of all clients of one method are two files, `NAME.clients.json`
-(which they are) and `NAME.clients.msgpack` (their variables). Of a population
+(which they are) and `NAME.clients.msgpack` (their variables). For a population
 on the host the latter is a folder with a row for each client, `NAME.clients`:
-it is written some clients at a time, and read one by one.
+written one block of clients at a time, and read one by one.
 
-A simulation knows all clients, so it can write them side by side. In a
-federation each would stay with its client: it was trained on that client's
+A simulation knows all clients, so it can write them together. In a federation
+each classifier would stay with its client: it was trained on that client's
 data, and no differential privacy of messages covers it.
 """
 

@@ -1,7 +1,7 @@
-"""How what a run trained lies on the disk: a description and its variables.
+"""How a trained model is stored on disk: a description and its variables.
 
 Two files, `NAME.json` and `NAME.msgpack`, in the folder `models` of the work
-directory. Names of what is no generative model have an ending, `CLIENTS`.
+directory. What is no generative model has a name that ends in `CLIENTS`.
 """
 
 from collections.abc import Callable, Mapping

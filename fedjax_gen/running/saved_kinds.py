@@ -1,4 +1,4 @@
-"""Kinds of saved models: what each stores, and how it becomes a model again.
+"""Kinds of saved models: what each stores, and how it is built again.
 
 A family of generators (`models.generators`) is a kind. Any other is a function
 and a row here, and a function in `saving` that writes it.

@@ -1,6 +1,7 @@
-"""How a run ends before its time: a signal, or numbers gone wrong.
+"""How a run ends early: a signal, or numbers that are not finite.
 
-Free of JAX, so that the command line can answer a mistake before importing it.
+Does not import JAX, so that the command line can answer a mistake before it
+does.
 """
 
 from collections.abc import Iterator

@@ -1,1 +1,1 @@
-"""Rounds of populations that lie on the host, of which cohorts move."""
+"""Rounds of a population on the host: only the cohort goes to the device."""

@@ -1,4 +1,4 @@
-"""Clients of a population on the host, some at a time, with what they have."""
+"""Clients of a population on the host, one block at a time, with states."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple

@@ -1,10 +1,10 @@
-"""What the clients of a population keep, in files, a row for each client.
+"""What the clients of a population keep, in files with a row for each client.
 
-A row that a checkpoint knows is never written over: what its client keeps next
+A row that a checkpoint knows is never overwritten: the next state of its client
 goes into another copy of the file, and a table says for each client which copy
-is its own. So a table is a whole population at one moment, a checkpoint holds
-one byte for each client, and what is written between two checkpoints is the
-rows that changed.
+is current. So a table is a whole population at one moment, a checkpoint needs
+one byte for each client, and between two checkpoints only changed rows are
+written.
 """
 
 from collections.abc import Iterator, Sequence

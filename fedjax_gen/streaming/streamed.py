@@ -1,4 +1,4 @@
-"""Rounds of a population on the host; the device has the cohort only.
+"""Rounds of a population on the host; the device holds only the cohort.
 
 As in
 
@@ -9,9 +9,9 @@ As in
     state, metrics = run(run.init_state(), [data], key, num_rounds)
 
 The bits are those of `rounds.round_runner`: keys follow a client's row in the
-population, and a client that never took part is initialised, on the device,
-when it first does. While a round runs, a thread brings the next cohort; rows
-that both cohorts share wait for the round to write them.
+population, and a client is initialised, on the device, when it first takes
+part. While a round runs, a thread fetches the next cohort; rows that both
+cohorts share wait until the round has written them.
 """
 
 from collections.abc import Iterator, Sequence

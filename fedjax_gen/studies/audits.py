@@ -1,8 +1,8 @@
-"""The audit of a run: training once more, with canaries, to look for a leak.
+"""The audit of a run: one more training, with canaries, to look for a leak.
 
-Off unless asked for: an audited training descends canaries' gradients too, and
-what it trains is of no use for anything else. So a method that is audited is
-trained twice, and its results are those of the training without canaries.
+Off by default. An audited training also follows the gradients of canaries, so
+its model serves for nothing else: an audited method is trained twice, and its
+results are those of the training without canaries.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,8 +1,8 @@
-"""What a program adds to train under differential privacy, and says about it.
+"""What a study adds to train under differential privacy, and says about it.
 
-The same for every program: noise from a configuration before anything is
-trained, sentences on the terminal, the ledger, metrics of the summary, and the
-report's section. Nothing here is done with `privacy=none`.
+The same for every system: the noise for a configuration, before any training;
+sentences on the terminal; the ledger; metrics of the summary; and the report's
+section. With `privacy=none` nothing here is used.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

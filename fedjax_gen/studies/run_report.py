@@ -1,6 +1,6 @@
-"""What every report of a finished run has: facts, words, sections.
+"""The common part of the reports of finished runs: facts, texts, sections.
 
-The reports of programs are made of these and of what is their own.
+A system adds sections of its own.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

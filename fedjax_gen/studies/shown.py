@@ -1,7 +1,7 @@
-"""What of a run is shown, and in which of its folders it lies.
+"""What a run shows, and in which of its folders.
 
-A run under differential privacy has a folder to give away. In it is what the
-protected methods released and nothing else; what a user asks to see beside it
+A run under differential privacy has a folder to give away. It holds what the
+protected methods released and nothing else. What a user asks to see in addition
 (`--show_real`) lies, with the report that shows it, in the folder to keep.
 """
 

@@ -1,7 +1,4 @@
-"""What every program does alike between what is its own.
-
-Programs are lists of stages: build, begin, train, measure, draw, save.
-"""
+"""The stages that all studies share."""
 
 from collections.abc import Iterable, Mapping
 

@@ -1,4 +1,4 @@
-"""Numbers and lists as the programs' reports write them."""
+"""Numbers and lists as the reports write them."""
 
 from collections.abc import Sequence
 import math

@@ -1,8 +1,8 @@
 """Command-line flags derived from frozen dataclasses, and their help.
 
-A field becomes a flag of its name, type and default, so that no default is
-written twice. What a flag needs besides stands in the field's metadata,
-which `fields.option` writes:
+A field becomes a flag with its name, type and default, so that no default is
+written twice. Other properties of a flag are in the field's metadata, which
+`fields.option` writes:
 
     help: one sentence for `--help`.
     choices: the values allowed.

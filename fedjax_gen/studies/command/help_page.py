@@ -1,4 +1,4 @@
-"""What `--help` shows of a program."""
+"""The text of `--help`."""
 
 from collections.abc import Sequence
 import textwrap

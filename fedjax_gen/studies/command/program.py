@@ -1,8 +1,8 @@
-"""What every program here does around its own work.
+"""A program: the command line and everything around a study.
 
-Reads the command line, answers mistakes in a few lines and before anything is
-compiled, prepares JAX, resumes or refuses the work directory, and exits with a
-status that says what happened.
+Reads the flags, answers mistakes in a few lines before anything is compiled,
+prepares JAX, resumes or refuses the work directory, and exits with a status
+that says what happened.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,6 +1,6 @@
 """What each method of a comparison of generators may release, and its noise.
 
-All have the same budget for the same records, and the same accountant.
+All methods have the same budget for the same records, and the same accountant.
 """
 
 import dataclasses

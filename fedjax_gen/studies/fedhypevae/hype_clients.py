@@ -1,4 +1,4 @@
-"""Who holds which embeddings in a comparison of generators, and for what."""
+"""Who holds which embeddings: for training, validation and tests."""
 
 import dataclasses
 from typing import NamedTuple

@@ -1,7 +1,7 @@
 """How well linear classifiers do with what a method shares.
 
-Rows of the results are of trainings; some share a training, and are told apart
-by what is made of it.
+Each row of the results belongs to a training. Rows that share a training differ
+by how synthetic data are made from it.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,7 @@
-"""FedHypeVAE and what it is compared with, by the names of its table.
+"""FedHypeVAE and the methods that it is compared with, by name.
 
-All of a run train on the same clients' records, under the same budget and by
-the same accountant.
+All methods of a run train on the same clients' records, under the same budget
+and the same accountant.
 """
 
 from collections.abc import Callable, Sequence

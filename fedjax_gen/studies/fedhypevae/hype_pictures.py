@@ -1,4 +1,4 @@
-"""Pictures of a comparison of generators, made of what was trained."""
+"""The pictures of a comparison of generators."""
 
 from collections.abc import Mapping
 import functools

@@ -1,4 +1,4 @@
-"""What a comparison of generators says of privacy, and of what has none."""
+"""What a comparison of generators says about privacy, and about its absence."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses

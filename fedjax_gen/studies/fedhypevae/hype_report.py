@@ -1,8 +1,8 @@
-"""What a finished comparison of generators says: summary.json, report.html.
+"""The report of a comparison of generators: summary.json, report.html.
 
-Everything comes from one value, `Facts`; but for what all methods cost
-together, nothing is computed here. Tables are in `hype_tables`, what is said of
-privacy in `hype_privacy`, pictures are drawn by `hype_pictures`.
+Everything comes from one value, `Facts`; only the joint cost of all methods is
+computed here. `hype_tables` has the tables, `hype_privacy` the text on privacy,
+`hype_pictures` the pictures.
 """
 
 from collections.abc import Sequence

@@ -1,9 +1,9 @@
-"""Trains personal generators of embeddings, and measures what they are for.
+"""Trains personal generators of embeddings, and measures their use.
 
-Beside FedHypeVAE it trains the generators and the averaged classifiers that it
-is compared with, on the same records and under the same privacy budget, and
-asks of each: how well does a linear classifier do for each client, if made of
-what is shared, of the client's own records, or of both?
+FedHypeVAE is compared with other generators and with averaged classifiers, on
+the same records and under the same privacy budget. For each method: how good is
+a linear classifier for each client, trained on what is shared, on the client's
+own records, or on both?
 """
 
 from collections.abc import Mapping

@@ -1,8 +1,8 @@
 """Synthetic embeddings from what a trained generator shares.
 
-Of FedHypeVAE: from one neutral code, fitted to class moments that clients
-release with noise (eq. 11), from one such code for each class, or from the
-codes of all clients, each for the classes it holds.
+FedHypeVAE makes them from one neutral code, fitted to class moments that
+clients release with noise (eq. 11), from one such code for each class, or from
+the codes of all clients, each for the classes that it holds.
 """
 
 from collections.abc import Callable, Iterable, Mapping

@@ -1,4 +1,4 @@
-"""The trainings that FedVAE's program compares: federated, central, local."""
+"""The methods that FedVAE's study compares: federated, central, local."""
 
 from collections import abc
 from collections.abc import Callable, Sequence

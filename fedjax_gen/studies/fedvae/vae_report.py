@@ -1,4 +1,4 @@
-"""What a finished VAE run says: summary.json, report.html, a table.
+"""The report of a VAE run: summary.json, report.html, a table.
 
 Everything comes from one value, `Facts`; nothing is computed here.
 """

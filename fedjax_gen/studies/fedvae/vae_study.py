@@ -1,8 +1,8 @@
-"""Trains a generator over clients that keep their images; looks at it hard.
+"""Trains a generator over clients that keep their images, and measures it.
 
-Beside the federated model it trains the two it is compared with, on the same
-data and with the same number of local steps: one model on all data (central),
-and every client on its own (local).
+The federated model is compared with two others, on the same data and with the
+same number of local steps: one model on all data (central), and every client
+alone (local).
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""What a run of FedVTC compares: what is asked for, and what is built of it."""
+"""What a run of FedVTC compares: its configuration, and what it builds."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses

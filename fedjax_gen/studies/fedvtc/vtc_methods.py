@@ -1,4 +1,4 @@
-"""FedVTC, its ablations and what it is compared with, by name.
+"""FedVTC, its ablations and the methods that it is compared with, by name.
 
 All train the same classifiers of the same clients, from the same start.
 """

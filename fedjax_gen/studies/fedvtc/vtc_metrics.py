@@ -1,4 +1,4 @@
-"""Rows of the results: how good the clients of a method are, at what cost."""
+"""Rows of the results: the accuracy of a method's clients, and its cost."""
 
 from collections.abc import Mapping, Sequence
 

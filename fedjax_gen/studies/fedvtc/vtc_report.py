@@ -1,4 +1,4 @@
-"""What a finished comparison of personal classifiers says.
+"""The report of a comparison of personal classifiers.
 
 Everything comes from one value, `Facts`; nothing is computed here.
 """

@@ -1,4 +1,4 @@
-"""What a run of FedVTC leaves to be used: a generator, and all classifiers."""
+"""What a run of FedVTC saves: a generator, and all classifiers."""
 
 from collections.abc import Mapping
 import os

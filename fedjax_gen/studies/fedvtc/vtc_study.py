@@ -1,9 +1,9 @@
-"""Clients with models of different architectures learn from one another.
+"""Clients with models of different architectures learn from each other.
 
-FedVTC (clients share statistics of features, a generator makes images of them)
-beside the methods that it is compared with. Every client has a classifier of
-its own; what is measured is how well it does on data that no client sees, of
-all classes, those included that it never saw.
+FedVTC (clients share statistics of features, a generator turns them into
+images) and the methods that it is compared with. Every client has a classifier
+of its own. It is measured on data that no client sees, of all classes,
+including those that the client never saw.
 """
 
 from collections.abc import Mapping

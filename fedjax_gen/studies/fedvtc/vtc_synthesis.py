@@ -1,4 +1,4 @@
-"""What FedVTC's statistics and generator make, and what they give away."""
+"""What FedVTC's statistics and generator generate, and what they reveal."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""Who holds what in a run over groups, and of which group each client is."""
+"""Who holds what in a run over groups, and the group of each client."""
 
 import dataclasses
 from typing import Any

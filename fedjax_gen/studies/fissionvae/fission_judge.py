@@ -1,4 +1,4 @@
-"""How good models of groups are: in training, and next to real images."""
+"""Metrics of models of groups: during training, and next to real images."""
 
 from collections.abc import Callable, Mapping
 import dataclasses

@@ -1,8 +1,8 @@
-"""The trainings that FissionVAE's program compares, each by its name.
+"""The methods that FissionVAE's study compares, by name.
 
 A variant is FedVAE with letters: L gives each group a prior, D a decoder, H
-puts a second level of latents, het gives the groups decoders of different
-architectures. Everything else is a model that they are compared with.
+adds a second level of latents, het gives the groups decoders of different
+architectures. All other methods are baselines.
 """
 
 from collections.abc import Callable, Sequence

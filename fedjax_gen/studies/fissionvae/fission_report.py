@@ -1,7 +1,7 @@
-"""What a finished run over groups says: summary.json and report.html.
+"""The report of a run over groups: summary.json and report.html.
 
-Everything comes from one value, `Facts`; but for pictures, which are drawn from
-its generators, nothing is computed here. Tables are in `fission_tables`.
+Everything comes from one value, `Facts`; only pictures are drawn here, with its
+generators. Tables are in `fission_tables`.
 """
 
 from collections.abc import Sequence

@@ -1,9 +1,9 @@
-"""Trains VAEs over groups of clients whose images are of different kinds.
+"""Trains VAEs over groups of clients with different kinds of images.
 
-The variants of FissionVAE are one model with other parts shared: L gives each
-group a prior, D a decoder, H puts a second level of latents, het gives the
-groups decoders of different architectures. Beside them, on the same data, the
-models they are compared with.
+The variants of FissionVAE are one model that shares different parts: L gives
+each group a prior, D a decoder, H adds a second level of latents, het gives the
+groups decoders of different architectures. They are compared with other models
+on the same data.
 """
 
 import dataclasses

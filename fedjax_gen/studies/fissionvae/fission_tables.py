@@ -1,6 +1,6 @@
 """Tables of a run over groups: on the terminal, and in the report.
 
-They are made of one value, `Facts`; nothing is computed here.
+They are made from one value, `Facts`; nothing is computed here.
 """
 
 from collections.abc import Callable, Mapping, Sequence
