@@ -51,6 +51,8 @@ SUBJECT = 'FedVTC'
 CLASS_IMAGES = 'ClassImages'
 SHARED = {'FML': 'meme', 'FedKD': 'mentee'}
 """By method the model that all its clients share, by its rule of prediction."""
+TRIVIAL = (CLASS_IMAGES, 'FedAvg-small', *(f'{name}-shared' for name in SHARED))
+"""Rows of the results that any method for different architectures must beat."""
 
 ABLATIONS: dict[str, tuple[dict[str, Any], str]] = {
   'other_scope': ({}, 'the generator averaged, if it is not, and the reverse'),

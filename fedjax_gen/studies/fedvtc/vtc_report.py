@@ -105,6 +105,8 @@ def _results(shown: Shown, facts: Facts) -> report.Section:
       'How well clients predict is not told here: their classifiers train '
       'without noise, and so numbers of them are not protected.'
     )
+  else:
+    text = vtc_tables.advice(facts.metrics)
   return report.Section('Results', [vtc_tables.results(facts.metrics)], text)
 
 

@@ -111,6 +111,29 @@ def show(metrics: Mapping[str, Mapping[str, float]]) -> None:
   for method, values in metrics.items():
     table.add_row(method, *(column.text(values) for column in columns))
   console.print(table)
+  if text := advice(metrics):
+    console.print(text)
+
+
+def advice(metrics: Mapping[str, Mapping[str, float]]) -> str:
+  """Which trivial baseline to prefer to FedVTC; empty if none is better.
+
+  Args:
+    metrics: by row of the results.
+  """
+  scores = {
+    row: metrics[row]['accuracy']
+    for row in (vtc_methods.SUBJECT, *vtc_methods.TRIVIAL)
+    if 'accuracy' in metrics.get(row, ())
+  }
+  best = max(scores, key=lambda row: scores[row], default='')
+  if best in ('', vtc_methods.SUBJECT) or vtc_methods.SUBJECT not in scores:
+    return ''
+  return (
+    f'Prefer {best} here ({vtc_methods.in_words(best)}): right on '
+    f'{scores[best]:.1%}, {vtc_methods.SUBJECT} on '
+    f'{scores[vtc_methods.SUBJECT]:.1%}.'
+  )
 
 
 def explained(name: str) -> Metric:
