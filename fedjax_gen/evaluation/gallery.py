@@ -198,11 +198,10 @@ def _of_kind(generator, models, source, folder, *, seed, show_real):
 
 def _windows(source, real, made, labels, path):
   """Draws windows, a class a column, in turn."""
-  wanted = np.arange(6) % source.num_classes
-  wanted = np.sort(wanted) if source.num_classes <= 6 else wanted
+  order = np.argsort(np.arange(6) % source.num_classes, kind='stable')
+  wanted, rank = order % source.num_classes, order // source.num_classes
 
   def chosen(series, of):
-    rank = np.arange(6) // source.num_classes
     found = [np.flatnonzero(of == label) for label in wanted]
     rows = [
       own[number % len(own)] if len(own) else number % len(of)

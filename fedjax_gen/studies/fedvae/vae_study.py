@@ -152,7 +152,13 @@ def prepare(
   if running.secrets is None or compared.source.schema is None:
     return compared
   key = running.secrets.key('federated', encoding.LABEL)
-  return build(running.asked, running.session.processes.count, key)
+  found = build(running.asked, running.session.processes.count, key)
+  if names := encoding.hidden(found.source.codec):
+    running.session.say(
+      f'Warning: noise hides the ranges of {", ".join(names)}; give their low '
+      'and high in a schema, which is public.'
+    )
+  return found
 
 
 def save(
