@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+import pathlib
 
 # Eight CPU devices in one process, so that meshes are tested everywhere; and
 # little optimisation, because compiling is most of what tests do: the older
@@ -45,3 +46,42 @@ def _let_programs_go():
   if len(_compiled) > _PROGRAMS:
     jax.clear_caches()
     _compiled.clear()
+
+
+# What `-m quick` runs before a commit, by folder: files that take some seconds
+# each, and together touch most of what there is to break. All of them: '*'.
+_QUICK = {
+  '.': 'federation files floors trees validate',
+  'data': '*',
+  'evaluation': 'charts distances membership neighbours projections',
+  'federated': 'aggregates averaging class_gaussians collect grouping modules '
+  'optimizers rounds sampling servers',
+  'losses': '*',
+  'models': 'classifiers feature_generator layers priors vtc_losses',
+  'privacy': 'accounting clipping ledger noise plan releases sampling',
+  'running': 'config_records files groupings progress report run_secrets '
+  'training workdir',
+  'studies': 'common main options private_run stages',
+}
+_ROOT = pathlib.Path(__file__).parent
+
+
+def _is_quick(path: pathlib.Path) -> bool:
+  if not path.is_relative_to(_ROOT):
+    return False  # an example in a docstring
+  names = _QUICK.get(str(path.parent.relative_to(_ROOT)), '').split()
+  return names == ['*'] or path.stem.removesuffix('_test') in names
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+  """Marks what is quick, and keeps a file with one worker.
+
+  That makes what the tests of a file share once; tests that share a run across
+  files name a group of their own.
+  """
+  for item in items:
+    if _is_quick(item.path):
+      item.add_marker(pytest.mark.quick)
+    if item.get_closest_marker('xdist_group') is None:
+      item.add_marker(pytest.mark.xdist_group(str(item.path)))

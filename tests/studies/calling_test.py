@@ -5,6 +5,9 @@ import pytest
 import fedjax_gen
 from fedjax_gen.errors import InputError
 
+# The tests of a system look at one run: one worker makes it.
+pytestmark = pytest.mark.xdist_group('fedvae')
+
 
 def _flags(args):
   """Flags of a command line as keywords."""

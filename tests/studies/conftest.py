@@ -1,42 +1,103 @@
-"""One small finished run, for all tests that only look at one."""
+"""Runs of the four systems, small and in this process, for all their tests."""
 
+from collections.abc import Callable
 import contextlib
+import functools
 import io
+from pathlib import Path
 
+import jax
+from jax.experimental.compilation_cache import compilation_cache
 import numpy as np
 import pytest
-from sklearn import datasets
 
-from fedjax_gen.evaluation import classifiers
+from fedjax_gen.running import training
 from fedjax_gen.studies.command import program
-from fedjax_gen.studies.fedvae import vae_study
+from tests.studies import systems
 from tests.studies.runs import Run
+from tests.studies.systems import System
 
-# The least that still has every part: two methods, classes, real digits.
-SMALL = (
-  '--rounds=2',
-  '--rounds_per_step=2',
-  '--eval_every=2',
-  '--checkpoint_every=1',
-  '--num_clients=3',
-  '--methods=federated,central',
-  '--num_samples=20',
-  '--importance_samples=2',
-  '--channels=4',
-  '--hidden_size=8',
-  '--latent_size=2',
-  '--local_epochs=1',
-)
+
+@pytest.fixture(scope='package', autouse=True)
+def _programs_are_kept(tmp_path_factory):
+  """What is compiled for one run serves the others of these tests."""
+  settings = {
+    'jax_compilation_cache_dir': str(tmp_path_factory.mktemp('programs')),
+    'jax_persistent_cache_min_compile_time_secs': 0.05,
+  }
+  before = {name: getattr(jax.config, name) for name in settings}
+  for name, value in settings.items():
+    jax.config.update(name, value)
+  compilation_cache.reset_cache()
+  yield
+  for name, value in before.items():
+    jax.config.update(name, value)
+  compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope='session')
-def digits_file(tmp_path_factory):
+def folder_of(tmp_path_factory) -> Callable[[System], Path]:
+  """The folder of a system's data and runs."""
+
+  @functools.cache
+  def make(system):
+    folder = tmp_path_factory.mktemp(system.name)
+    system.write_data(folder)
+    return folder
+
+  return make
+
+
+@pytest.fixture(scope='session')
+def launch(folder_of) -> Callable[..., Run]:
+  """Runs a system in its folder, under a name and with more flags."""
+
+  def launch(system, name, *args):
+    folder = folder_of(system)
+    data = [f'--data={folder / system.data}']
+    if any(arg.startswith('--data=') for arg in args):
+      data = []
+    args = (f'--workdir={folder / name}', *data, *system.small, *args)
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+      patch.setattr(program, '_prepare_jax', lambda cache: None)
+      patch.setenv('FEDJAX_GEN_CACHE', str(folder / 'cache'))
+      system.patch(patch)
+      with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = program.execute(system.program, [system.name, *args])
+    return Run(folder / name, args, status, out.getvalue(), err.getvalue())
+
+  return launch
+
+
+@pytest.fixture(scope='session')
+def finished_of(launch) -> Callable[[System], Run]:
+  """The finished run of all methods of a system; not to be changed."""
+  return functools.cache(
+    lambda system: launch(system, 'finished/run', *system.whole)
+  )
+
+
+@pytest.fixture(scope='session')
+def finished(finished_of) -> Run:
+  """A finished run of FedVAE; not to be changed."""
+  return finished_of(systems.FEDVAE)
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+  """Fails the test as soon as anything would be trained."""
+
+  def train(*unused, **unused_too):
+    raise AssertionError('training began')
+
+  monkeypatch.setattr(training, 'train', train)
+
+
+@pytest.fixture(scope='session')
+def digits_file(folder_of):
   """An npz file of 150 real digits."""
-  digits = datasets.load_digits()
-  path = tmp_path_factory.mktemp('data') / 'few.npz'
-  images = np.round(digits.images[:150] * (255 / 16)).astype(np.uint8)
-  np.savez(path, x=images, y=digits.target[:150])
-  return path
+  return folder_of(systems.FEDVAE) / systems.FEDVAE.data
 
 
 @pytest.fixture(scope='session')
@@ -47,40 +108,3 @@ def features_file(tmp_path_factory):
   path = tmp_path_factory.mktemp('data') / 'features.npz'
   np.savez(path, x=(noise + labels[:, None]).astype(np.float32), y=labels)
   return path
-
-
-@pytest.fixture(scope='session')
-def run_fedvae(digits_file, tmp_path_factory):
-  """Runs FedVAE small, under a name and with more arguments."""
-  folder = tmp_path_factory.mktemp('runs')
-
-  def run(name, *args):
-    # A folder for each: private runs warn of others next to them.
-    workdir = folder / f'of_{name}' / name
-    return _executed(workdir, (f'--data={digits_file}', *SMALL, *args))
-
-  return run
-
-
-@pytest.fixture(scope='session')
-def finished(run_fedvae) -> Run:
-  """A finished run of FedVAE; not to be changed."""
-  return run_fedvae('fedvae')
-
-
-def _executed(workdir, args) -> Run:
-  args = (f'--workdir={workdir}', *args)
-  out, err = io.StringIO(), io.StringIO()
-  train = classifiers.train
-
-  def briefly(*args, recipe, **settings):
-    recipe = recipe._replace(num_steps=60)
-    return train(*args, recipe=recipe, **settings)
-
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(program, '_prepare_jax', lambda cache: None)
-    patch.setattr(classifiers, 'train', briefly)
-    patch.setenv('FEDJAX_GEN_CACHE', str(workdir.parent / 'cache'))
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-      status = program.execute(vae_study.PROGRAM, ['fedvae', *args])
-  return Run(workdir, args, status, out.getvalue(), err.getvalue())

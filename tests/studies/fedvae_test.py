@@ -1,16 +1,8 @@
-"""The contract of `python -m experiments.fedvae`, as its user meets it."""
+"""What is FedVAE's alone; what all programs owe stands in `programs_test`."""
 
 import json
-import math
-import os
-from pathlib import Path
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
-from PIL import Image
 import pytest
 
 import fedjax_gen
@@ -20,8 +12,10 @@ from fedjax_gen.studies.command import program
 from fedjax_gen.studies.fedvae import vae_study
 from tests.studies.runs import Links
 
-_ROOT = Path(__file__).parents[2]
-# Feature vectors: no pictures, no classifier, so that a process is quick.
+# The tests of a system look at one run: one worker makes it.
+pytestmark = pytest.mark.xdist_group('fedvae')
+
+# Feature vectors: no pictures, no classifier, so that a run is quick.
 _QUICK = (
   '--model=mlp',
   '--hidden_size=8',
@@ -50,118 +44,17 @@ def execute(monkeypatch, capsys, tmp_path):
   return execute
 
 
-@pytest.fixture
-def no_training(monkeypatch):
-  """Fails the test as soon as anything would be trained."""
-
-  def train(**unused):
-    raise AssertionError('training began')
-
-  monkeypatch.setattr(training, 'train', train)
-
-
-def test_a_run_ends_well_and_says_where_its_results_lie(finished):
-  assert finished.status == 0
-  assert f'Results: {finished.workdir}' in finished.out
-  assert 'test_elbo' in finished.out
-  assert 'federated: 2/2' in finished.err
-  assert 'Traceback' not in finished.err
-
-
-def test_the_summary_keeps_the_contract(finished):
-  summary = json.loads((finished.workdir / 'summary.json').read_text())
-  assert summary['experiment'] == 'fedvae'
-  assert (summary['seed'], summary['rounds']) == (0, 2)
-  assert summary['data'].endswith('few.npz')
-  assert len(summary['params_digest']) == 64
-  assert summary['seconds'] > 0
-  assert summary['compile_seconds'] > 0
-  assert summary['bytes_up_per_client_round'] > 0
-  assert summary['bytes_down_per_client_round'] > 0
-  assert list(summary['methods']) == ['federated', 'central', 'real_data']
-  for metrics in summary['methods'].values():
-    assert metrics
-    for name, value in metrics.items():
-      assert math.isfinite(value), name
+def test_images_with_classes_have_every_metric(finished):
   assert {
     'test_elbo',
     'test_iw_bound_2',
     'fid_few_classifier',
     'inception_score_few_classifier',
     'tstr_accuracy',
-  } <= set(summary['methods']['federated'])
-
-
-def test_the_directory_holds_everything_the_contract_names(finished):
-  names = {
-    str(path.relative_to(finished.workdir))
-    for path in finished.workdir.rglob('*')
-  }
-  assert {
-    'config.json',
-    'metrics.jsonl',
-    'summary.json',
-    'report.html',
-    'checkpoints/federated/2',
-    'models/federated.json',
-    'models/central.msgpack',
-    'samples/samples_federated.png',
-    'samples/samples_real.png',
-    'samples/federated_round_0002.png',
-    'samples/reconstructions.png',
-    'samples/nearest_central.png',
-    'samples/tsne_latents_federated.png',
-    'samples/partition.png',
-  } <= names
-  assert any(name.startswith('tensorboard/federated/') for name in names)
-  assert not [name for name in names if 'tmp' in name]
-
-
-def test_each_round_of_each_method_is_logged_once(finished):
-  lines = (finished.workdir / 'metrics.jsonl').read_text().splitlines()
-  records = [json.loads(line) for line in lines]
-  assert [(r['method'], r['round']) for r in records] == [
-    (method, number) for method in ('federated', 'central') for number in (1, 2)
-  ]
-  assert {'loss', 'kl', 'participants', 'bytes_up'} <= set(records[0])
-  assert 'test_elbo' in records[1]
-
-
-def test_the_report_loads_nothing_from_elsewhere(finished):
-  page = (finished.workdir / 'report.html').read_text(encoding='utf-8')
-  links = Links()
-  links.feed(page)
-  assert links.images >= 8
-  assert all(link.startswith(('#', 'data:')) for link in links.links)
-  assert 'url(' not in page
-  assert '@import' not in page
-  for word in ('federated', 'real_data', 'test_elbo', 'Inception Score'):
-    assert word in links.text
-  pictures = (finished.workdir / 'samples').glob('*.png')
-  assert all(Image.open(path).format == 'PNG' for path in pictures)
-
-
-def test_a_finished_run_is_only_pointed_at(finished, execute, no_training):
-  before = _snapshot(finished.workdir)
-  status, out, err = execute(*finished.args)
-  assert (status, err) == (0, '')
-  assert 'summary.json' in out
-  assert _snapshot(finished.workdir) == before
-
-
-def test_another_configuration_is_refused_with_the_difference(
-  finished, execute, no_training
-):
-  before = _snapshot(finished.workdir)
-  status, _, err = execute(*finished.args, '--beta=0.5')
-  assert status == 2
-  assert 'fedvae.beta: 1.0 there, 0.5 here' in err
-  assert len(err.splitlines()) <= 15
-  assert _snapshot(finished.workdir) == before
-
-
-def _snapshot(folder):
-  return {path: path.stat().st_mtime_ns for path in folder.rglob('*')}
+  } <= set(finished.summary()['methods']['federated'])
+  first, second = finished.records('federated')
+  assert {'loss', 'kl'} <= set(first)
+  assert 'test_elbo' not in first and 'test_elbo' in second
 
 
 @pytest.mark.parametrize(
@@ -278,26 +171,6 @@ def test_broken_data_are_named_before_anything_begins(
   assert words in err
   assert 'Traceback' not in err
   assert not (tmp_path / 'run').exists()
-
-
-@pytest.mark.parametrize('kind', ['file', 'foreign', 'no_parent'])
-def test_a_work_directory_of_something_else_is_left_alone(
-  execute, no_training, tmp_path, kind
-):
-  path = tmp_path / 'here'
-  if kind == 'file':
-    path.write_text('mine')
-  elif kind == 'foreign':
-    path.mkdir()
-    (path / 'thesis.tex').write_text('mine')
-  else:
-    (tmp_path / 'file').write_text('mine')
-    path = tmp_path / 'file' / 'run'
-  before = _snapshot(tmp_path)
-  status, _, err = execute(f'--workdir={path}')
-  assert status == 2
-  assert str(path) in err
-  assert _snapshot(tmp_path) == before
 
 
 def test_a_divergence_names_round_and_clients(execute, features_file, tmp_path):
@@ -428,7 +301,11 @@ def test_infinity_clips_whole_clients_and_names_no_epsilon(
   config = json.loads((tmp_path / 'run/config.json').read_text())
   assert config['privacy']['epsilon'] == 'inf'
   summary = json.loads((tmp_path / 'run/summary.json').read_text())
-  assert 'epsilon' not in summary['methods']['federated']
+  metrics = summary['methods']['federated']
+  assert 'epsilon' not in metrics
+  # Of vectors there are no features, and so no distance of images.
+  assert not [name for name in metrics if name.startswith('fid')]
+  assert (tmp_path / 'run/report.html').exists()
   status, out, _ = execute(*args)
   assert (status, 'This run is finished' in out) == (0, True)
 
@@ -440,97 +317,3 @@ def test_without_privacy_there_is_no_word_of_it(finished):
   page = (finished.workdir / 'report.html').read_text(encoding='utf-8')
   assert '>Privacy<' not in page
   assert 'Privacy of' not in finished.err
-
-
-def test_stopped_and_killed_a_run_ends_with_the_same_parameters(
-  execute, features_file, tmp_path
-):
-  args = (f'--data={features_file}', *_QUICK)
-  status, _, err = execute('--workdir=whole', *args)
-  assert status == 0, err
-  assert 'precision and recall are left out' in err  # there are no images
-  assert (tmp_path / 'whole/report.html').exists()
-  env = os.environ | {
-    'PYTHONPATH': str(_ROOT),
-    'JAX_COMPILATION_CACHE_DIR': str(tmp_path / 'cache'),
-  }
-  broken = tmp_path / 'broken'
-  log = broken / 'metrics.jsonl'
-
-  def start():
-    command = [sys.executable, '-m', 'experiments.fedvae']
-    return subprocess.Popen(
-      [*command, f'--workdir={broken}', *args],
-      env=env,
-      stdout=subprocess.PIPE,
-      stderr=subprocess.STDOUT,
-      text=True,
-    )
-
-  def interrupted(signum, num_lines):
-    """Starts the run and sends it a signal once it has logged so much."""
-    process = start()
-    while not log.exists() or log.read_text().count('\n') < num_lines:
-      assert process.poll() is None, process.communicate()[0]
-      time.sleep(0.002)
-    process.send_signal(signum)
-    output, _ = process.communicate(timeout=60)
-    assert 'Traceback' not in output
-    return process.returncode, output
-
-  status, output = interrupted(signal.SIGTERM, 1)
-  assert status == 143
-  assert 'Run the same command again to resume' in output
-  status, _ = interrupted(signal.SIGKILL, 4)
-  assert status == -signal.SIGKILL
-  assert not (broken / 'summary.json').exists()
-  process = start()
-  output, _ = process.communicate(timeout=120)
-  assert process.returncode == 0, output
-  digests = {
-    json.loads((tmp_path / name / 'summary.json').read_text())['params_digest']
-    for name in ('whole', 'broken')
-  }
-  assert len(digests) == 1
-
-
-def test_help_fits_a_terminal_and_begins_with_what_it_is(execute):
-  status, out, err = execute('--help')
-  assert (status, err) == (0, '')
-  lines = out.splitlines()
-  assert lines[0].startswith('Trains one VAE')
-  assert max(map(len, lines)) <= 80
-  assert out.count('python -m experiments.fedvae') == 5
-  for title in ('The run:', 'The data:', 'What is compared:'):
-    assert title in lines
-  # Every flag is explained in a sentence.
-  assert ' Default: ' in out
-  assert not [line for line in lines if line.strip() == 'Default: off.']
-
-
-def test_a_population_on_the_host_gives_the_same_bits(
-  execute, features_file, tmp_path
-):
-  args = [
-    f'--data={features_file}', *_QUICK[:4], '--rounds=2', '--eval_every=2',
-    '--importance_samples=0', '--num_clients=8', '--sampling=uniform',
-    '--cohort_size=3', '--dropout_rate=0.2',
-  ]  # fmt: skip
-  summaries = []
-  for name, on_host, methods in [
-    ('device', 'false', 'federated'),
-    ('host', 'true', 'federated,local'),  # the latter is in memory anyway
-  ]:
-    status, _, err = execute(
-      f'--workdir={name}', *args, f'--population_on_host={on_host}',
-      f'--methods={methods}',
-    )  # fmt: skip
-    assert status == 0, err
-    summary = json.loads((tmp_path / name / 'summary.json').read_text())
-    summaries.append(summary['methods'])
-  device, host = summaries
-  assert device['federated'] == host['federated']
-  assert 'local' in host
-  rows = {path.name for path in (tmp_path / 'host').rglob('population/*/*')}
-  assert rows == {'fleet_0'}
-  assert not (tmp_path / 'device/population').exists()

@@ -1,144 +1,44 @@
-"""The contract of `python -m experiments.fissionvae`, as its user meets it."""
+"""What is FissionVAE's alone; what all programs owe is in `programs_test`."""
 
-import contextlib
-import io
-import math
-import signal
-from typing import Any
+import functools
 
 import jax
-from jax.experimental.compilation_cache import compilation_cache
 import numpy as np
-from PIL import Image
 import pytest
-from sklearn import datasets
 
 import fedjax_gen
 from fedjax_gen.algorithms import discovery as discovery_lib
 from fedjax_gen.data import sources
 from fedjax_gen.data.federated import federated_dataset
 from fedjax_gen.data.partition import Partition
-from fedjax_gen.evaluation import classifiers, features
 from fedjax_gen.federated import collect, grouping as grouping_lib
 from fedjax_gen.privacy import releases
-from fedjax_gen.running import (
-  federated_step,
-  groupings,
-  training,
-)
+from fedjax_gen.running import groupings
 from fedjax_gen.studies.command import program
 from fedjax_gen.studies.fissionvae import fission_study
 from fedjax_gen.studies.tools import generate_samples
 from tests.studies.runs import Links, Page, Run
+from tests.studies.systems import FISSIONVAE
 
-_METHODS = ('FedVAE', 'L+D', 'L+D+het', 'local', 'central', 'fedgan')
-# The least that still has every part: groups of two and of four clients, of
-# which four take part, in fleets of two architectures.
-_SMALL = (
-  '--clients_per_group=2,4',
-  '--sampling=uniform',
-  '--cohort_size=4',
-  '--model=mlp',
-  '--families=mlp,conv',
-  '--channels=4',
-  '--gan_channels=4',
-  '--hidden_size=8',
-  '--latent_size=4',
-  '--norm=none',
-  '--local_epochs=1',
-  '--rounds=2',
-  '--rounds_per_step=1',
-  '--eval_every=2',
-  '--checkpoint_every=1',
-  '--num_samples=500',  # as many as curves have, so that less is compiled
-)
+# The tests of a system look at one run: one worker makes it.
+pytestmark = pytest.mark.xdist_group('fissionvae')
 
-
-def _write_kinds(path, num_train, num_test):
-  """Digits, and the negatives of the same digits under the name of shapes.
-
-  Equal numbers of both, so that programs compiled for one serve the other.
-  """
-  digits = datasets.load_digits()
-  images = np.round(digits.images * (255 / 16)).astype(np.uint8)
-  arrays: dict[str, Any] = {}
-  for split, rows in (
-    ('train', slice(num_train)),
-    ('test', slice(num_train, num_train + num_test)),
-  ):
-    own, labels = images[rows], digits.target[rows]
-    arrays |= {
-      f'x_{split}': np.concatenate([own, 255 - own]),
-      f'y_{split}': np.tile(labels, 2),
-      f'groups_{split}': np.repeat(['digits', 'shapes'], len(own)),
-    }
-  np.savez(path, **arrays)
+_METHODS = FISSIONVAE.methods
 
 
 @pytest.fixture(scope='module')
-def folder(tmp_path_factory):
-  """A folder of data, runs and caches."""
-  folder = tmp_path_factory.mktemp('fissionvae')
-  _write_kinds(folder / 'kinds.npz', 64, 20)
-  _write_kinds(folder / 'few.npz', 16, 4)  # too few held out for an FID
-  return folder
-
-
-def _nearest_mean(name, inputs, labels, *test, **settings):
-  """Stands for a trained classifier, which takes long to compile."""
-  *_, num_classes = test
-  means = np.stack(
-    [inputs[labels == c].mean(axis=0).ravel() for c in range(num_classes)]
-  )
-
-  def pixels(images):
-    return images[:, ::2, 0, 0] / np.float32(255)
-
-  def probabilities(images):
-    flat = images.reshape(len(images), -1)
-    distances = ((flat[:, None] - means) ** 2).sum(axis=-1)
-    return np.eye(num_classes, dtype=np.float32)[distances.argmin(axis=1)]
-
-  return features.FeatureExtractor(
-    f'{name}_classifier', pixels, probabilities, 'By the nearest mean.'
-  )
+def folder(folder_of):
+  return folder_of(FISSIONVAE)
 
 
 @pytest.fixture(scope='module')
-def run(folder):
-  """Runs a command line in the folder; what was compiled is kept there."""
-
-  def run(name, *args):
-    workdir = folder / name
-    args = (f'--workdir={workdir}', *_SMALL, *args)
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-      status = program.execute(fission_study.PROGRAM, ['fissionvae', *args])
-    return Run(workdir, args, status, out.getvalue(), err.getvalue())
-
-  settings = {
-    'jax_compilation_cache_dir': str(folder / 'programs'),
-    'jax_persistent_cache_min_compile_time_secs': 0.05,
-  }
-  before = {name: getattr(jax.config, name) for name in settings}
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(program, '_prepare_jax', lambda cache: None)
-    patch.setattr(features, 'classifier_extractor', _nearest_mean)
-    for name, value in settings.items():
-      jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield run
-    for name, value in before.items():
-      jax.config.update(name, value)
-    compilation_cache.reset_cache()
+def run(launch):
+  return functools.partial(launch, FISSIONVAE)
 
 
 @pytest.fixture(scope='module')
-def finished(run, folder) -> Run:
-  """A finished run; not to be changed."""
-  return run(
-    'whole', f'--data={folder}/kinds.npz', f'--methods={",".join(_METHODS)}'
-  )
+def finished(finished_of):
+  return finished_of(FISSIONVAE)
 
 
 @pytest.fixture(scope='module')
@@ -153,40 +53,6 @@ def discovered(run, folder) -> Run:
     '--warmup_rounds=1',
     '--methods=L+D',
   )
-
-
-@pytest.fixture
-def no_training(monkeypatch):
-  """Fails the test as soon as anything would be trained."""
-
-  def train(*unused, **unused_too):
-    raise AssertionError('training began')
-
-  monkeypatch.setattr(training, 'train', train)
-  monkeypatch.setattr(classifiers, 'train', train)
-
-
-def test_a_run_ends_well_and_says_where_its_results_lie(finished):
-  assert finished.status == 0, finished.err
-  assert f'Results: {finished.workdir}' in finished.out
-  for method in _METHODS:
-    assert method in finished.out
-    assert f'{method}: 2/2' in finished.err
-  assert 'Traceback' not in finished.err
-
-
-def test_the_summary_keeps_the_contract(finished):
-  summary = finished.summary()
-  assert summary['experiment'] == 'fissionvae'
-  assert (summary['seed'], summary['rounds']) == (0, 2)
-  assert summary['data'].endswith('kinds.npz')
-  assert len(summary['params_digest']) == 64
-  assert summary['compile_seconds'] > 0
-  assert list(summary['methods']) == [*_METHODS, 'real_data']
-  assert 'discovery' not in summary
-  for method, metrics in summary['methods'].items():
-    for name, value in metrics.items():
-      assert math.isfinite(value), (method, name)
 
 
 def test_every_method_is_measured_for_each_group(finished):
@@ -236,32 +102,6 @@ def test_cohorts_of_all_fleets_are_logged_with_their_traffic(finished):
       assert [r['bytes_up'] for r in records] == [clients * up] * 2
     assert 'group_leakage/shapes' not in records[0]
     assert 'group_leakage/shapes' in records[1]
-
-
-def test_the_directory_holds_everything_the_contract_names(finished):
-  names = {
-    str(path.relative_to(finished.workdir))
-    for path in finished.workdir.rglob('*')
-  }
-  wanted = {
-    'config.json', 'inputs.json', 'metrics.jsonl', 'summary.json',
-    'report.html', 'samples/groups.png', 'samples/partition.png',
-    'samples/reconstructions_group_0.png',
-    'samples/reconstructions_group_1.png', 'methods/real_data.json',
-  }  # fmt: skip
-  for method in _METHODS:
-    wanted |= {
-      f'checkpoints/{method}/2',
-      f'models/{method}.json',
-      f'models/{method}.msgpack',
-      f'methods/{method}.json',
-    }
-    assert any(n.startswith(f'tensorboard/{method}/') for n in names)
-  assert wanted <= names
-  assert not [name for name in names if 'tmp' in name]
-  assert 'grouping.npz' not in names
-  for path in (finished.workdir / 'samples').glob('*.png'):
-    assert Image.open(path).format == 'PNG'
 
 
 def test_groups_of_private_clients_are_trained_and_accounted_for(run, folder):
@@ -334,16 +174,6 @@ def test_real_images_of_private_clients_are_shown_if_asked_for(
     assert not [c for c in page.captions if 'central' in c or 'real' in c]
 
 
-def test_the_report_loads_nothing_from_elsewhere(finished):
-  page = (finished.workdir / 'report.html').read_text(encoding='utf-8')
-  links = Links()
-  links.feed(page)
-  assert links.images >= 4
-  assert all(link.startswith(('#', 'data:')) for link in links.links)
-  for word in (*_METHODS, 'digits', 'shapes', 'Group leakage'):
-    assert word in links.text
-
-
 def test_saved_models_know_their_groups(finished):
   model = fedjax_gen.load(finished.workdir)
   assert (model.name, model.kind) == ('L+D', 'groups')
@@ -379,89 +209,6 @@ def test_one_group_of_the_run_can_be_generated(
   with np.load('synthetic.npz', allow_pickle=False) as file:
     assert file['x'].shape == (7, 8, 8, 1)
     assert file['groups'].tolist() == 7 * ['shapes']
-
-
-def _snapshot(folder):
-  return {path: path.stat().st_mtime_ns for path in folder.rglob('*')}
-
-
-def test_a_finished_run_is_only_pointed_at(finished, run, no_training):
-  before = _snapshot(finished.workdir)
-  again = run('whole', *finished.args)
-  assert (again.status, again.err) == (0, '')
-  assert 'This run is finished' in again.out
-  assert 'summary.json' in again.out
-  assert _snapshot(finished.workdir) == before
-
-
-def test_another_configuration_is_refused_with_the_difference(
-  finished, run, no_training
-):
-  before = _snapshot(finished.workdir)
-  other = run('whole', *finished.args, '--prior_distance=2')
-  assert other.status == 2
-  assert 'fissionvae.prior_distance: 4.0 there, 2.0 here' in other.err
-  assert len(other.err.splitlines()) <= 15
-  assert _snapshot(finished.workdir) == before
-
-
-def test_stopped_and_resumed_a_method_ends_with_the_same_bits(
-  finished, run, folder, monkeypatch
-):
-  """Whatever is trained beside it, too: the other run has five more."""
-  args = (f'--data={folder}/kinds.npz', '--methods=L+D')
-  make_step = federated_step.federated_step
-
-  def interrupted(*args):
-    step = make_step(*args)
-
-    def step_and_stop(state, num_rounds):
-      result = step(state, num_rounds)
-      signal.raise_signal(signal.SIGTERM)
-      return result
-
-    return step_and_stop
-
-  with monkeypatch.context() as patch:
-    patch.setattr(federated_step, 'federated_step', interrupted)
-    stopped = run('stopped', *args)
-  assert stopped.status == 143
-  assert 'Run the same command again to resume' in stopped.err
-  assert not (stopped.workdir / 'summary.json').exists()
-  assert (stopped.workdir / 'checkpoints/L+D/1').exists()
-  assert not (stopped.workdir / 'checkpoints/L+D/2').exists()
-  resumed = run('stopped', *args)
-  assert resumed.status == 0, resumed.err
-  path = 'models/L+D.msgpack'
-  assert (resumed.workdir / path).read_bytes() == (
-    finished.workdir / path
-  ).read_bytes()
-  assert resumed.records('L+D') == finished.records('L+D')
-  measured = finished.summary()['methods']
-  assert resumed.summary()['methods'] == {
-    name: measured[name] for name in ('L+D', 'real_data')
-  }
-
-
-def test_a_population_on_the_host_gives_the_same_bits(finished, run, folder):
-  """Fleets of two architectures, and what is in memory anyway."""
-  names = ('L+D+het', 'local', 'central')
-  on_host = run(
-    'on_host', f'--data={folder}/kinds.npz', f'--methods={",".join(names)}',
-    '--population_on_host=true',
-  )  # fmt: skip
-  assert on_host.status == 0, on_host.err
-  measured = finished.summary()['methods']
-  assert on_host.summary()['methods'] == {
-    name: measured[name] for name in (*names, 'real_data')
-  }
-  for name in names:
-    assert on_host.records(name) == finished.records(name)
-  rows = on_host.workdir / 'population'
-  assert {path.parent.name for path in rows.rglob('*.npy')} == {
-    'fleet_0', 'fleet_1',
-  }  # fmt: skip
-  assert [path.name for path in rows.iterdir()] == ['L+D+het']
 
 
 def test_what_was_discovered_is_in_the_summary(discovered):
@@ -604,15 +351,3 @@ def test_a_mistake_is_answered_before_anything_begins(
   assert 'Traceback' not in captured.err
   assert len(captured.err.splitlines()) <= 5
   assert set(tmp_path.iterdir()) == before
-
-
-def test_help_fits_a_terminal_and_names_the_methods(capsys):
-  status = program.execute(fission_study.PROGRAM, ['fissionvae', '--help'])
-  out = capsys.readouterr().out
-  assert status == 0
-  lines = out.splitlines()
-  assert lines[0].startswith('Trains VAEs over groups of clients')
-  assert max(map(len, lines)) <= 80
-  assert out.count('python -m experiments.fissionvae') == 4
-  for name in ('group_vaes', '--prior_strategy', '--num_newcomers'):
-    assert name in out

@@ -1,7 +1,9 @@
 """`fedjax-gen`, the one command for all programs, and every program's help."""
 
+import dataclasses
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -50,6 +52,15 @@ def test_its_help_lists_every_program(execute):
   assert execute('--version')[1] == f'fedjax-gen {fedjax_gen.__version__}\n'
 
 
+def _flags(configs):
+  """Names of all flags of a program, whose configurations may be nested."""
+  for config in configs:
+    if isinstance(config, tuple):
+      yield from _flags(config)
+    else:
+      yield from (field.name for field in dataclasses.fields(config))
+
+
 @pytest.mark.parametrize('name', command.PROGRAMS)
 @pytest.mark.parametrize('is_installed', [True, False])
 def test_help_is_a_sentence_examples_flags_and_exit_codes(
@@ -72,7 +83,12 @@ def test_help_is_a_sentence_examples_flags_and_exit_codes(
   assert examples.count(called) >= 3
   for words in ('0 done', '1 ', '2 mistake', '130 or 143'):
     assert words in end
-  assert max(map(len, out.splitlines())) <= 80
+  lines = out.splitlines()
+  assert max(map(len, lines)) <= 80
+  # Every flag is there, and explained in a sentence.
+  shown = set(re.findall(r'^ +--(?:\[no\])?(\w+)', out, flags=re.MULTILINE))
+  assert set(_flags(found.configs)) <= shown
+  assert not [line for line in lines if line.strip() == 'Default: off.']
 
 
 def test_a_program_is_run_with_its_flags(execute):

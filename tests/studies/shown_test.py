@@ -15,6 +15,7 @@ from fedjax_gen.studies import shown as shown_lib
 from fedjax_gen.studies.command import program
 from fedjax_gen.studies.tools import generate_samples
 from tests.studies.runs import Page
+from tests.studies.systems import FEDVAE
 
 _PRIVATE = ('--privacy=record', '--epsilon=3', '--accountant=rdp')
 _REAL_PICTURES = {
@@ -27,16 +28,20 @@ _REAL_PICTURES = {
 }
 
 
+# The tests of a system look at one run: one worker makes it.
+pytestmark = pytest.mark.xdist_group('fedvae')
+
+
 @pytest.fixture(scope='module')
-def private(run_fedvae):
+def private(launch):
   """A run of which only what is protected is shown."""
-  return run_fedvae('private', *_PRIVATE)
+  return launch(FEDVAE, 'private/run', *FEDVAE.whole, *_PRIVATE)
 
 
 @pytest.fixture(scope='module')
-def asked(run_fedvae):
+def asked(launch):
   """The same, its user asking for what is real."""
-  return run_fedvae('asked', *_PRIVATE, '--show_real')
+  return launch(FEDVAE, 'asked/run', *FEDVAE.whole, *_PRIVATE, '--show_real')
 
 
 def _files(folder):
