@@ -1,4 +1,4 @@
-"""DP-CGAN: a conditional GAN over embeddings, whose generator is averaged.
+"""DP-CGAN: a conditional GAN over embeddings with an averaged generator.
 
 The baseline of Di Salvo, Nguyen, Ledig, MICCAI 2025
 (https://github.com/myng15/federated-dp-cvae), with which FedHypeVAE is

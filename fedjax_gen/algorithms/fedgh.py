@@ -86,11 +86,11 @@ def fedgh(
 def head_server(
   config: Config, model: Model, num_clients: int
 ) -> ServerProgram:
-  """A server whose state is a head, trained on `prototypes.Points`.
+  """A server with a head as its state, trained on `prototypes.Points`.
 
   Args:
     config: of the method.
-    model: whose head it is.
+    model: the classifier that the head belongs to.
     num_clients: N, of all fleets.
   """
   work = local.local_work(

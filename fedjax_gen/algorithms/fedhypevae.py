@@ -66,8 +66,8 @@ class Config(fields.Configuration):
 
   local_mode: str = fields.option(
     'fedsgd',
-    'What a round is: one minibatch, whose gradient is sent (Algorithm 1), '
-    'or local_epochs passes, whose change is sent',
+    'What a client sends: the gradient of one minibatch (Algorithm 1), '
+    'or the change after local_epochs passes',
     choices=('fedsgd', 'epochs'),
   )
   local_epochs: float = fields.positive(1.0, 'E, with local_mode=epochs')

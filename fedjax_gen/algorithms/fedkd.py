@@ -115,7 +115,7 @@ class MenteeServer(NamedTuple):
 
 
 class LowRank(NamedTuple):
-  """A tree whose matrices were cut in rank.
+  """A tree of matrices with reduced rank.
 
   Attributes:
     tree: as restored from what is sent.
@@ -305,7 +305,7 @@ def _init(model: Model, mentee: Model, key: Key) -> Variables:
 
 
 def _deployment(model: Model, mentee: Model) -> Deployment:
-  """The mentor predicts; beside it, the mentee as it is now."""
+  """The mentor predicts; next to it, the mentee as it is now."""
 
   def deploy(view, client, data, key):
     del data, key

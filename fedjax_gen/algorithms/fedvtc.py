@@ -118,7 +118,7 @@ class Config:
   )
   finetune_mix: str = fields.option(
     'mixed',
-    'As many real images beside synthetic ones [3p, after the last round], '
+    'As many real images as synthetic ones [3p, after the last round], '
     'without which a client forgets its own; or synthetic ones alone',
     choices=('mixed', 'synthetic'),
   )

@@ -157,7 +157,7 @@ def _init(model: Model, meme: Model, key: Key) -> Variables:
 
 
 def _deployment(model: Model, meme: Model) -> Deployment:
-  """The private model predicts; beside it, the meme model as it is now."""
+  """The private model predicts; next to it, the meme model as it is now."""
 
   def deploy(view, client, data, key):
     del data, key

@@ -141,7 +141,7 @@ def evaluate_vaes(
   Args:
     vae: the model.
     models: its variables; one, or those of several clients.
-    source: whose test split is held out.
+    source: its test split is held out.
     extractor: of features; None leaves out all that looks at images.
     config: what to measure.
     seed: of all draws.

@@ -166,7 +166,7 @@ def by_module(aggregates: Mapping[str, Aggregate]) -> Aggregate:
     aggregates: the rule of each module.
 
   Returns:
-    An aggregate whose result maps module names to aggregated modules.
+    An aggregate; its result maps module names to aggregated modules.
   """
   rules = dict(aggregates)
 

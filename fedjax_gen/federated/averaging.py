@@ -121,7 +121,7 @@ def averaged(
   *,
   training: Trainer | None = None,
 ) -> Algorithm:
-  """One model, copies of which clients train and the server averages.
+  """One model: clients train copies of it, the server averages them.
 
   Args:
     config: how clients and server train.

@@ -184,7 +184,7 @@ def proximal(loss_fn: LossFn, anchor: Tree, strength: float) -> LossFn:
 
 
 def rematerialised(loss_fn: Callable[..., Any]) -> Callable[..., Any]:
-  """The same loss, whose gradient keeps the outputs of layers alone.
+  """The same loss; its gradient keeps only the outputs of layers.
 
   What lies between them (activations, normalisations) is computed again on the
   way back, which takes time and saves memory, on accelerators; XLA for CPU

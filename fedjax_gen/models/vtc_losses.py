@@ -205,7 +205,7 @@ def matching(
   """L_DM and related losses, on latents of classes that some client holds.
 
   Args:
-    losses: of which `dm_mode` is used.
+    losses: only its `dm_mode` is used.
     vtc: the generator's functions.
     model: the client's classifier.
     generator: variables of the generator.

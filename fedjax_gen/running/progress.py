@@ -31,7 +31,7 @@ class Progress(Protocol):
     done: int,
     clock: CompileClock | None = None,
   ) -> None:
-    """Begins a method of which `done` rounds are there already.
+    """Begins a method with `done` rounds already trained.
 
     Args:
       method: its name.
@@ -202,7 +202,7 @@ class _NoProgress:
 
 
 NONE: Progress = _NoProgress()
-"""For processes beside the one that shows the advance."""
+"""For processes other than the one that shows the progress."""
 
 
 class _Phase:

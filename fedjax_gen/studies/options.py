@@ -84,8 +84,8 @@ class PopulationConfig(fields.Configuration):
     """
     if self.population_on_host and num_processes > 1:
       raise InputError(
-        'Expected one process with population_on_host=true, whose files one '
-        f'writes, got {num_processes}.'
+        'Expected one process with population_on_host=true, because only one '
+        f'writes its files, got {num_processes}.'
       )
 
 

@@ -59,7 +59,7 @@ class RunConfig(fields.Configuration):
   )
   preset: str = fields.option(
     '',
-    'Start from a recorded recipe; flags given beside it win.',
+    'Start from a recorded recipe; flags given with it win.',
     placeholder='NAME',
     recorded=False,
   )
@@ -161,7 +161,7 @@ class Session:
     return progress.progress(self.stream)
 
   def say(self, text: str) -> None:
-    """Tells what is going on, beside the progress of training."""
+    """Prints a line between those of the progress."""
     if self.processes.is_writer:
       print(text, file=self.stream or sys.stderr, flush=True)
 

@@ -64,7 +64,7 @@ class Synthetic(NamedTuple):
     inputs: `[n, F]` float32.
     labels: `[n]` int32.
     hyper: the hypernetwork that made it; None of a GAN.
-    codes: `[K, V]` of which it was made, or None.
+    codes: `[K, V]` that it was made from, or None.
     weights: `[C, K]` of the codes in each class, or None.
     fitted: of a method of one upload, what was made of it; otherwise None.
   """

@@ -31,7 +31,7 @@ _KEY = 0x64697363
 
 
 class Found(NamedTuple):
-  """What discovery found, with the truth beside it.
+  """What discovery found, next to the truth.
 
   Attributes:
     groups: `[N]` found group of each client, in [0, num_groups).
