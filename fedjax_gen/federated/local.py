@@ -14,10 +14,10 @@ from fedjax_gen.data.federated import Batch, ClientData
 from fedjax_gen.types import LAYER, Array, Key, LossFn, Metrics, Tree
 
 REMATERIALISE = (
-  'compute again what lies between layers in place of keeping it: '
-  'less memory and more time, on accelerators'
+  'recompute activations instead of storing them: less memory and more '
+  'time, on accelerators'
 )
-"""What `--help` says of options by which losses are `rematerialised`."""
+"""Help of the flags that choose `rematerialised`."""
 
 
 class LocalWork(NamedTuple):
