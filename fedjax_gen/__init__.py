@@ -51,10 +51,10 @@ def load(workdir, method=None):
 
   Args:
     workdir: folder of the run, as given to `--workdir`.
-    method: which of its models; `load_model` says which if not given.
+    method: which of its models; `load_model` says the default.
 
   Returns:
-    A `fedjax_gen.running.trained_model.TrainedModel`, whose
+    A `fedjax_gen.running.trained_model.TrainedModel`: its
     `sample(num, seed=0)` gives uint8 images and labels.
 
   Raises:
@@ -71,10 +71,10 @@ def load_clients(workdir, method=''):
 
   Args:
     workdir: folder of the run, as given to `--workdir`.
-    method: of which method; `load_clients` says of which if not given.
+    method: the method that trained them; `load_clients` says the default.
 
   Returns:
-    A `fedjax_gen.running.saved_clients.ClientModels`, whose
+    A `fedjax_gen.running.saved_clients.ClientModels`: its
     `predict(images, client=0)` gives probabilities of classes.
 
   Raises:

@@ -33,10 +33,10 @@ SAMPLINGS = ('all', 'uniform', 'poisson', 'by_size')
 
 @dataclasses.dataclass(frozen=True)
 class FederationConfig(fields.Configuration):
-  """Clients, their data and their presence."""
+  """Clients, their data and who takes part."""
 
   num_clients: int = fields.option(
-    10, 'N, clients; with partition=natural at most so many, 0 for all.'
+    10, 'N, clients; with partition=natural at most this many, 0 for all.'
   )
   partition: str = fields.option(
     'auto',
@@ -74,7 +74,7 @@ class FederationConfig(fields.Configuration):
     0, 'K, clients of a round with sampling=uniform or by_size.'
   )
   participation: float = fields.fraction(
-    0.5, 'Probability of a client’s part in a round with sampling=poisson.'
+    0.5, 'Probability that a client takes part, with sampling=poisson.'
   )
   dropout_rate: float = fields.fraction(
     0.0, 'Probability that a sampled client fails in the round.'
@@ -86,7 +86,7 @@ class FederationConfig(fields.Configuration):
     0, 'Devices that share a cohort; 0 for all, or on CPU one for each core.'
   )
   reproducible: bool = fields.option(
-    False, 'The same bits on 1, 2, 4 or 8 devices, for one more gather.'
+    False, 'The same bits on 1, 2, 4 or 8 devices; costs one more gather.'
   )
 
   def __post_init__(self):

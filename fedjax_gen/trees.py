@@ -1,4 +1,4 @@
-"""Arithmetic on trees whose leaves have a leading axis, clients or examples."""
+"""Arithmetic on trees of arrays with a leading axis, clients or examples."""
 
 import math
 
@@ -39,7 +39,7 @@ def take(tree: Tree, index: Array | int) -> Tree:
 
 
 def put(tree: Tree, index: Array, rows: Tree) -> Tree:
-  """`tree` with `rows` written at `index`, whose entries must be distinct."""
+  """`tree` with `rows` written at `index`; its entries must be distinct."""
   return jax.tree.map(lambda leaf, row: leaf.at[index].set(row), tree, rows)
 
 

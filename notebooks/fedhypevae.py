@@ -11,21 +11,23 @@
 # ---
 
 # %% [markdown]
-# # FedHypeVAE: a generator for each client, made of a short code
+# %% [markdown]
+# # FedHypeVAE: a generator for each client, made from a short code
 #
 # Clients hold embeddings that differ from one domain to the next. They train
-# one *hypernetwork*, which makes of a client's code of 32 numbers the decoder
-# that suits it. You will see how a client that comes later gets its generator
-# without any training, beside the numbers recorded in
+# one *hypernetwork*: it turns a client's code of 32 numbers into the decoder
+# that suits this client. You will see how a client that comes later gets its
+# generator without any training, next to the numbers recorded in
 # [docs/fedhypevae.md](../docs/fedhypevae.md#newcomers); then the same under
-# differential privacy, and what that costs.
+# differential privacy, and what privacy costs.
 #
-# About a minute on two CPU cores; nothing is downloaded but, on Colab, the
-# library itself.
+# About two minutes on two CPU cores. Nothing is downloaded but, on Colab, what
+# the library needs.
 
 # %%
-# The same in every notebook. On Colab it installs the library; what Colab has
-# of JAX, NumPy, protobuf and TensorFlow stays as it is.
+# The same in every notebook. On Colab it installs the library: from REPOSITORY,
+# if one is named, else from the wheel or the zipped folder that you uploaded.
+# The JAX, NumPy, protobuf and TensorFlow of Colab stay as they are.
 import importlib.metadata
 import os
 import pathlib
@@ -33,54 +35,68 @@ import re
 import subprocess
 import sys
 
-SOURCE = 'git+https://github.com/THE_OWNER/fedjax_gen'
+REPOSITORY = ''  # what pip can install, as git+https://...
 SMALL = os.environ.get('FEDJAX_GEN_NOTEBOOK') == 'small'  # for a quick test
 
 if 'COLAB_RELEASE_TAG' in os.environ:
+  uploaded = sorted(map(str, pathlib.Path().glob('fedjax_gen*.[wz]*')))
+  if not (REPOSITORY or uploaded):
+    raise FileNotFoundError(
+      'Upload fedjax_gen-...-any.whl or fedjax_gen.zip (Files, on the left), '
+      'then run this cell again.'
+    )
   kept = re.compile('(jax.*|libtpu|numpy|protobuf|tensorflow.*)==')
   found = importlib.metadata.distributions()
   pins = {f'{d.metadata["Name"]}=={d.version}' for d in found}
   pins = sorted(pin for pin in pins if kept.match(pin.lower()))
   pathlib.Path('constraints.txt').write_text('\n'.join(pins))
   pip = [sys.executable, '-m', 'pip', 'install', '--quiet']
-  subprocess.run([*pip, '-c', 'constraints.txt', SOURCE], check=True)
+  source = REPOSITORY or uploaded[-1]
+  subprocess.run([*pip, '-c', 'constraints.txt', source], check=True)
 
-import jax
+import fedjax_gen
 
-from fedjax_gen.federated import mapping
-
-devices = mapping.Mapping(mesh=mapping.clients_mesh())  # all there are
-print(f'JAX {jax.__version__} on {jax.devices()}')
+print('fedjax_gen', fedjax_gen.__version__)
 
 # %% [markdown]
-# ## Data whose every moment is known
+# ## Data with known moments
 #
-# 32 features, five classes, five domains that see the classes through an affine
-# map of their own; two clients in each domain. Of every client's records 64%
-# are trained on and 20% are for tests.
+# 32 features, five classes, ten clients: two in each of five domains, which see
+# the classes through an affine map of their own. Only the first client of each
+# domain takes part in training; their records go into a file.
 
 # %%
 import matplotlib.pyplot as plt
 import numpy as np
 
-from fedjax_gen.data import federated, heldout, partition, sources
+from fedjax_gen.data import sources
 
-source = sources.load('gaussian_domains')
-train = source.train
-everyone = partition.natural(train.users)
-split = heldout.split_clients(everyone, train.labels, seed=0)
+train = sources.load('gaussian_domains').train
+firsts, seconds = range(0, 10, 2), range(1, 10, 2)
+present = train.users % 2 == 0
+np.savez(
+  'firsts.npz',
+  x=train.inputs[present],
+  y=train.labels[present],
+  users=train.users[present] // 2,
+)
 
 
-def records(part, client):
-  rows = getattr(split, part).rows(client)
+def records(client, late=False):
+  """Records of a client; the last fifth, kept for tests, if late."""
+  rows = np.random.default_rng(client).permutation(
+    np.flatnonzero(train.users == client)
+  )
+  first, last = np.split(rows, [4 * len(rows) // 5])
+  rows = last if late else first
   return train.inputs[rows], train.labels[rows]
 
 
 centred = train.inputs - train.inputs.mean(axis=0)
 axes_of_data = np.linalg.svd(centred[::10], full_matrices=False)[2][:2]
 figure, axes = plt.subplots(figsize=(6, 4), layout='constrained')
-for client, marker in zip(range(0, 10, 2), 'o^sDv', strict=True):
-  inputs, labels = records('train', client)
+for client, marker in zip(firsts, 'o^sDv', strict=True):
+  inputs, labels = records(client)
   places = inputs[labels == 0] @ axes_of_data.T
   axes.scatter(*places.T, s=8, marker=marker, label=f'domain {client // 2}')
 axes.set(title='Class 0: the same class, five domains', xticks=[], yticks=[])
@@ -88,91 +104,50 @@ axes.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# ## The model
+# ## The model, and training
 #
-# Every client $i$ has an encoder and a code $v_i$, which it keeps. The
-# hypernetwork $h$ of all makes of the code scales $d$ and shifts $s$ for each
-# layer of a shared decoder, and a Gaussian prior for each class:
+# Client $i$ keeps an encoder and a code $v_i$. The hypernetwork $h$, which all
+# clients share, turns the code into scales $d$ and shifts $s$ for each layer of
+# a shared decoder, and into a Gaussian prior for each class:
 #
 # $$x \mapsto (x W)\, d(v_i) + b + s(v_i), \qquad
 # p_i(z \mid y) = \mathcal N\left(\mu_y(v_i), \sigma_y^2(v_i)\right).$$
 #
-# Clients send gradients of $h$ alone.
+# Clients send gradients of $h$ alone. First without privacy.
 
 # %%
-from fedjax_gen.models import hypernetwork, vae
-
-config = hypernetwork.HyperVaeConfig()
+flags = {'data': 'firsts.npz', 'num_clients': 0, 'methods': ['FedHypeVAE']}
 if SMALL:
-  config = hypernetwork.HyperVaeConfig(
-    latent_size=4, hidden_sizes=(16,), code_size=4, hyper_size=16
-  )
-model = hypernetwork.build_hyper_vae(
-  config, vae.DataSpec(source.input_shape, source.num_classes)
+  flags |= {
+    'rounds': 2, 'hidden_sizes': [8], 'latent_size': 2, 'hyper_size': 8,
+    'code_size': 3, 'mmd_samples': 2, 'meta_steps': 5, 'accountant': 'rdp',
+    'synthetic_per_class': 20, 'head_epochs': 20,
+  }  # fmt: skip
+done = fedjax_gen.run(
+  'fedhypevae', privacy='none', workdir='runs/fedhypevae', **flags
 )
-
-# %% [markdown]
-# ## Train with one client of every domain
-#
-# The second client of each domain stays away until later. Without privacy at
-# first: a plan says how records are sampled, and adds no noise.
-
-# %%
-from fedjax_gen.algorithms import fedhypevae
-from fedjax_gen.federated import rounds
-from fedjax_gen.privacy import plan as plans
-from fedjax_gen.running import notebook
-
-ROUNDS = 4 if SMALL else 200
-hype = fedhypevae.Config(mmd_samples=2) if SMALL else fedhypevae.Config()
-firsts, seconds = np.arange(0, 10, 2), np.arange(1, 10, 2)
-data = federated.federated_dataset(
-  train.inputs, train.labels, split.train
-).select(firsts)
-init_key, run_key = jax.random.split(jax.random.key(0))
-
-
-def planned(**privacy):
-  return plans.record_plan(
-    plans.PrivacyConfig('record', **privacy),
-    np.asarray(split.train.sizes),
-    batch_size=hype.batch_size,
-    epochs=hype.epochs,
-    rounds=ROUNDS,
-  )
-
-
-def trained(name, mode, plan):
-  algorithm = fedhypevae.fedhypevae(hype, model, mode, plan)
-  print(rounds.traffic(algorithm, [data])[0])
-  state = rounds.init_state(algorithm, [data], init_key)
-  run = rounds.round_runner(algorithm, mapping=devices)
-  return notebook.train(
-    name, run, state, [data], run_key, ROUNDS, rounds_per_call=ROUNDS // 2
-  )
-
-
-state, history = trained('FedHypeVAE', 'none', planned(epsilon=float('inf')))
+done
 
 # %% [markdown]
 # ## A client that comes later
 #
-# It was never trained. At home it computes means and variances of its classes
-# and looks for the code whose embeddings have them; nothing is sent, and the
-# hypernetwork stays as it is.
+# The second client of each domain was never trained. It computes means and
+# variances of its own classes and fits the code that generates embeddings with
+# these moments. Nothing is sent, and the hypernetwork stays as it is.
 
 # %%
+import jax
 import jax.numpy as jnp
 
-from fedjax_gen.models import meta_code
+from fedjax_gen.models import hypernetwork, meta_code
 
 fit_key, draw_key = jax.random.split(jax.random.key(1))
 fitting = meta_code.MetaConfig(meta_steps=20 if SMALL else 500)
 
 
-def fitted(hyper, clients, most=None):
-  """The code of the class moments of some clients' records."""
-  parts = [records('train', client) for client in clients]
+def fitted(trained, clients, most=None):
+  """The code for the class moments of some clients' records."""
+  parts = [records(client) for client in clients]
   inputs, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
   of_class = [inputs[labels == label][:most] for label in range(5)]
   moments = meta_code.ClassMoments(
@@ -180,10 +155,15 @@ def fitted(hyper, clients, most=None):
     jnp.stack([rows.mean(axis=0) for rows in of_class]),
     jnp.stack([rows.var(axis=0) for rows in of_class]),
   )
-  return meta_code.fit_code(model, hyper, moments, fit_key, fitting)[0]
+  hyper = trained.variables['hyper']
+  return meta_code.fit_code(
+    trained.functions, hyper, moments, fit_key, fitting
+  )[0]
 
 
-def generated(hyper, code, per_class=500):
+def generated(trained, code, per_class=500):
+  """Embeddings from the decoder of a code, and their labels."""
+  model, hyper = trained.functions, trained.variables['hyper']
   labels = np.tile(np.arange(5, dtype=np.int32), per_class)
   personal = model.personalise(hyper, code)
   made = hypernetwork.generate(
@@ -193,12 +173,13 @@ def generated(hyper, code, per_class=500):
 
 
 # %% [markdown]
-# What that is worth: a linear classifier of generated embeddings, tested on
-# records of the newcomer that nothing saw. The *neutral* code is fitted to the
-# moments of those who were there.
+# What it is worth: the accuracy of a linear classifier that was trained on
+# generated embeddings, on records of the newcomer that nothing has seen. The
+# *neutral* code is fitted to the moments of the clients that took part.
 
 # %%
 from fedjax_gen.evaluation import heads
+from fedjax_gen.running import notebook
 
 PAGE = 'docs/fedhypevae.md'
 RECORDED = {
@@ -211,44 +192,36 @@ RECORDED = {
 
 def accuracy(inputs, labels, client):
   head = heads.train_head(inputs, labels, 5)
-  real, asked = records('test', client)
+  real, expected = records(client, late=True)
   chosen = heads.probabilities(head, real).argmax(axis=1)
-  return 100 * float(np.mean(chosen == asked))
+  return 100 * float(np.mean(chosen == expected))
 
 
-hyper = state.server.variables
-neutral = generated(hyper, fitted(hyper, firsts))
+trained = done.load('FedHypeVAE')
+neutral = generated(trained, fitted(trained, firsts))
 newcomers = seconds[:1] if SMALL else seconds
 by_client = [
-  {
-    'neutral code': accuracy(*neutral, client),
-    'own code, 5 records a class': accuracy(
-      *generated(hyper, fitted(hyper, [client], 5)), client
-    ),
-    'own code, all records': accuracy(
-      *generated(hyper, fitted(hyper, [client])), client
-    ),
-    'its own records, no generator': accuracy(
-      *records('train', client), client
-    ),
-  }
+  (
+    accuracy(*neutral, client),
+    accuracy(*generated(trained, fitted(trained, [client], 5)), client),
+    accuracy(*generated(trained, fitted(trained, [client])), client),
+    accuracy(*records(client), client),
+  )
   for client in newcomers
 ]
-measured = {
-  name: float(np.mean([row[name] for row in by_client])) for name in RECORDED
-}
-notebook.compared(RECORDED, measured)
+means = np.mean(by_client, axis=0).tolist()
+notebook.compared(RECORDED, dict(zip(RECORDED, means, strict=True)))
 
 # %% [markdown]
-# The same in a picture: real records of a newcomer, and what its code makes.
+# The same as a picture: records of a newcomer, and what its code generates.
 
 # %%
-client = int(seconds[0])
+client = seconds[0]
 figure, panels = plt.subplots(1, 3, figsize=(10, 3.4), layout='constrained')
 made = {
-  'its records': records('train', client),
+  'its records': records(client),
   'neutral code': neutral,
-  'its own code': generated(hyper, fitted(hyper, [client], 5)),
+  'its own code': generated(trained, fitted(trained, [client], 5)),
 }
 for axes, (name, (inputs, labels)) in zip(panels, made.items(), strict=True):
   places = inputs[:600] @ axes_of_data.T
@@ -259,39 +232,37 @@ plt.show()
 # %% [markdown]
 # ## Under differential privacy
 #
-# Now every record's gradient is clipped and noise is added before anything
-# leaves the client (`record_joint`). The plan chooses the noise for the whole
-# run from $\varepsilon$ and counts what is spent, at $\delta = 10^{-4}$. Here
-# the noise follows from a seed that everyone can read, so that $\varepsilon$ is
-# *nominal*; the program draws it from the system's entropy.
+# Now the gradient of each record is clipped, and noise is added before anything
+# leaves the client. The noise is chosen for the whole run, so that the privacy
+# loss of each record stays within $\varepsilon$ at $\delta = 10^{-4}$. It comes
+# from the operating system's entropy: run it twice, and numbers differ. The
+# models lie in `release`, with a ledger of the privacy loss.
 
 # %%
-accountant = 'rdp' if SMALL else 'pld'
-table = []
-for epsilon in (8.0,) if SMALL else (8.0, 2.0):
-  plan = planned(epsilon=epsilon, accountant=accountant)
-  private, _ = trained(f'epsilon {epsilon:g}', 'record_joint', plan)
-  hyper = private.server.variables
-  spent = plan.charged(plan.rounds).worst()
-  assert spent <= epsilon + 1e-3
-  table.append((
-    f'epsilon {epsilon:g}', spent, plan.noise_multiplier,
-    np.mean([
-      accuracy(*generated(hyper, fitted(hyper, [client])), client)
-      for client in newcomers
-    ]),
+rows = []
+for epsilon in (8,) if SMALL else (8, 2):
+  private = fedjax_gen.run(
+    'fedhypevae', epsilon=epsilon, workdir=f'runs/epsilon_{epsilon}', **flags
+  )
+  trained = private.load('FedHypeVAE')
+  own = [
+    accuracy(*generated(trained, fitted(trained, [client])), client)
+    for client in newcomers
+  ]
+  rows.append((
+    f'epsilon {epsilon}', private.metrics['FedHypeVAE']['epsilon'],
+    float(np.mean(own)),
   ))  # fmt: skip
-notebook.Table(('', 'spent', 'noise / C', 'own code: accuracy'), table)
+notebook.Table(('', 'privacy loss', 'own code: accuracy'), rows)
 
 # %% [markdown]
-# The newcomer's own moments stay at home and need no noise. A *neutral* code is
-# fitted to moments that clients release, and those have to be paid for:
-# `class_moments.class_sums` in [docs/fedhypevae.md](../docs/fedhypevae.md).
+# The newcomer's own moments stay at home and need no noise. The neutral code of
+# a run is fitted to moments that clients release; a part of the budget,
+# `moments_share`, pays for them.
 #
 # ## Next
 #
-# * five methods beside it, under one budget:
-#   `python -m experiments.fedhypevae`;
+# * other methods under the same budget: leave out `methods`;
 # * embeddings of your own images:
 #   `python -m experiments.embed --data=my_images`;
 # * [which mode promises what to whom](../docs/privacy.md).

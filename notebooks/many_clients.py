@@ -13,19 +13,20 @@
 # %% [markdown]
 # # 10,000 clients on this accelerator
 #
-# One round of 10,000 clients as one compiled program: they train, are averaged,
-# and the server moves, without a loop in Python. You will see what a client
-# costs in time as their number grows, what `block_size` and the devices do to
-# it, what memory a round needs, and what comes out.
+# One round of 10,000 clients is one compiled program: they train, the server
+# averages and updates, without a loop in Python. This notebook uses the engine
+# itself. You will see the time per client as their number grows, the effect of
+# `block_size` and of devices, the memory of a round, and the result.
 #
-# About a minute on two CPU cores, less on a GPU or TPU; nothing is
-# downloaded but, on Colab, the library itself. Times are of your machine: none
-# is recorded here. (On Colab choose a GPU or TPU first: Runtime, Change runtime
-# type.)
+# About a minute on two CPU cores, less on a GPU or TPU. Nothing is downloaded
+# but, on Colab, what the library needs. The times are those of your machine;
+# none is recorded here. (On Colab choose a GPU or TPU first: Runtime, Change
+# runtime type.)
 
 # %%
-# The same in every notebook. On Colab it installs the library; what Colab has
-# of JAX, NumPy, protobuf and TensorFlow stays as it is.
+# The same in every notebook. On Colab it installs the library: from REPOSITORY,
+# if one is named, else from the wheel or the zipped folder that you uploaded.
+# The JAX, NumPy, protobuf and TensorFlow of Colab stay as they are.
 import importlib.metadata
 import os
 import pathlib
@@ -33,40 +34,48 @@ import re
 import subprocess
 import sys
 
-SOURCE = 'git+https://github.com/THE_OWNER/fedjax_gen'
+REPOSITORY = ''  # what pip can install, as git+https://...
 SMALL = os.environ.get('FEDJAX_GEN_NOTEBOOK') == 'small'  # for a quick test
 
 if 'COLAB_RELEASE_TAG' in os.environ:
+  uploaded = sorted(map(str, pathlib.Path().glob('fedjax_gen*.[wz]*')))
+  if not (REPOSITORY or uploaded):
+    raise FileNotFoundError(
+      'Upload fedjax_gen-...-any.whl or fedjax_gen.zip (Files, on the left), '
+      'then run this cell again.'
+    )
   kept = re.compile('(jax.*|libtpu|numpy|protobuf|tensorflow.*)==')
   found = importlib.metadata.distributions()
   pins = {f'{d.metadata["Name"]}=={d.version}' for d in found}
   pins = sorted(pin for pin in pins if kept.match(pin.lower()))
   pathlib.Path('constraints.txt').write_text('\n'.join(pins))
   pip = [sys.executable, '-m', 'pip', 'install', '--quiet']
-  subprocess.run([*pip, '-c', 'constraints.txt', SOURCE], check=True)
+  source = REPOSITORY or uploaded[-1]
+  subprocess.run([*pip, '-c', 'constraints.txt', source], check=True)
 
-import jax
+import fedjax_gen
 
-from fedjax_gen.federated import mapping
-
-devices = mapping.Mapping(mesh=mapping.clients_mesh())  # all there are
-print(f'JAX {jax.__version__} on {jax.devices()}')
+print('fedjax_gen', fedjax_gen.__version__)
 
 # %% [markdown]
 # ## 10,000 clients, sixteen digits each
 #
-# Of 1,439 digits, shifted and dimmed at random, 160,000 are made. Examples lie
-# on the device once; a client is two numbers, where its range begins and how
-# long it is.
+# 1,439 digits, shifted and dimmed at random, become 160,000. The device holds
+# the examples once; a client is two numbers, the start and the length of its
+# range.
 
 # %%
+import jax
 import numpy as np
 
 from fedjax_gen import trees
 from fedjax_gen.data import federated, partition, sources
+from fedjax_gen.federated import mapping
 
 NUM_CLIENTS = 200 if SMALL else 10_000
 PER_CLIENT = 16
+devices = mapping.Mapping(mesh=mapping.clients_mesh())  # all that there are
+print(f'JAX {jax.__version__} on {jax.devices()}')
 source = sources.load('digits')
 
 drawn = np.random.default_rng(0)
@@ -85,8 +94,8 @@ print(f'{trees.num_bytes(data) / 1e6:.1f} MB for {data.num_clients:,} clients')
 # ## The algorithm
 #
 # FedVAE with a small VAE. Clients keep nothing between rounds
-# (`keep_optimizer_state=False`): what a client keeps is held for *all* of them,
-# and Adam's moments of 10,000 clients would be 20,000 models.
+# (`keep_optimizer_state=False`): the state of *all* clients is in memory, and
+# Adam's moments of 10,000 clients would be 20,000 models.
 
 # %%
 from fedjax_gen.algorithms import fedvae
@@ -115,16 +124,16 @@ print(
 #
 # A cohort of $K$ clients is laid out as lanes × blocks × clients. Clients of a
 # *block* are computed at once, blocks follow each other, *lanes* are devices.
-# `block_size=1` needs the least memory; a GPU or TPU is not filled by one small
-# client, and wants blocks of hundreds. What is fastest depends on the model
-# too, so it is measured.
+# `block_size=1` needs the least memory; one small client does not fill a GPU or
+# TPU, which needs blocks of hundreds. The fastest size depends on the model
+# too, so measure it.
 
 # %%
 import time
 
 
 def measured(num_clients, block_size):
-  """Seconds of a round, and the bytes that it needs beside its arguments."""
+  """Seconds of a round, and the bytes that it needs besides its arguments."""
   some = data.select(np.arange(num_clients))
   layout = mapping.Mapping(block_size=block_size, mesh=devices.mesh)
   run = rounds.round_runner(algorithm, mapping=layout)
@@ -170,9 +179,9 @@ panels[0].legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# The memory of a round is that of a block: of each further client it holds a
-# few numbers. The compiler knows it before anything runs, and `temporary_bytes`
-# asks it. Beside it, what a loop would need that keeps every client's message:
+# The memory of a round is that of a block, and a few numbers for each further
+# client. The compiler knows it before anything runs, and `temporary_bytes` asks
+# it. For comparison, the memory of a loop that keeps every client's message:
 
 # %%
 [most] = [max(numbers)]
@@ -202,8 +211,8 @@ lanes, blocks_of_lane, block = layout.layout(most)
 print(f'{lanes} devices x {blocks_of_lane} blocks x {block} clients')
 
 # %% [markdown]
-# Whichever layout: the same numbers, to rounding. Keys belong to clients, not
-# to places.
+# Every layout gives the same numbers, up to rounding: keys belong to clients,
+# not to places.
 
 # %%
 few = data.select(np.arange(24))
@@ -225,9 +234,9 @@ for other in servers[1:]:
 # %% [markdown]
 # ## Train
 #
-# Everyone takes part, in a hundred rounds. (Of a larger population a round asks
-# a part: `samplers=[sampling.uniform(1_000)]`.) Every client makes one step of
-# 16 images, so the server takes longer ones than an average: Adam.
+# Everyone takes part, in a hundred rounds. (With a larger population each round
+# samples a part: `samplers=[sampling.uniform(1_000)]`.) A client makes one step
+# on 16 images, so the server takes longer steps than an average: Adam.
 
 # %%
 ROUNDS = 2 if SMALL else 100

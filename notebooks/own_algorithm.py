@@ -13,19 +13,20 @@
 # %% [markdown]
 # # Your own algorithm in 40 lines
 #
-# A federated generator written from nothing: mixtures of Gaussians for each
-# class, fitted by EM, of which clients send sums only. It is a real and useful
-# one: it has no learning rate, its result is *exactly* what pooled data would
-# give, and it both draws digits and classifies them. You will see the whole
-# algorithm, its bytes, the check against pooled data and against
-# scikit-learn, and its digits beside those of a VAE.
+# A federated generator written from scratch: a mixture of Gaussians for each
+# class, fitted by EM; clients send only sums. It is real and useful: it has no
+# learning rate, its result is *exactly* what pooled data would give, and it
+# both generates digits and classifies them. You will see the whole algorithm,
+# its bytes, the checks against pooled data and against scikit-learn, and its
+# digits next to those of a VAE.
 #
-# About a minute on two CPU cores; nothing is downloaded but, on Colab, the
-# library itself.
+# About a minute on two CPU cores. Nothing is downloaded but, on Colab, what the
+# library needs.
 
 # %%
-# The same in every notebook. On Colab it installs the library; what Colab has
-# of JAX, NumPy, protobuf and TensorFlow stays as it is.
+# The same in every notebook. On Colab it installs the library: from REPOSITORY,
+# if one is named, else from the wheel or the zipped folder that you uploaded.
+# The JAX, NumPy, protobuf and TensorFlow of Colab stay as they are.
 import importlib.metadata
 import os
 import pathlib
@@ -33,24 +34,28 @@ import re
 import subprocess
 import sys
 
-SOURCE = 'git+https://github.com/THE_OWNER/fedjax_gen'
+REPOSITORY = ''  # what pip can install, as git+https://...
 SMALL = os.environ.get('FEDJAX_GEN_NOTEBOOK') == 'small'  # for a quick test
 
 if 'COLAB_RELEASE_TAG' in os.environ:
+  uploaded = sorted(map(str, pathlib.Path().glob('fedjax_gen*.[wz]*')))
+  if not (REPOSITORY or uploaded):
+    raise FileNotFoundError(
+      'Upload fedjax_gen-...-any.whl or fedjax_gen.zip (Files, on the left), '
+      'then run this cell again.'
+    )
   kept = re.compile('(jax.*|libtpu|numpy|protobuf|tensorflow.*)==')
   found = importlib.metadata.distributions()
   pins = {f'{d.metadata["Name"]}=={d.version}' for d in found}
   pins = sorted(pin for pin in pins if kept.match(pin.lower()))
   pathlib.Path('constraints.txt').write_text('\n'.join(pins))
   pip = [sys.executable, '-m', 'pip', 'install', '--quiet']
-  subprocess.run([*pip, '-c', 'constraints.txt', SOURCE], check=True)
+  source = REPOSITORY or uploaded[-1]
+  subprocess.run([*pip, '-c', 'constraints.txt', source], check=True)
 
-import jax
+import fedjax_gen
 
-from fedjax_gen.federated import mapping
-
-devices = mapping.Mapping(mesh=mapping.clients_mesh())  # all there are
-print(f'JAX {jax.__version__} on {jax.devices()}')
+print('fedjax_gen', fedjax_gen.__version__)
 
 # %% [markdown]
 # ## The mathematics
@@ -67,8 +72,8 @@ print(f'JAX {jax.__version__} on {jax.devices()}')
 # $$N_m = \sum_i r_{im}, \quad \mu_m = \frac1{N_m} \sum_i r_{im} x_i, \quad
 # \Sigma_m = \frac1{N_m} \sum_i r_{im} x_i x_i^\top - \mu_m \mu_m^\top.$$
 #
-# A sum over images is a sum over clients of their sums: so it fits a round, the
-# server need not see any single client, and a secure summation would do.
+# A sum over images is a sum over clients of their sums. So it fits a round: the
+# server needs no message of a single client, and secure summation is enough.
 #
 # ## The algorithm
 #
@@ -81,6 +86,7 @@ print(f'JAX {jax.__version__} on {jax.devices()}')
 # %%
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from fedjax_gen.federated import aggregates, local
@@ -171,7 +177,7 @@ import numpy as np
 
 from fedjax_gen import trees
 from fedjax_gen.data import federated, partition, sources
-from fedjax_gen.federated import rounds
+from fedjax_gen.federated import mapping, rounds
 from fedjax_gen.running import notebook
 
 PER_CLASS = 2 if SMALL else 4
@@ -184,11 +190,11 @@ algorithm = federated_em(64, PER_CLASS)
 assert len(inspect.getsource(federated_em).splitlines()) <= 43
 
 
-# On several CPU devices, Cholesky factors inside a round were seen to wait for
-# each other for ever (JAX 0.10.2): there one of them does all.
-if jax.default_backend() == 'cpu':
-  devices = mapping.Mapping(mesh=mapping.clients_mesh(1))
-run = rounds.round_runner(algorithm, mapping=devices)
+# All devices share the clients; on CPU one does all the work, because Cholesky
+# factors on several CPU devices waited for each other for ever (JAX 0.10.2).
+number = 1 if jax.default_backend() == 'cpu' else None
+mesh = mapping.clients_mesh(number)
+run = rounds.round_runner(algorithm, mapping=mapping.Mapping(mesh=mesh))
 
 
 def fitted(name, data):
@@ -205,7 +211,7 @@ mixture = state.server
 # %% [markdown]
 # ## Check it: bytes
 #
-# Of $M$ components and $F = 64$ features $M (1 + F + F^2)$ floats travel.
+# For $M$ components and $F = 64$ features, $M (1 + F + F^2)$ floats travel.
 
 # %%
 [traffic] = rounds.traffic(algorithm, [data])
@@ -219,8 +225,8 @@ print(f'{traffic.bytes_up:,} bytes up a client and round')
 # ## Check it: it is what pooled data give
 #
 # The same algorithm with one client that holds everything. Sums of sums are
-# sums, so nothing but rounding may differ. And EM never makes the likelihood
-# worse, but for the floor.
+# sums, so only rounding may differ. And EM never lowers the likelihood, except
+# through the floor.
 
 # %%
 pooled, pooled_history = fitted('pooled', data.merged())
@@ -244,8 +250,8 @@ plt.show()
 # %% [markdown]
 # ## Check it: against scikit-learn
 #
-# One more E and M step of an implementation that knows nothing of ours, for the
-# class 3, from where ours stands; then one round of ours.
+# One more E and M step of an independent implementation, for the class 3, from
+# our current mixture; then one round of ours.
 
 # %%
 import warnings

@@ -14,17 +14,17 @@
 # # Your own data
 #
 # A folder for each client, pictures of any size, some grey, some in colour, and
-# one file that is broken: this is how data really look. You will see what is
-# read, which files are refused and why, who holds what, and then train and save
-# synthetic images in one file. Change `FOLDER` to your own.
+# a broken file: real data look like this. You will see what is read, which
+# files are refused and why, and who holds what; then train, and save synthetic
+# images in one file. Change `FOLDER` to your own.
 #
-# About a minute on two CPU cores; nothing is downloaded but, on Colab, the
-# library itself. [docs/own_data.md](../docs/own_data.md) has all that can be
-# read.
+# About a minute on two CPU cores. Nothing is downloaded but, on Colab, what the
+# library needs. [docs/own_data.md](../docs/own_data.md) lists every format.
 
 # %%
-# The same in every notebook. On Colab it installs the library; what Colab has
-# of JAX, NumPy, protobuf and TensorFlow stays as it is.
+# The same in every notebook. On Colab it installs the library: from REPOSITORY,
+# if one is named, else from the wheel or the zipped folder that you uploaded.
+# The JAX, NumPy, protobuf and TensorFlow of Colab stay as they are.
 import importlib.metadata
 import os
 import pathlib
@@ -32,32 +32,36 @@ import re
 import subprocess
 import sys
 
-SOURCE = 'git+https://github.com/THE_OWNER/fedjax_gen'
+REPOSITORY = ''  # what pip can install, as git+https://...
 SMALL = os.environ.get('FEDJAX_GEN_NOTEBOOK') == 'small'  # for a quick test
 
 if 'COLAB_RELEASE_TAG' in os.environ:
+  uploaded = sorted(map(str, pathlib.Path().glob('fedjax_gen*.[wz]*')))
+  if not (REPOSITORY or uploaded):
+    raise FileNotFoundError(
+      'Upload fedjax_gen-...-any.whl or fedjax_gen.zip (Files, on the left), '
+      'then run this cell again.'
+    )
   kept = re.compile('(jax.*|libtpu|numpy|protobuf|tensorflow.*)==')
   found = importlib.metadata.distributions()
   pins = {f'{d.metadata["Name"]}=={d.version}' for d in found}
   pins = sorted(pin for pin in pins if kept.match(pin.lower()))
   pathlib.Path('constraints.txt').write_text('\n'.join(pins))
   pip = [sys.executable, '-m', 'pip', 'install', '--quiet']
-  subprocess.run([*pip, '-c', 'constraints.txt', SOURCE], check=True)
+  source = REPOSITORY or uploaded[-1]
+  subprocess.run([*pip, '-c', 'constraints.txt', source], check=True)
 
-import jax
+import fedjax_gen
 
-from fedjax_gen.federated import mapping
-
-devices = mapping.Mapping(mesh=mapping.clients_mesh())  # all there are
-print(f'JAX {jax.__version__} on {jax.devices()}')
+print('fedjax_gen', fedjax_gen.__version__)
 
 # %% [markdown]
 # ## A folder that is not tidy
 #
-# Three clinics with a folder for each finding. One photographs in colour; all
-# pictures have other sizes; one file is cut off, another is no picture at all.
-# They are drawn here from scikit-learn's digits, so that the notebook needs no
-# file of yours.
+# Three clinics, each with a folder for each finding. One takes photographs in
+# colour; sizes differ; one file is cut off, another is no picture at all. The
+# pictures are made here from scikit-learn's digits, so that the notebook needs
+# no file of yours.
 
 # %%
 import numpy as np
@@ -91,8 +95,9 @@ print(sum(path.is_file() for path in FOLDER.rglob('*')), 'files')
 # %% [markdown]
 # ## Read it
 #
-# `clients:` says that the first level of folders is clients. All pictures come
-# to one size and, since some have colour, to RGB. Every decision is a note.
+# `clients:` says that the first level of folders is clients. All pictures are
+# resized to one size and, since some have colour, converted to RGB. Every
+# decision is a note.
 
 # %%
 from fedjax_gen.data import sources
@@ -118,8 +123,8 @@ Image('read.png')
 # %% [markdown]
 # ## Who holds what
 #
-# `natural` keeps the clients that there are. To study what skew does, deal the
-# same images again, here by a Dirichlet of 0.3.
+# `natural` keeps the clients as they are. To study what skew does, deal the
+# same images again, here by a Dirichlet distribution of 0.3.
 
 # %%
 from fedjax_gen.data import partition
@@ -136,9 +141,9 @@ Image('dirichlet.png', width=420)
 # %% [markdown]
 # ## Kinds of images, and arrays
 #
-# The same tree read as `groups:` has kinds in place of clients, for
-# [FissionVAE](fissionvae.ipynb). An npz file does without folders; wrong values
-# are refused by the name of the array.
+# Read as `groups:`, the same tree has kinds in place of clients, for
+# [FissionVAE](fissionvae.ipynb). An npz file needs no folders; an error names
+# the array with the wrong values.
 
 # %%
 from fedjax_gen.errors import InputError
@@ -164,60 +169,39 @@ except InputError as error:
 # %% [markdown]
 # ## Train
 #
-# A VAE over the three clinics. `conditional=True` lets you ask for a finding
-# later; data without class folders need `conditional=False`.
+# A VAE over the three clinics. Its condition is the finding, so that you can
+# ask for one; data without class folders need `conditional=False`.
 
 # %%
-from fedjax_gen.algorithms import fedvae
-from fedjax_gen.data import federated
-from fedjax_gen.federated import rounds
-from fedjax_gen.models import vae
-from fedjax_gen.running import notebook
-
-config = vae.VaeConfig(conditional=True)
+flags = {'image_size': 16, 'methods': ['federated']}
 if SMALL:
-  config = vae.VaeConfig(model='mlp', norm='none', hidden_size=32)
-model = vae.build_vae(
-  config, vae.DataSpec(source.input_shape, source.num_classes)
+  flags |= {
+    'rounds': 2, 'model': 'mlp', 'norm': 'none', 'hidden_size': 32,
+    'num_test_examples': 9, 'importance_samples': 2,
+  }  # fmt: skip
+done = fedjax_gen.run(
+  'fedvae',
+  data=f'clients:{FOLDER}',
+  partition='natural',
+  num_clients=0,
+  workdir='runs/own_data',
+  **flags,
 )
-algorithm = fedvae.fedvae(fedvae.Config(), model)
-data = federated.federated_dataset(train.inputs, train.labels, clients)
-init_key, run_key = jax.random.split(jax.random.key(0))
-state = rounds.init_state(algorithm, [data], init_key)
-run = rounds.round_runner(algorithm, mapping=devices)
-ROUNDS = 4 if SMALL else 60
-state, history = notebook.train(
-  'FedVAE', run, state, [data], run_key, ROUNDS, rounds_per_call=ROUNDS // 4
-)
-assert history['loss'][-1] < history['loss'][0]
+done
 
 # %% [markdown]
-# Is it any good? Held-out images were in no client's hands.
+# Is it any good? No client held the images that it is measured on.
 
 # %%
-from fedjax_gen.evaluation import vaes
-from fedjax_gen.models import elbo
-
-generator, variables = elbo.of_vae(model), state.server.variables
-bounds = vaes.held_out_bounds(generator, variables, source, seed=0)
-asked = np.repeat(np.arange(source.num_classes), 10)
-made = vaes.sample_images(generator, variables, asked, seed=0)
-rows = {'held out': source.test.inputs[:10]} | {
-  f'made: {name}': made[asked == label]
-  for label, name in enumerate(source.class_names)
-}
-pictures.image_rows(rows, 'made.png')
-print(f'test_elbo {bounds["test_elbo"]:.1f} nats per image')
-Image('made.png')
+Image(done.path / 'samples/samples_federated.png')
 
 # %% [markdown]
 # ## Synthetic images in one file
 #
-# Under the names by which `sources.load` reads them back, here or anywhere.
+# With the names that `sources.load` reads, here or anywhere.
 
 # %%
-labels = np.arange(1000) % source.num_classes
-images = vaes.sample_images(generator, variables, labels, seed=1)
+images, labels = done.load().sample(1000, seed=1)
 np.savez_compressed(
   'synthetic.npz', x=images, y=labels, classes=np.array(source.class_names)
 )

@@ -118,7 +118,7 @@ def last_round_floats(
 
   Args:
     feature_size: F.
-    num_classes: C, of which all come down.
+    num_classes: C; all come down.
     classes_held: those that the client has and sends.
 
   Example:

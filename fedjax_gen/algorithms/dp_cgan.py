@@ -1,4 +1,4 @@
-"""DP-CGAN: a conditional GAN over embeddings, whose generator is averaged.
+"""DP-CGAN: a conditional GAN over embeddings with an averaged generator.
 
 The baseline of Di Salvo, Nguyen, Ledig, MICCAI 2025
 (https://github.com/myng15/federated-dp-cvae), with which FedHypeVAE is
@@ -39,16 +39,18 @@ from fedjax_gen.types import Array, Key
 
 @dataclasses.dataclass(frozen=True)
 class CganConfig(fields.Configuration):
-  """The conditional GAN that is compared (DP-CGAN)."""
+  """The conditional GAN of the comparison (DP-CGAN)."""
 
-  gan_latent_size: int = fields.positive_int(16, 'Its latent dimensions')
+  gan_latent_size: int = fields.positive_int(16, 'Latent dimensions')
   gan_hidden_sizes: tuple[int, ...] = fields.option(
     (128, 128),
-    'Widths of its generator; those of the discriminator reversed',
+    'Widths of the generator; reversed for the discriminator',
     check=validate.each(validate.positive_int),
   )
-  gan_learning_rate: float = fields.positive(2e-3, 'Of both players’ Adam')
-  gan_b1: float = fields.fraction(0.5, 'Beta 1 of their Adam')
+  gan_learning_rate: float = fields.positive(
+    2e-3, 'Learning rate of both Adams'
+  )
+  gan_b1: float = fields.fraction(0.5, 'Beta 1 of both Adams')
 
 
 class Cgan(NamedTuple):

@@ -77,7 +77,7 @@ def _loss(model: Model, weight: float, teacher: Prototypes) -> LossFn:
   def term(variables, features, logits, batch, key):
     del variables, features, key
     values = optax.softmax_cross_entropy(logits, targets[batch.labels])
-    # Of a class of which nobody has told there is nothing to learn.
+    # Nothing to learn about a class that no client has sent.
     return weight * jnp.where(teacher.known[batch.labels], values, 0.0)
 
   return personal.classification(model, term)

@@ -213,7 +213,7 @@ def generator_loss(
 
   Args:
     config: of the method.
-    model: whose heads they are.
+    model: the classifier that the heads belong to.
     heads: of the clients, leaves `[N, ...]`.
     counts: `[N, C]` examples by class; zeros for clients that are away.
     variables: of the generator.

@@ -66,8 +66,8 @@ class Config(fields.Configuration):
 
   local_mode: str = fields.option(
     'fedsgd',
-    'What a round is: one minibatch, whose gradient is sent (Algorithm 1), '
-    'or local_epochs passes, whose change is sent',
+    'What a client sends: the gradient of one minibatch (Algorithm 1), '
+    'or the change after local_epochs passes',
     choices=('fedsgd', 'epochs'),
   )
   local_epochs: float = fields.positive(1.0, 'E, with local_mode=epochs')
@@ -75,13 +75,17 @@ class Config(fields.Configuration):
     64, 'B, records that a client of mean size expects in a minibatch'
   )
   optimizer: str = fields.option(
-    'adam', 'Of every part', choices=('adam', 'sgd')
+    'adam', 'Optimizer of every part', choices=('adam', 'sgd')
   )
-  learning_rate: float = fields.positive(2e-3, 'Of the hypernetwork')
+  learning_rate: float = fields.positive(
+    2e-3, 'Learning rate of the hypernetwork'
+  )
   encoder_learning_rate: float = fields.positive(
-    2e-3, 'Of the clients’ encoders'
+    2e-3, 'Learning rate of the clients’ encoders'
   )
-  code_learning_rate: float = fields.positive(1e-2, 'Of the clients’ codes')
+  code_learning_rate: float = fields.positive(
+    1e-2, 'Learning rate of the clients’ codes'
+  )
   beta: float = fields.non_negative(
     1.0, 'Weight of the KL term; the paper has none'
   )
@@ -89,22 +93,22 @@ class Config(fields.Configuration):
     1.0, 'lambda_MMD, in nats; 0 for none'
   )
   mmd_samples: int = fields.positive_int(
-    8, 'Examples generated for the MMD of a record, 2 or more: it takes pairs'
+    8, 'Examples generated for the MMD of a record, at least 2: it needs pairs'
   )
   mmd_conditional: bool = fields.option(
     True, 'Compare a record with generated examples of its own class'
   )
   neutral_share: float = fields.fraction(
     0.5,
-    'Part of the records, drawn anew in every step, that a client trains the '
-    'decoder and prior of the code zero on in place of its own: so that there '
-    'is a neutral decoder that every client has trained',
+    'Share of the records of a step, redrawn every step, that train decoder '
+    'and prior of the code zero instead of the client’s code: they become a '
+    'neutral decoder that every client has trained',
   )
   lipschitz_weight: float = fields.non_negative(
-    1e-3, 'lambda_Lip; of no effect with lipschitz=none or spectral_norm'
+    1e-3, 'lambda_Lip; no effect with lipschitz=none or spectral_norm'
   )
   code_weight: float = fields.non_negative(
-    1e-4, 'lambda_v, of the codes’ squared norm'
+    1e-4, 'lambda_v, weight of the codes’ squared norm'
   )
   paper_noise: str = fields.option(
     'mean',

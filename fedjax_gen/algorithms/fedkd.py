@@ -112,7 +112,7 @@ class MenteeServer(NamedTuple):
 
 
 class LowRank(NamedTuple):
-  """A tree whose matrices were cut in rank.
+  """A tree of matrices with reduced rank.
 
   Attributes:
     tree: as restored from what is sent.

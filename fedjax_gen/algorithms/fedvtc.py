@@ -79,21 +79,21 @@ class Config:
 
   vtc_scope: str = fields.option(
     'federated',
-    'Whose the generator is: averaged by the server [reviews, 3p], or each '
-    'client’s own, nothing of it sent [note]; that one has never seen what '
-    'its client lacks',
+    'The generator: averaged by the server [reviews, 3p], or each client’s own '
+    'and never sent [note]; a client’s own never saw the classes that its '
+    'client lacks',
     choices=('local', 'federated'),
   )
   vtc_average: str = fields.option(
     'uniform',
-    'With vtc_scope=federated: every client alike [3p], or by its examples',
+    'With vtc_scope=federated: equal weights [3p], or by examples',
     choices=('uniform', 'count'),
   )
   vtc_epochs: float = fields.option(
     2.0, 'Passes of the generator a round [3p: 5, later 1]'
   )
   vtc_learning_rate: float = fields.option(
-    5e-3, 'Of the generator’s Adam [3p: 1e-3]'
+    5e-3, 'Learning rate of the generator’s Adam [3p: 1e-3]'
   )
   prototype_weight: float = fields.option(
     0.05,
@@ -102,13 +102,13 @@ class Config:
   )
   finetune: str = fields.option(
     'every_round',
-    'When synthetic images are trained on: in every round [note], or after '
+    'When clients train on synthetic images: in every round [note], or after '
     'the last [reviews, 3p]',
     choices=('every_round', 'post'),
   )
   finetune_scope: str = fields.option(
     'full',
-    'What they train [note: full; the others are its ablations]',
+    'What synthetic images train [note: full; the others are ablations]',
     choices=PARTS,
   )
   finetune_epochs: float = fields.option(
@@ -118,17 +118,17 @@ class Config:
   )
   finetune_mix: str = fields.option(
     'mixed',
-    'As many real images beside synthetic ones [3p, after the last round], '
+    'As many real images as synthetic ones [3p, after the last round], '
     'without which a client forgets its own; or synthetic ones alone',
     choices=('mixed', 'synthetic'),
   )
   finetune_learning_rate: float = fields.option(
-    0.0, 'Of fine-tuning; 0 for that of the clients [3p]'
+    0.0, 'Learning rate of fine-tuning; 0 for that of the clients [3p]'
   )
   feature_scale: float = fields.option(
     1.0,
-    'With privacy: root mean square of features, a constant that is not made '
-    'of the data; features are clipped at sqrt(F) times it [ours]',
+    'With privacy: root mean square of features, a constant that does not '
+    'depend on the data; features are clipped at sqrt(F) times it [ours]',
   )
   synthetic_per_class: int = fields.option(
     200, 'Size of the synthetic set; 0 for no fine-tuning [3p]'

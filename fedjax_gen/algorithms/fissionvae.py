@@ -1,4 +1,4 @@
-"""FissionVAE: groups of clients whose images are of different kinds.
+"""FissionVAE: groups of clients with different kinds of images.
 
 Chen Hu, Hanchi Ren, Jingjing Deng, Xianghua Xie, Xiaoke Ma, "FissionVAE:
 Federated Non-IID Image Generation with Latent Space and Decoder
@@ -122,7 +122,7 @@ def fissionvae(
   plan: Plan | None = None,
   expected_cohort: Sequence[float] = (),
 ) -> FissionVae:
-  """One VAE whose parts are shared by all clients or by those of a group.
+  """One VAE with parts shared by all clients and parts shared by a group.
 
   With nothing for groups alone, or with one group and no prior of its own, it
   is FedVAE. Groups whose entries of `models` are the same value share an

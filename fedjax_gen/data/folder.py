@@ -17,7 +17,7 @@ _MAX_NAMED = 4  # skipped files that a note names before it only counts
 
 
 class _Picture(NamedTuple):
-  """A file whose header says it is a picture."""
+  """A file with the header of a picture."""
 
   entry: walk.Entry
   size: tuple[int, int]
@@ -156,7 +156,7 @@ def _to_source(
     entry = next(e for entries, _ in splits for e in entries if not e.label)
     raise InputError(
       f'{root}: expected class folders in every client folder or in none, '
-      f'got {_relative(entry.path, root)} beside class folders.'
+      f'got {_relative(entry.path, root)} next to class folders.'
     )
   tables = []
   for (entries, inputs), numbers in zip(splits, labels, strict=True):
@@ -208,7 +208,7 @@ def _skip_notes(
 def _left_out_notes(
   trees: Sequence[Sequence[walk.Entry]], kept: Sequence[Sequence[walk.Entry]]
 ) -> list[str]:
-  """Names the clients, groups and classes of which no file is a picture."""
+  """Names the clients, groups and classes without a single picture."""
   notes = []
   for what in ('owner', 'label'):
     names, left = (

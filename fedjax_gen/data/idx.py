@@ -43,7 +43,7 @@ def read(
   """Reads a folder of idx files.
 
   Without test files a test split is made. EMNIST's files hold every image
-  transposed; files whose prefix begins with `emnist` are turned upright.
+  transposed; files with a prefix that begins with `emnist` are turned upright.
 
   Args:
     path: The folder.

@@ -32,7 +32,7 @@ def load(path: str | os.PathLike) -> dict[str, Any]:
 
   Raises:
     InputError: The file cannot be read, is no pickle of a dictionary with
-      names for keys, or asks for anything beside arrays of NumPy.
+      names for keys, or asks for anything except arrays of NumPy.
   """
   expected = 'a pickle of arrays, lists and text'
   with reading(path, expected), open(path, 'rb') as file:

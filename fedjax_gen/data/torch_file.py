@@ -36,7 +36,7 @@ def load(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
   Raises:
     InputError: The file cannot be read, is cut or of another format, asks for
-      anything beside tensors, or holds other values than tensors by name. The
+      anything except tensors, or holds other values than tensors by name. The
       message names the file, and the tensor where there is one to name.
   """
   storages = _Storages()

@@ -32,7 +32,7 @@ def scatter(
   """Writes points of the plane, coloured, marked and named by class.
 
   Names of up to three letters are written among the points, longer ones
-  beside the map.
+  next to the map.
 
   Args:
     points: `[n, 2]`, such as `embedding.tsne(...).points`.

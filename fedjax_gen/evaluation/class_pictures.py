@@ -28,7 +28,7 @@ _WIDTH = 5.0  # inches of a picture
 _FEW_CLASSES = 12  # so that heat maps of as many stand side by side
 _CLIENTS = {True: 40, False: 20}  # rows of a heat map of few classes, of many
 _NAMED_CLASSES = 30  # columns of a heat map that are named
-_NAME_LENGTH = 30  # letters that fit below a heat map beside another
+_NAME_LENGTH = 30  # letters that fit below one of two heat maps
 _IMAGE_CLASSES = 12  # rows of images
 
 
@@ -117,7 +117,7 @@ def draw_class_images(
   class_names: Sequence[str],
   columns: int = 5,
 ) -> Drawn:
-  """Draws real and generated images beside each other, a row for each class.
+  """Draws real and generated images side by side, a row for each class.
 
   Args:
     real: uint8 `[n, H, W, C]` images, held out; a class may have none. None
@@ -176,7 +176,7 @@ def spread(num: int, most: int) -> np.ndarray:
 
 
 def _heat_maps(num_maps: int, num_rows: int, num_classes: int):
-  """A figure of heat maps, beside each other if they are narrow; its axes."""
+  """A figure of heat maps, side by side if they are narrow; its axes."""
   is_beside = num_classes <= _FEW_CLASSES
   columns = min(num_maps, 2) if is_beside else 1
   down = -(-num_maps // columns)

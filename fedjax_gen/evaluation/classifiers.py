@@ -123,7 +123,7 @@ class Classifier(NamedTuple):
     return self._outputs(inputs)[0]
 
   def accuracy(self, inputs: np.ndarray, labels: np.ndarray) -> float:
-    """Returns the share of images whose likeliest class is their label."""
+    """Returns the accuracy: the share of images that get their label."""
     checks.labels(len(inputs), self.network.num_classes, labels=labels)
     return float(np.mean(self.probabilities(inputs).argmax(axis=1) == labels))
 

@@ -130,7 +130,7 @@ def inception_score(
   Args:
     probabilities: `[n, classes]` a classifier's output on generated images;
       rows add up to one.
-    num_splits: parts whose scores are averaged, at most n.
+    num_splits: number of parts; the score is their mean. At most n.
     seed: of the shuffle before splitting; samples that come sorted by class
       would otherwise score near 1 in every part.
 

@@ -18,7 +18,7 @@ from fedjax_gen.errors import InputError
 from fedjax_gen.evaluation import charts, checks, theme
 from fedjax_gen.evaluation.gallery import LABELS, REAL, Drawn
 
-_CLASSES = 12  # of which the way is drawn
+_CLASSES = 12  # that the way is drawn for
 _POINTS = 400  # of a panel
 _CLIENTS = 40  # rows of a chart
 _OUTLINE = 2.0  # standard deviations

@@ -101,7 +101,7 @@ def draw_feature_map(
 
 
 def _nearest_agree(real: Examples, generated: Examples) -> float:
-  """Share of generated features whose nearest real one is of their class."""
+  """Share of generated features with a nearest real one of their class."""
   model = neighbors.KNeighborsClassifier(1).fit(real.inputs, real.labels)
   return float(model.score(generated.inputs, generated.labels))
 

@@ -20,7 +20,7 @@ from fedjax_gen.errors import InputError
 from fedjax_gen.evaluation import charts, theme
 from fedjax_gen.evaluation.gallery import Drawn
 
-_WIDTH = 3.6  # inches of a chart, without the names beside it
+_WIDTH = 3.6  # inches of a chart, without the names next to it
 _NAME_HEIGHT = 0.2  # inches
 _ACCURACY = 'generalisation accuracy'
 

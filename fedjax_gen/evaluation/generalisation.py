@@ -63,7 +63,7 @@ def generalisation_metrics(
       or would be mistaken for another metric.
 
   Example:
-    Two clients, of which each holds one class and knows nothing else:
+    Two clients; each holds one class and knows nothing else:
 
     >>> correct, counts = np.diag([4, 6]), np.diag([50, 90])
     >>> found = generalisation_metrics(correct, np.array([4, 6]), counts)

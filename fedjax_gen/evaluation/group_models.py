@@ -109,7 +109,7 @@ def bounds(
 
   Args:
     generator: with a VAE for each group; of any other there are no bounds.
-    source: whose test split has groups.
+    source: its test split has groups.
     seed: the same seed, the same draws.
     max_examples: the first so many held-out examples of each group only.
     importance_samples: of the importance-weighted bound; 0 leaves it out.

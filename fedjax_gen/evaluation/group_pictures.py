@@ -62,9 +62,9 @@ def group_rows(
 
   Args:
     rows: by method, by group (`by_group`), uint8 `[n, H, W, C]` images; n may
-      differ, and a cell whose group a method lacks stays empty.
+      differ, and the cell of a group that a method lacks is empty.
     path: PNG file to write, atomically.
-    columns: images beside each other in a cell; 16 images make 4 x 4.
+    columns: images in a row of a cell; 16 images make 4 x 4.
     groups: all there are, in the order of their columns; that in which they
       occur if empty.
     title: line above all.

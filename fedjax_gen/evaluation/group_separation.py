@@ -24,7 +24,7 @@ class Leakage(NamedTuple):
   """How far samples are from the groups they were asked for."""
 
   leakage: float
-  """share of samples whose likeliest group is not the requested one."""
+  """share of samples classified as another group than requested."""
   entropy: float
   """mean entropy of a sample's group probabilities, 0 to log G nats; high
   for images that blend groups."""

@@ -234,7 +234,7 @@ def evaluate(
 
 
 def evaluate_head(clients: ClientRows, local: Head, shared: Head) -> Evaluation:
-  """Measures one head for all clients, alone and beside their own.
+  """Measures one head for all clients, alone and with their own heads.
 
   Args:
     clients: the real embeddings.

@@ -72,7 +72,7 @@ def latent_search(
   num_starts: int = 4,
   learning_rate: float = 0.1,
 ) -> Callable[[Tree, Tree, Array, Array, Key], Inverted]:
-  """Compiles a search for the latent whose image has a mean as its features.
+  """Compiles a search for a latent: its image has a mean as its features.
 
   Adam descends the mismatch from the mean itself and from draws about it; of
   the ends the best one counts.

@@ -104,7 +104,7 @@ def compare(
       client trained on.
     seed: of the choice; another one for each mean, so that not all are
       compared with the same few.
-    max_pool: images of a pool at most, of which there may be thousands. A copy
+    max_pool: largest number of images in a pool. A copy
       of a record outside the choice is not seen.
   """
   checks.images_alike(

@@ -100,7 +100,7 @@ def train_heads(
 
   Returns:
     what `train_head` makes of each client, up to rounding; zeros, a head that
-    is undecided, for one whose weights are all zero.
+    is undecided, for one with all weights zero.
   """
   validate.positive_int(num_classes=num_classes)
   inputs, labels = np.asarray(inputs), np.asarray(labels)

@@ -103,7 +103,7 @@ def attack_scores(
   Returns:
     `[n]`: minus the distance to the nearest generated embedding; with a
     reference, the logarithm of the distance to the nearest reference over that
-    distance, inf for a copy. -inf for a class of which nothing was generated.
+    distance, inf for a copy. -inf for a class without generated examples.
 
   Example:
     >>> attack_scores(np.array([[0.0], [3.0]]), np.array([[1.0], [9.0]]))

@@ -63,7 +63,7 @@ def label_agreement(
     requested_labels: `[n]` the class each was asked for.
 
   Returns:
-    the share whose likeliest class is the requested one, in [0, 1].
+    the share classified as the requested class, in [0, 1].
 
   Raises:
     InputError: the extractor has no probabilities; images or labels of other

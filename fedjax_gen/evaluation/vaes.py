@@ -134,7 +134,7 @@ def evaluate_vaes(
   Args:
     generator: the model.
     models: its variables; one, or those of several clients.
-    source: whose test split is held out.
+    source: its test split is held out.
     extractor: of features; None leaves out all that looks at images.
     config: what to measure.
     seed: of all draws.

@@ -160,7 +160,7 @@ def by_module(aggregates: Mapping[str, Aggregate]) -> Aggregate:
   how an encoder can be shared by fleets with decoders of their own.
 
   Returns:
-    An aggregate whose result maps module names to aggregated modules.
+    An aggregate; its result maps module names to aggregated modules.
   """
   rules = dict(aggregates)
 

@@ -35,13 +35,17 @@ from fedjax_gen.types import Key, LossFn, Metrics, Phase, Tree
 class Config(fields.Configuration):
   """How clients and server train."""
 
-  local_epochs: float = fields.option(2.0, 'E, passes of a client a round')
+  local_epochs: float = fields.option(
+    2.0, 'E, passes over a client’s data in a round'
+  )
   batch_size: int = fields.option(32, 'B, examples of a local step')
-  learning_rate: float = fields.positive(2e-3, 'of the clients’ Adam')
+  learning_rate: float = fields.positive(
+    2e-3, 'learning rate of the clients’ Adam'
+  )
   keep_optimizer_state: bool = fields.option(
     True,
     'keep Adam’s moments on the client between rounds, as the '
-    'published code of FedVAE does; otherwise start each round anew',
+    'published code of FedVAE does; otherwise each round starts from zero',
   )
   proximal: float = fields.non_negative(
     0.0, 'FedProx: mu, pull towards the received model'
@@ -49,14 +53,14 @@ class Config(fields.Configuration):
   rematerialise: bool = fields.option(False, local.REMATERIALISE)
   server_optimizer: str = fields.option(
     'fedavg',
-    'how the server descends the mean update',
+    'optimizer of the server, on the mean update',
     choices=('fedavg', 'fedavgm', 'fedadam', 'fedyogi'),
   )
   server_learning_rate: float = fields.option(
     1.0, 'Step of the server; 1 with fedavg is averaging'
   )
   server_momentum: float = fields.option(
-    0.9, 'Of fedavgm; beta 1 of fedadam and fedyogi'
+    0.9, 'Momentum of fedavgm; beta 1 of fedadam and fedyogi'
   )
   server_average: float = fields.option(
     0.0,
@@ -133,7 +137,7 @@ def averaged(
   *,
   training: Trainer | None = None,
 ) -> Algorithm:
-  """One model, copies of which clients train and the server averages.
+  """One model: clients train copies of it, the server averages them.
 
   Args:
     config: how clients and server train.

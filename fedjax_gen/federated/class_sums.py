@@ -46,7 +46,7 @@ class ClassSums(NamedTuple):
 
 
 class ByClass(NamedTuple):
-  """A part of a message of which a client sends the classes it holds.
+  """A part of a message with only the classes that the client holds.
 
   Attributes:
     rows: leaves `[C, ...]`, zero for a class that the client does not hold.

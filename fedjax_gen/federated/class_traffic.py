@@ -44,8 +44,7 @@ def sent_bytes(message: Tree, num_held: int) -> float:
 def sent_floats(message: Tree, num_held: int) -> float:
   """Floating-point numbers of a message, what papers count.
 
-  Integers and `counts` that a tree may hold beside them are left out where
-  their type says so: whole numbers are int32.
+  Integers, such as `counts`, are left out: whole numbers are int32.
   """
 
   def count(tree):
@@ -59,7 +58,7 @@ def sent_floats(message: Tree, num_held: int) -> float:
 
 
 def classes_held(data: FederatedDataset) -> np.ndarray:
-  """`[N]` number of classes of which each client has an example."""
+  """`[N]` number of classes that each client has examples of."""
   labels, order = np.asarray(data.labels), np.asarray(data.order)
   ranges = zip(np.asarray(data.offsets), np.asarray(data.sizes), strict=True)
   return np.array(

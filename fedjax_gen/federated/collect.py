@@ -46,7 +46,7 @@ def collect(
   rows: np.ndarray | None = None,
   mapping: Mapping = Mapping(),
 ) -> Tree:
-  """The report of every client, all of which the server sees.
+  """The report of every client; the server sees all of them.
 
   Compiled once for each `report`, so build that once too. A block's work is
   alive at a time, and the reports of all.
@@ -139,6 +139,6 @@ def _members(data: FederatedDataset, row: Array, key: Key) -> _Member:
 
 
 def _absent(members: _Member) -> _Member:
-  """The same members as padding, whose answers are thrown away."""
+  """The same members as padding; their answers are discarded."""
   absent: Array = jnp.zeros_like(members.info.present)
   return members._replace(info=members.info._replace(present=absent))

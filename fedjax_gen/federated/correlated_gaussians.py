@@ -20,7 +20,7 @@ class CorrelatedGaussians(NamedTuple):
   """What features of each class are like: N(mean, L L^T).
 
   Attributes:
-    known: `[C]` bool, classes of which enough is known.
+    known: `[C]` bool, classes with enough examples.
     counts: `[C]` records of each class, with noise; 0 where unknown.
     means: `[C, F]`, zero where unknown.
     factors: L, `[1, F, F]` for all classes or `[C, F, F]`; or, of Gaussians

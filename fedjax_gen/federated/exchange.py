@@ -22,7 +22,7 @@ _PIECES = 4  # of a device's share in flight at once: a quarter
 
 
 class Exchange(NamedTuple):
-  """Who needs which row from whom; the same on every device.
+  """Which device needs which row of which other; the same on all devices.
 
   Attributes:
     rows: `[D, k]` rows that each device needs, N or more where it needs none.

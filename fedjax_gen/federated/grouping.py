@@ -203,7 +203,7 @@ def agreement(found: np.ndarray, true: np.ndarray) -> Agreement:
 
 
 def _choose_number(points: np.ndarray, max_groups: int, seed: int) -> int:
-  """1, or the number of groups whose silhouette no single group explains."""
+  """1, or the number of groups with a silhouette that one cannot explain."""
   rng = np.random.default_rng(seed)
   if len(points) > _MAX_CHOOSING:
     points = points[rng.choice(len(points), _MAX_CHOOSING, replace=False)]

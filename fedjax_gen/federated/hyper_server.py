@@ -109,7 +109,7 @@ def _descended(
   hyper: Tree,
   codes: Array,
 ) -> Array:
-  """A scalar whose gradient is what clients sent, taken back to h and codes.
+  """A scalar with the gradient that clients sent, taken back to h and codes.
 
   Args:
     network: the hypernetwork.

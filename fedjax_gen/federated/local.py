@@ -14,10 +14,10 @@ from fedjax_gen.data.federated import Batch, ClientData
 from fedjax_gen.types import LAYER, Array, Key, LossFn, Metrics, Tree
 
 REMATERIALISE = (
-  'compute again what lies between layers in place of keeping it: '
-  'less memory and more time, on accelerators'
+  'recompute activations instead of storing them: less memory and more '
+  'time, on accelerators'
 )
-"""What `--help` says of options by which losses are `rematerialised`."""
+"""Help of the flags that choose `rematerialised`."""
 
 
 class LocalWork(NamedTuple):
@@ -184,7 +184,7 @@ def proximal(loss_fn: LossFn, anchor: Tree, strength: float) -> LossFn:
 
 
 def rematerialised(loss_fn: Callable[..., Any]) -> Callable[..., Any]:
-  """The same loss, whose gradient keeps the outputs of layers alone.
+  """The same loss; its gradient keeps only the outputs of layers.
 
   What lies between them (activations, normalisations) is computed again on the
   way back, which takes time and saves memory, on accelerators; XLA for CPU

@@ -19,16 +19,16 @@ def fitted(
 ) -> Mapping:
   """The mapping with the largest block that fits, for `block_size='auto'`.
 
-  A whole cohort at once is tried first, and what that would need gives the
-  next guess; so it rarely compiles more than twice, and once where all fit.
+  The whole cohort is tried first, and its need gives the next guess; so it
+  rarely compiles more than twice, and only once where all fit.
 
   Args:
     mapping: as asked for; returned as it is unless its block is `'auto'` and
       would hold more than one client.
     num_clients: of the largest cohort.
-    temporary_bytes: what a program of a mapping needs on one device, beside
-      its arguments and results.
-    limit: bytes there are for that; None where nobody says.
+    temporary_bytes: what a program of a mapping needs on one device,
+      without its arguments and results.
+    limit: bytes available; None if unknown.
   """
   _, _, block = mapping.layout(num_clients)
   if mapping.block_size != 'auto' or limit is None or block == 1:
@@ -42,13 +42,13 @@ def fitted(
 
 
 def needed_bytes(program: jax.stages.Lowered) -> int:
-  """What a program needs on one device beside arguments and results."""
+  """What a program needs on one device, without arguments and results."""
   compiled: Any = program.compile()
   return int(compiled.memory_analysis().temp_size_in_bytes)
 
 
 def free_bytes() -> int | None:
-  """What the first device has left; None if it does not say, as CPUs do."""
+  """Free memory of the first device; None if unknown, as on CPUs."""
   stats = jax.local_devices()[0].memory_stats() or {}
   if 'bytes_limit' not in stats:
     return None

@@ -27,7 +27,7 @@ def adam(
     eps: added to the root of the latter, corrected.
 
   Returns:
-    A transformation whose state is that of `optax.adam`.
+    A transformation with the state of `optax.adam`.
   """
   like = optax.adam(learning_rate, b1, b2, eps)
 

@@ -236,7 +236,7 @@ def init_classifier(model: Model) -> Callable[[Key], Variables]:
 
 
 def extra_key(key: Key) -> Key:
-  """The key of what a client has beside what `init_classifier` makes."""
+  """The key of a client's state other than the classifier."""
   return jax.random.split(key)[1]
 
 

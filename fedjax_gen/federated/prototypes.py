@@ -23,7 +23,7 @@ class Prototypes(NamedTuple):
   """What the server has of every class.
 
   Attributes:
-    known: `[C]` bool, classes of which some client has told.
+    known: `[C]` bool, classes that some client has sent.
     means: `[C, F]`; of no meaning where unknown.
   """
 
@@ -107,7 +107,7 @@ def examples(points: Points) -> ClientData:
 
 
 def labelled(inputs: Array, labels: Array, is_there: Array) -> ClientData:
-  """Examples to train on by `local.train`, of which some are missing.
+  """Examples for `local.train`; some may be missing.
 
   Args:
     inputs: `[n, ...]`.

@@ -26,7 +26,7 @@ class RoundMetrics(NamedTuple):
   Attributes:
     server: scalars of the server program.
     clients: one mapping of `[K]` scalars a fleet; zeros for absent clients.
-    cohorts: the cohort of each fleet, whose `row` names the clients.
+    cohorts: the cohort of each fleet; its `row` names the clients.
   """
 
   server: Metrics

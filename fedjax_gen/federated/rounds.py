@@ -1,7 +1,7 @@
 """Many communication rounds as one compiled program.
 
-What programs need beside it is here by name: the state to begin with, where
-data lie, and what a round moves.
+The other functions that programs need can be imported from here: the initial
+state, where data lie, and what a round moves.
 
 How many rounds a call makes is an argument of the compiled program and not a
 part of it. So one program serves calls of any length, and the bits cannot
@@ -35,7 +35,7 @@ from fedjax_gen.federated.round import RoundMetrics, federated_round
 from fedjax_gen.federated.traffic import Traffic, traffic
 from fedjax_gen.types import Key
 
-# Rounds whose metrics the program has room for; more are several calls of it.
+# Rounds that the program has room for in its metrics; more are several calls.
 _ROOM = 32
 
 __all__ = [
@@ -104,7 +104,7 @@ class Runner:
     key: Key | RunKeys,
     num_rounds: int,
   ) -> int:
-    """Memory that the program needs beside its arguments and results.
+    """Memory that the program needs besides its arguments and results.
 
     By the compiler's own analysis, of one device. It runs nothing, and
     compiles nothing that such a call has run or will run.

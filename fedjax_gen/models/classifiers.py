@@ -31,7 +31,8 @@ class ClassifierConfig(fields.Configuration):
 
   architectures: tuple[str, ...] = fields.option(
     ('cnn5', 'resnet6', 'mlp'),
-    'Of the clients in turn: client i has the i-th, counted round. '
+    'Architectures of the clients in turn: client i has the i-th, modulo '
+    'their number. '
     f'Any of {", ".join(EXTRACTORS)}',
   )
   feature_size: int = fields.positive_int(

@@ -152,7 +152,7 @@ class Discriminator(nn.Module):
 
 
 def gan_loss(gan: Gan, r1: float = 0.0) -> LossFn:
-  """The losses of both players as one, of which each descends its own.
+  """The losses of both players as one; each descends its own.
 
   Goodfellow et al., "Generative adversarial nets", 2014: the discriminator
   descends -log D(x) - log(1 - D(G(z))), the generator -log D(G(z)), the

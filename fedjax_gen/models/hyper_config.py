@@ -22,7 +22,7 @@ class HyperVaeConfig(fields.Configuration):
   hidden_sizes: tuple[int, ...] = fields.option(
     (128, 128),
     'Widths of the hidden layers of encoder and decoder; DP-CVAE, '
-    'from which FedHypeVAE descends, has 256,256,256',
+    'the origin of FedHypeVAE, has 256,256,256',
     check=validate.each(validate.positive_int),
   )
   code_size: int = fields.positive_int(32, 'V, dimensions of a client’s code')
@@ -33,9 +33,9 @@ class HyperVaeConfig(fields.Configuration):
   )
   head: str = fields.option(
     'row_scaled',
-    'What a code makes of the decoder: row_scaled scales and shifts '
-    'shared weights, full generates all weights, constant is one decoder '
-    'for all, without a hypernetwork',
+    'How a code changes the decoder: row_scaled scales and shifts shared '
+    'weights, full generates all weights, constant is one decoder for all, '
+    'without a hypernetwork',
     choices=HEADS,
   )
   prior: str = fields.option(
@@ -53,9 +53,9 @@ class HyperVaeConfig(fields.Configuration):
   )
   lipschitz: str = fields.option(
     'none',
-    'What keeps the heads from changing fast with the code: nothing, '
-    'spectral norms cut to lipschitz_target, a penalty on what exceeds it, '
-    'or a penalty on the Jacobian',
+    'How to keep the heads from changing fast with the code: not at all, by '
+    'spectral norms clipped at lipschitz_target, by a penalty above it, or by '
+    'a penalty on the Jacobian',
     choices=LIPSCHITZ,
   )
   lipschitz_target: float = fields.positive(
@@ -63,9 +63,8 @@ class HyperVaeConfig(fields.Configuration):
   )
   normalise: str = fields.option(
     'none',
-    'What is done to each embedding by itself: nothing, standardise '
-    '(mean 0, standard deviation 1), or sphere (length the square root of '
-    'its dimensions)',
+    'Normalisation of each embedding: none, standardise (mean 0, standard '
+    'deviation 1), or sphere (length the square root of its dimensions)',
     choices=NORMALISATIONS,
   )
 

@@ -52,7 +52,7 @@ def record_loss(
   Args:
     model: the networks.
     weights: of the terms.
-    hyper: of which the decoder's base weights are read.
+    hyper: its base weights of the decoder are read.
     personal: the client's decoder and prior.
     encoder: the client's.
     inputs: `[F]`, one record.

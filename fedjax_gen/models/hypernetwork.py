@@ -1,4 +1,4 @@
-"""A conditional VAE for embeddings whose decoder and prior a code gives.
+"""A conditional VAE for embeddings; a code gives its decoder and prior.
 
 FedHypeVAE: Gupta, Jangid, Sethi, "FedHypeVAE: Federated learning with
 hypernetwork-generated conditional VAEs for differentially private embedding
@@ -229,7 +229,7 @@ def sample_latents(personal: Personal, labels: Array, key: Key) -> Array:
   """Draws `[B, Z]` of p(z | y): mu_y + sigma_y * epsilon.
 
   Args:
-    personal: whose prior.
+    personal: of the client with this prior.
     labels: `[B]`.
     key: consumed.
   """

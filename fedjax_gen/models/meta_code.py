@@ -56,7 +56,7 @@ class MetaConfig(fields.Configuration):
   """How a code is fitted to class moments."""
 
   meta_beta: float = fields.non_negative(
-    0.1, 'weight of the variances beside the means of classes'
+    0.1, 'weight of the variances, next to the means of classes'
   )
   meta_samples: int = fields.positive_int(
     256, 'latents of a class that moments are computed over'
@@ -72,7 +72,7 @@ def fit_code(
   key: Key,
   config: MetaConfig | None = None,
 ) -> tuple[Array, Array]:
-  """The code whose generated classes have the moments given (eq. 11).
+  """The code that generates classes with the given moments (eq. 11).
 
   Descends, over the classes that are known, the sum of `|m_y - mean_y|^2 +
   beta |s_y - variance_y|^2`, m_y and s_y being the moments of the decoder's

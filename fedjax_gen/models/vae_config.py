@@ -33,7 +33,7 @@ class VaeConfig(fields.Configuration):
   )
   decoder: str = fields.option(
     'same',
-    'Decoder, if another than that of the model',
+    'Decoder, if it is not the one of the model',
     # As they are when it is asked: families may be added.
     choices=collections.ChainMap[str, Any](decoders.DECODERS, {'same': None}),
   )
@@ -50,8 +50,7 @@ class VaeConfig(fields.Configuration):
   )
   lower_prior: str = fields.option(
     'conditional',
-    'prior of the level that is not on top: given the upper level, '
-    'or without regard to it',
+    'prior of the lower level: given the upper level, or independent of it',
     choices=('conditional', 'standard'),
   )
   decode_both: bool = fields.option(
@@ -74,8 +73,8 @@ class VaeConfig(fields.Configuration):
   )
   posterior: str = fields.option(
     'plain',
-    'q(z | x): what the encoder says, or, where groups have priors, that '
-    'relative to the prior of the client’s group',
+    'q(z | x): the output of the encoder as it is, or, where groups have '
+    'priors, relative to the prior of the client’s group',
     choices=POSTERIORS,
   )
   likelihood: str = fields.option(

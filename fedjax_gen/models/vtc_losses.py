@@ -22,31 +22,31 @@ from fedjax_gen.types import Array, Key, LossFn, Variables
 
 @dataclasses.dataclass(frozen=True)
 class GeneratorLosses(fields.Configuration):
-  """What the generator descends."""
+  """The losses of the generator."""
 
   vtc_latent: str = fields.option(
     'prototype',
-    'What a reconstruction starts from: the mean of the example’s class, the '
-    'same for all clients [note], or the example’s own feature [3p], which '
-    'another client’s extractor would put elsewhere',
+    'Input of a reconstruction: the mean of the example’s class, the same for '
+    'all clients [note], or the example’s own feature [3p], which differs '
+    'between clients’ extractors',
     choices=('feature', 'prototype'),
   )
   local_stddev: str = fields.option(
     'learned',
-    'sigma_k, of the noise on it: trained with the generator, from what the '
-    'features have, or left at that [3p has both]',
+    'sigma_k, the noise on that input: starts at the spread of the features '
+    'and is trained with the generator, or stays there [3p has both]',
     choices=('learned', 'estimated'),
   )
   reconstruction_weight: float = fields.non_negative(
-    1.0, 'Of L_rc, squared error summed over pixels [note]'
+    1.0, 'Weight of L_rc, squared error summed over pixels [note]'
   )
   kl_weight: float = fields.non_negative(
     1.0,
-    'Of D_KL from the example’s Gaussian to that of its class, summed over '
-    'features. It moves sigma_k, not the generator [note]',
+    'Weight of D_KL from the example’s Gaussian to that of its class, summed '
+    'over features. It moves sigma_k, not the generator [note]',
   )
   dm_weight: float = fields.non_negative(
-    0.1, 'Of L_DM, distribution matching [note: 1]'
+    0.1, 'Weight of L_DM, distribution matching [note: 1]'
   )
   dm_mode: str = fields.option(
     'mean',
@@ -59,7 +59,7 @@ class GeneratorLosses(fields.Configuration):
     0.0, 'Weight of the classifier’s loss on generated images [ours]'
   )
   tv_weight: float = fields.non_negative(
-    0.0, 'Of total variation, against grain in generated images [3p]'
+    0.0, 'Weight of total variation, against grain in generated images [3p]'
   )
 
   @property
@@ -205,7 +205,7 @@ def matching(
   """L_DM and related losses, on latents of classes that some client holds.
 
   Args:
-    losses: of which `dm_mode` is used.
+    losses: only its `dm_mode` is used.
     vtc: the generator's functions.
     model: the client's classifier.
     generator: variables of the generator.

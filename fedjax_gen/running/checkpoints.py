@@ -33,7 +33,7 @@ class Restored(NamedTuple):
   Attributes:
     state: the saved tree, in the structure of the target.
     round: how many rounds the state has behind it.
-    metrics: the metrics saved beside it.
+    metrics: the metrics saved with it.
     extra: whatever else the saver wanted to find again, JSON values.
   """
 
@@ -87,7 +87,7 @@ class Checkpoints:
     return sorted(int(p.name) for p in self.path.iterdir() if p.name.isdigit())
 
   def best_round(self) -> int | None:
-    """Returns the round whose `best_metric` is best, or None."""
+    """Returns the round with the best `best_metric`, or None."""
     return self._best()[1]
 
   def is_best(self, metrics: Mapping[str, float]) -> bool:

@@ -74,7 +74,7 @@ class Engine:
     Args:
       state: after some rounds.
       part: from what clients keep, leaves `[k, ...]`, to one leaf of it.
-      fleet: whose.
+      fleet: number of the fleet.
     """
     return blocks_lib.joined(
       lambda block: part(block.kept), self.blocks(state, fleet, examples=False)

@@ -148,7 +148,7 @@ def params_digest(tree: Any) -> str:
 
 
 def rows_digest(blocks: Iterable[Any]) -> np.ndarray:
-  """A hash of trees whose leaves come in blocks of rows, as `[32]` uint8.
+  """A hash of trees that come in blocks of rows, as `[32]` uint8.
 
   The same however they are cut: two populations have the same exactly if they
   agree bit for bit.

@@ -123,7 +123,7 @@ class Table:
 def compared(
   recorded: Mapping[str, float], measured: Mapping[str, float]
 ) -> Table:
-  """A table of recorded numbers beside those of this run.
+  """A table of recorded numbers next to those of this run.
 
   Args:
     recorded: by name what a page of the documentation says.

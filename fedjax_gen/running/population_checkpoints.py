@@ -21,7 +21,7 @@ class Population(Protocol):
     """Returns when all rows written have reached the disk."""
 
   def keep(self, populations: Sequence[tuple[Tree, ...]]) -> None:
-    """Says whose rows not to write over: the `fleets` of states."""
+    """Says which rows not to overwrite: the `fleets` of states."""
 
 
 class PopulationCheckpoints(Checkpoints):
@@ -29,7 +29,7 @@ class PopulationCheckpoints(Checkpoints):
 
   Args:
     path: the directory of the checkpoints.
-    population: whose rows; told which checkpoints there are.
+    population: the rows; it is told which checkpoints there are.
     **policy: of `Checkpoints`.
   """
 

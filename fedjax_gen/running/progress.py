@@ -195,7 +195,7 @@ class _NoProgress:
 
 
 NONE: Progress = _NoProgress()
-"""For processes beside the one that shows the advance."""
+"""For processes other than the one that shows the progress."""
 
 
 class _Phase:

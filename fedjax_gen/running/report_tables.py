@@ -26,7 +26,7 @@ def metrics_table(
   *,
   reference: str = '',
 ) -> Table:
-  """Returns final metrics beside each other, the best of each marked.
+  """Returns final metrics side by side, the best of each marked.
 
   Args:
     methods: per method its metrics by name.

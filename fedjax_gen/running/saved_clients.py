@@ -205,7 +205,7 @@ class ClientsWriter:
     self._files[fleet].write(self._tables[fleet], rows, variables)
 
   def close(self) -> pathlib.Path:
-    """Writes the description, whose path it returns."""
+    """Writes the description and returns its path."""
     for file in self._files:
       file.flush()
     return saved_files.write_description(
@@ -218,7 +218,7 @@ def load_clients(workdir: str | os.PathLike, name: str = '') -> ClientModels:
 
   Args:
     workdir: folder of the run, as given to `--workdir`.
-    name: of which method; if not given, the first of `saved.PREFERRED` that is
+    name: of the method; if not given, the first of `saved.PREFERRED` that is
       there, else the first.
 
   Raises:

@@ -102,7 +102,7 @@ def add_claims(
   """Writes into each description what holds of the model's privacy.
 
   Args:
-    workdir: folder whose models are all protected, `release` of a run.
+    workdir: folder with protected models only, `release` of a run.
     claim_of: from the name of a model to `privacy.releases.Releases.claim`.
   """
   for name in names(workdir):

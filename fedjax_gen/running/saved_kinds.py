@@ -150,7 +150,7 @@ def _vae_of_each_group(description: dict[str, Any], spec: DataSpec) -> Built:
 
 
 def _hyper(description: dict[str, Any], spec: DataSpec) -> Built:
-  """A hypernetwork, and the codes of which it makes a generator."""
+  """A hypernetwork, and the codes that it turns into a generator."""
   config = config_records.from_record(HyperVaeConfig, description['config'])
   model = build_hyper_vae(config, spec)
   mix, latent, draw = (description[name] for name in ('mix', 'latent', 'draw'))

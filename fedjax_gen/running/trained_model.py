@@ -101,7 +101,7 @@ class TrainedModel(NamedTuple):
 
     Of a model that knows groups, those of one group or of all, mixed as in
     `sample_groups`. Sample i of a group depends on the seed, the group and i
-    (and its label), not on whether others are drawn beside it.
+    (and its label), not on whether others are drawn with it.
 
     Args:
       num: how many.

@@ -138,9 +138,9 @@ def train(
     evaluate: returns more metrics of what is `evaluated`, logged with its
       round. Of several processes the first alone calls it.
     best_metric: the metric, of rounds or of evaluation, whose best checkpoint
-      is kept beside the last ones; None for none.
+      is kept in addition to the last ones; None for none.
     best_mode: 'max' or 'min'.
-    trained: the part of the state whose floats must stay finite.
+    trained: the part of the state that must stay finite.
     evaluated: what `evaluate` is given: of the state what it reads, brought to
       one device, or to the host if it is split among several.
     population: the files of what clients keep, if that is not in the state.

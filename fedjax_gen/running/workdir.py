@@ -184,7 +184,7 @@ class Workdir:
     return self.processes.is_writer
 
   def pin(self, **facts: str) -> None:
-    """Records what a run depends on beside its config; refuses another value.
+    """Records what a run depends on besides its config; refuses another value.
 
     Call it with digests of the data: a folder may have changed since the run
     was interrupted, its name in the config has not.

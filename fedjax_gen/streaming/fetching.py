@@ -23,7 +23,7 @@ class Members(NamedTuple):
     cohort: who they are.
     data: their examples, K clients.
     kept: what they keep, leaves `[K, ...]`.
-    is_new: `[K]` bool, True for a client of whom nothing is kept yet.
+    is_new: `[K]` bool, True for a client without a kept state.
   """
 
   cohort: sampling.Cohort

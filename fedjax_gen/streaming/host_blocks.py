@@ -47,7 +47,7 @@ class Fleet(NamedTuple):
 
     Args:
       table: `[N]` the population, see `RowFiles`.
-      rows: whom; everyone by default.
+      rows: which clients; everyone by default.
       size: clients at a time; by default as many as hold 64 MiB.
       examples: whether to bring their examples.
       kept: whether to bring what they keep.
@@ -69,7 +69,7 @@ class Fleet(NamedTuple):
     return max(1, _BLOCK_BYTES // one)
 
   def _data(self, rows, count, *, examples):
-    """The clients at rows, of which those beyond the count hold nothing."""
+    """The clients at rows; those beyond the count hold nothing."""
     if not examples:
       return gathering.clients_only(blocks.subset(self.data, rows))
     present: Any = np.arange(len(rows)) < count

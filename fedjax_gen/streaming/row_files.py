@@ -68,7 +68,7 @@ class RowFiles:
 
     Args:
       table: `[N]` the population.
-      rows: `[k]` whose.
+      rows: `[k]` numbers of the clients.
       wanted: `[k]` bool, False where zeros will do.
 
     Raises:

@@ -157,7 +157,7 @@ class StreamedRunner:
     Args:
       state: see `client_states`.
       fleet: which fleet.
-      rows: whom; everyone by default.
+      rows: which clients; everyone by default.
       **options: size, examples, kept.
     """
     table = np.asarray(state.fleets[fleet])
@@ -170,7 +170,7 @@ class StreamedRunner:
     key: Key | rounds.RunKeys,
     num_rounds: int,
   ) -> int:
-    """Memory that a round needs beside its arguments and results.
+    """Memory that a round needs besides its arguments and results.
 
     As `rounds.Runner.temporary_bytes`; rounds are one after the other.
     """

@@ -45,8 +45,8 @@ class AuditConfig(fields.Configuration):
   audit_canaries: int = fields.non_negative_int(
     0,
     'Train each method that protects records once more, with so many '
-    'of the records replaced by canaries, of which a coin decides which are '
-    'there; how well the coins can be guessed from what clients send bounds '
+    'of the records replaced by canaries; a coin decides which canaries are '
+    'present. How well the coins can be guessed from what clients send bounds '
     'epsilon from below. An audited training serves for nothing else: all '
     'results are those of the first. 0 for no audit. Needs the extra dp',
   )

@@ -34,12 +34,10 @@ class DataConfig(fields.Configuration):
   )
   num_examples: int = fields.option(
     0,
-    'Keep this many training examples, drawn so that every class '
-    'keeps its share; 0 keeps all.',
+    'Keep this many training examples, with the same share of every class; '
+    '0 keeps all.',
   )
-  num_test_examples: int = fields.option(
-    0, 'Keep this many test examples likewise.'
-  )
+  num_test_examples: int = fields.option(0, 'The same for test examples.')
   client_column: str = fields.option(
     '',
     'Column of a table that names the client of each row.',
@@ -77,9 +75,9 @@ class PopulationConfig(fields.Configuration):
 
   population_on_host: bool = fields.option(
     False,
-    'Keep examples and what clients keep on the host, in files as '
-    'far as they go, and bring to the device the clients of a round only; '
-    'for large populations and data. The results are the same.',
+    'Keep examples and client states on the host, in files where possible; '
+    'only the clients of a round are on the device. For large populations '
+    'and data; the results are the same.',
   )
 
   def check(self, num_processes: int) -> None:
@@ -90,8 +88,8 @@ class PopulationConfig(fields.Configuration):
     """
     if self.population_on_host and num_processes > 1:
       raise InputError(
-        'Expected one process with population_on_host=true, whose files one '
-        f'writes, got {num_processes}.'
+        'Expected one process with population_on_host=true, because only one '
+        f'writes its files, got {num_processes}.'
       )
 
 
@@ -101,9 +99,9 @@ class MeasuredConfig(fields.Configuration):
 
   measured_clients: int = fields.non_negative_int(
     0,
-    'Measure so many of the clients, spread over all, in place of '
-    'each: what clients have for themselves is tested on data of all, which '
-    'of a large population takes longer than training; 0 for all.',
+    'Measure only this many clients, spread over all; 0 for all. Each model '
+    'of a client is tested on the data of all, which takes longer than '
+    'training if there are many.',
   )
 
   def rows(self, num_clients: Sequence[int]) -> list[np.ndarray]:

@@ -218,7 +218,7 @@ def privacy(shown: Shown, facts: RunFacts) -> list[report.Section]:
 
 
 def privacy_remark(facts: RunFacts) -> str:
-  """What to keep in mind where protected methods stand beside others."""
+  """What to keep in mind where protected methods stand next to others."""
   protected = [name for name in facts.results if name in facts.protected]
   if facts.protection is None or len(protected) == len(facts.results):
     return ''

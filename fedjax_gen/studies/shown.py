@@ -39,7 +39,7 @@ class Shown(NamedTuple):
     path: the work directory.
     released: folder of what may be given away.
     kept: folder of what must stay.
-    protected: methods, and rows of the results, of which privacy holds.
+    protected: methods, and rows of the results, with a privacy that holds.
     show_real: whether the user asked for what is not protected.
   """
 
@@ -190,7 +190,7 @@ def shown(
 
   Args:
     workdir: of the run.
-    protected: methods, and rows of the results, of which privacy holds.
+    protected: methods, and rows of the results, with a privacy that holds.
     show_real: whether the user asks for what is not protected.
   """
   found = Shown(

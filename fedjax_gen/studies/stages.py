@@ -120,7 +120,7 @@ def training_key(secrets: Secrets | None, method: str) -> Key | None:
 
 
 def known(source: DataSource, protection: Protection | None) -> list[str]:
-  """What `begin` says of the data, and of whom a shared budget protects."""
+  """What `begin` says about the data, and whom a shared budget protects."""
   notes = [f'Data: {note}' for note in source.notes]
   return notes if protection is None else [*notes, protection.sentence()]
 

@@ -141,7 +141,7 @@ def _sentence(text: str) -> str:
 
 
 def _entry(left: str, right: str) -> str:
-  """Returns a flag and, beside or below it, what it does."""
+  """Returns a flag and, next to or below it, what it does."""
   lines = textwrap.wrap(right, _WIDTH - _INDENT) or ['']
   left = f'  {left}'
   if len(left) > _INDENT - 2:

@@ -1,4 +1,4 @@
-"""Presets: flagfiles whose leading comments are the recorded recipe.
+"""Presets: flagfiles; their leading comments are the recorded recipe.
 
 fedjax_gen/studies/presets/PROGRAM/NAME.flags
 """

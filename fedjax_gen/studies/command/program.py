@@ -59,16 +59,16 @@ class RunConfig(fields.Configuration):
   )
   preset: str = fields.option(
     '',
-    'Start from a recorded recipe; flags given beside it win.',
+    'Start from a recorded recipe; flags given with it win.',
     placeholder='NAME',
     recorded=False,
   )
-  seed: int = fields.non_negative_int(0, 'Decides everything random.')
+  seed: int = fields.non_negative_int(0, 'Seed of everything random.')
   rounds: int = fields.positive_int(10, 'Communication rounds.')
   rounds_per_step: int = fields.positive_int(
     1,
     'Rounds in one compiled call, or fewer where they take longer than 10 s; '
-    'more are faster. Evaluations and checkpoints wait for the last of them.',
+    'more are faster. Evaluations and checkpoints wait for the last one.',
   )
   eval_every: int = fields.positive_int(
     5, 'Rounds from one evaluation to the next.'
@@ -78,9 +78,9 @@ class RunConfig(fields.Configuration):
   )
   matmul_precision: str = fields.option(
     'default',
-    'Of matrix products of models: bfloat16 and tensorfloat32 are faster on '
-    'GPU and TPU. Parameters, sums over clients, clipping and noise stay '
-    'float32. default: as JAX has it for the device.',
+    'Precision of matrix products in models: bfloat16 and tensorfloat32 are '
+    'faster on GPU and TPU. Parameters, sums over clients, clipping and noise '
+    'stay float32. default: JAX’s choice for the device.',
     choices=('default', 'bfloat16', 'tensorfloat32', 'float32'),
   )
   compilation_cache: str = fields.option(
@@ -161,7 +161,7 @@ class Session:
     return progress.progress(self.stream)
 
   def say(self, text: str) -> None:
-    """Tells what is going on, beside the progress of training."""
+    """Prints a line between those of the progress."""
     if self.processes.is_writer:
       print(text, file=self.stream or sys.stderr, flush=True)
 

@@ -128,7 +128,7 @@ def check_shares(
 
 
 class First(NamedTuple):
-  """What a method releases beside its training."""
+  """What a method releases in addition to its training."""
 
   label: str
   share: float

@@ -54,7 +54,7 @@ def build_clients(
     federation: how they are dealt.
     normalise: of every embedding by itself.
     seed: of what is drawn.
-    measured: whose rows are measured.
+    measured: the clients to measure.
     on_host: where the clients' training rows lie.
     by_class: whether each class is in all parts in the same shares.
 

@@ -142,7 +142,7 @@ def metrics_of(row: str, found: Evaluation) -> dict[str, float]:
 
 
 def metrics_of_local(found: Evaluation) -> dict[str, float]:
-  """Of the clients' own classifiers, the same beside any method."""
+  """Metrics of the clients' own classifiers, the same for every method."""
   return _without_prefix(found, 'local_')
 
 
@@ -154,7 +154,7 @@ def quality(
   seed: int,
   by_training: bool = True,
 ) -> dict[str, float]:
-  """How good synthetic embeddings are, alone and beside the real ones."""
+  """How good synthetic embeddings are, alone and next to the real ones."""
   alone = {
     metric: value
     for metric, value in found.metrics.items()

@@ -220,7 +220,7 @@ def _domains(clients: Clients) -> _Domains:
 
 
 def _furthest(codes: np.ndarray, sizes: np.ndarray) -> tuple[int, int] | None:
-  """The two clients, of those with rows, whose codes are furthest apart."""
+  """The two clients, among those with rows, with codes furthest apart."""
   held = np.flatnonzero(sizes)
   if len(held) < 2:
     return None

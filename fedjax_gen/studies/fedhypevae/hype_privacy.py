@@ -19,7 +19,7 @@ _OURS = 'FedHypeVAE'
 def sentences(methods: Mapping[str, HypeMethod]) -> list[str]:
   """What protects whom, for the terminal; nothing where nothing does.
 
-  Methods of which the same is to be said share a sentence.
+  Methods with the same protection share a sentence.
   """
   said: dict[str, list[str]] = {}
   for name, method in methods.items():

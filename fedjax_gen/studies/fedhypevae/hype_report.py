@@ -191,7 +191,7 @@ def _lead(facts: Facts) -> str:
 
 
 def _headlines(facts: Facts) -> list[tuple[str, str]]:
-  """The numbers of the first method, beside the clients’ own classifiers."""
+  """The numbers of the first method, and of the clients’ own classifiers."""
   subject, values = next(iter(facts.metrics.items()))
   wanted = [
     (f'Balanced accuracy, {subject}', values.get('balanced_accuracy')),

@@ -218,7 +218,7 @@ PROGRAM = program.Program(
   name='fedhypevae',
   sentence='Trains personal generators of embeddings privately (FedHypeVAE).',
   examples=(
-    ('', 'Gaussians of 5 classes in 5 domains, epsilon 8, beside 5 others.'),
+    ('', 'Gaussians of 5 classes in 5 domains, epsilon 8, and baselines.'),
     (
       '--data=embeddings.npz --partition=dirichlet --epsilon=3',
       'Your own embeddings; experiments.embed makes them of images.',

@@ -34,21 +34,21 @@ CODES = ('meta', 'meta_by_class', 'clients')
 
 @dataclasses.dataclass(frozen=True)
 class SynthesisConfig(fields.Configuration):
-  """Of what the synthetic data are made."""
+  """How synthetic data are made."""
 
   codes: tuple[str, ...] = fields.option(
     ('meta', 'clients'),
-    'Whose decoders make FedHypeVAE’s synthetic data, a row of the '
-    'results each: meta, that of one neutral code, fitted to noised class '
-    'moments (published); meta_by_class, those of such a code for each '
-    'class; clients, those of the clients, each in proportion to its noised '
-    'number of the class, for which codes are published',
+    'Codes that make FedHypeVAE’s synthetic data, one row of the results '
+    'each: meta, one neutral code, fitted to noised class moments '
+    '(published); meta_by_class, one such code for each class; clients, the '
+    'codes of the clients, which are then published, each in proportion to '
+    'its noised count of the class',
   )
   synthetic_per_class: int = fields.positive_int(
     500, 'synthetic examples of each class'
   )
   draw: bool = fields.option(
-    False, 'synthetic examples are draws of p(x | z, y), in place of means'
+    False, 'synthetic examples are draws of p(x | z, y) instead of means'
   )
 
   def __post_init__(self):
@@ -64,7 +64,7 @@ class Synthetic(NamedTuple):
     inputs: `[n, F]` float32.
     labels: `[n]` int32.
     hyper: the hypernetwork that made it; None of a GAN.
-    codes: `[K, V]` of which it was made, or None.
+    codes: `[K, V]` that it was made from, or None.
     weights: `[C, K]` of the codes in each class, or None.
     fitted: of a method of one upload, what was made of it; otherwise None.
   """

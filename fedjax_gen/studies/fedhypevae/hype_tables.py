@@ -270,7 +270,7 @@ def percent(value: float) -> str:
 def _known(
   columns: Sequence[_Column], metrics: Mapping[str, Mapping[str, float]]
 ) -> list[_Column]:
-  """Those of which there is a number."""
+  """The columns that have a number."""
   return [c for c in columns if any(c.metric in m for m in metrics.values())]
 
 

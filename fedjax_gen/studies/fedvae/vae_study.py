@@ -186,7 +186,7 @@ PROGRAM = program.Program(
   name='fedvae',
   sentence='Trains one VAE over clients that keep their images (FedVAE).',
   examples=(
-    ('', 'Handwritten digits, 10 clients, beside central and local training.'),
+    ('', 'Handwritten digits, 10 clients; also central and local training.'),
     (
       '--data=clients:my_images --image_size=32 --partition=natural '
       '--num_clients=0',
@@ -199,7 +199,7 @@ PROGRAM = program.Program(
     (
       '--num_clients=1000 --sampling=uniform --cohort_size=20 '
       '--population_on_host=true --methods=federated --batch_size=4',
-      'Many clients, of whom those of a round are in memory.',
+      'Many clients; only those of a round are in memory.',
     ),
     (
       '--data=patients.csv --client_column=site',

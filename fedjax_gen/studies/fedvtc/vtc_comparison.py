@@ -56,7 +56,7 @@ class ComparisonConfig:
     f'{", ".join(vtc_methods.ABLATIONS)}.',
   )
   local_test_fraction: float = fields.option(
-    0.2, 'Of each client’s examples, held out to test it on.'
+    0.2, 'Share of each client’s examples that is held out to test it.'
   )
   attack: bool = fields.option(
     False,

@@ -101,7 +101,7 @@ class Setting(NamedTuple):
     training: how clients train.
     models: the classifier of each fleet.
     num_clients: of each fleet.
-    classifier: of which the models were built.
+    classifier: the configuration of the models.
     spec: of the data.
     rounds: of training.
     finetuning: of classifiers with synthetic images, in FedVTC and ClassImages.
@@ -118,7 +118,7 @@ class Setting(NamedTuple):
   baselines: BaselineConfigs
 
   def shared_model(self, architecture: str, width: float) -> Classifier:
-    """A model that all clients train beside their own.
+    """A model that all clients train in addition to their own.
 
     Args:
       architecture: of it.
@@ -161,7 +161,7 @@ def _class_images(setting: Setting) -> Method:
 def _plain(
   build: Callable[..., Method], config_of: Callable[[BaselineConfigs], Any]
 ) -> Callable[[Setting], Method]:
-  """A method that needs nothing beside its configuration."""
+  """A method that needs only its configuration."""
 
   def built(setting: Setting) -> Method:
     return build(
@@ -273,7 +273,7 @@ def in_words(name: str) -> str:
 
 
 class Subject(NamedTuple):
-  """What FedVTC is built from beside the setting.
+  """What FedVTC is built from, besides the setting.
 
   Attributes:
     config: of the method.

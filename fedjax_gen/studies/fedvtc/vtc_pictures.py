@@ -98,7 +98,7 @@ def _draw_methods(
   client_rounds: int,
   folder: pathlib.Path,
 ) -> list[Drawn]:
-  """Methods beside each other: in the end, over rounds, and over bytes."""
+  """Methods side by side: at the end, over rounds, and over bytes."""
   sent = {
     name: client_rounds * (values['bytes_up'] + values['bytes_down'])
     for name, values in metrics.items()

@@ -36,9 +36,9 @@ _EXPLAINED = {
   'local_accuracy_stddev': Metric('Its spread over clients.'),
   'local_accuracy_worst': Metric('Of the worst client.', 'higher'),
   'missing_class_accuracy': Metric(
-    'On classes of which the client has no example.', 'higher'
+    'On classes that the client has no example of.', 'higher'
   ),
-  'held_class_accuracy': Metric('On classes of which it has some.', 'higher'),
+  'held_class_accuracy': Metric('On the other classes.', 'higher'),
   'head_accuracy': Metric(
     'By the classifier’s head, where the method predicts otherwise.', 'higher'
   ),
@@ -54,7 +54,7 @@ _EXPLAINED = {
   ),
   'seconds': Metric('Of training, without compilation.', 'lower'),
   'round_memory_bytes': Metric(
-    'Temporary memory of the compiled rounds, beside state and data.', 'lower'
+    'Temporary memory of the compiled rounds, besides state and data.', 'lower'
   ),
   'client_state_bytes': Metric('What a client keeps between rounds.', 'lower'),
 }
@@ -229,7 +229,7 @@ def attacks(own: Mapping[str, float]) -> report.Table | None:
 
 
 def _known(metrics: Mapping[str, Mapping[str, float]]) -> list[_Column]:
-  """Those of which there is a number."""
+  """The columns that have a number."""
   return [c for c in _COLUMNS if any(c.metric in m for m in metrics.values())]
 
 

@@ -35,7 +35,7 @@ def check_population(
 
 
 def check_privacy(privacy: PrivacyConfig, discovery: DiscoveryConfig) -> None:
-  """Checks that private clients need not tell of which group they are."""
+  """Checks that private clients need not reveal their group."""
   if privacy.is_private and discovery.groups != 'given':
     raise InputError(
       "Expected groups='given' where there is privacy, got "

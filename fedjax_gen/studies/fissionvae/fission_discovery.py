@@ -28,7 +28,7 @@ from fedjax_gen.types import Variables
 
 
 class Found(NamedTuple):
-  """What discovery found, with the truth beside it.
+  """What discovery found, next to the truth.
 
   Attributes:
     groups: `[N]` found group of each client, in [0, num_groups).

@@ -153,7 +153,7 @@ def _lead(facts: Facts) -> str:
     f'{", ".join(facts.source.group_names)}.',
   ]
   if facts.discovery:
-    sentences.append('Who is of which group was not told but discovered.')
+    sentences.append('The groups of clients were not given but discovered.')
   if _PLAIN in facts.results:
     sentences.append(f'{_PLAIN} is one variational autoencoder for all.')
   sentences += [text for part, text in _PARTS.items() if part in parts]

@@ -204,7 +204,7 @@ PROGRAM = program.Program(
   sentence='Trains VAEs over groups of clients with different kinds of images '
   '(FissionVAE).',
   examples=(
-    ('', 'Digits and drawn shapes: FedVAE beside L, D and L+D.'),
+    ('', 'Digits and drawn shapes: FedVAE, L, D and L+D.'),
     (
       '--data=groups:my_images --image_size=32 '
       '--methods=FedVAE,L+D,H+L+D,L+D+het,fedgan',

@@ -236,7 +236,7 @@ def _fitted(source: DataSource, shape: tuple[int, ...]) -> DataSource:
 
 
 def _check_foreign(source: DataSource, public: DataSource, name: str) -> None:
-  """Refuses data of which the encoder's training set holds images."""
+  """Refuses data with images of the encoder's training set."""
 
   def digests(inputs: np.ndarray) -> list[bytes]:
     return [hashlib.sha256(image.tobytes()).digest() for image in inputs]
