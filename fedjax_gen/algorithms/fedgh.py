@@ -70,7 +70,7 @@ def fedgh(
 def head_server(
   config: Config, model: Model, num_clients: int
 ) -> ServerProgram:
-  """A server whose state is a head, trained on `prototypes.Points`."""
+  """A server with a head as its state, trained on `prototypes.Points`."""
   work = local.local_work(
     config.fedgh_server_epochs, config.fedgh_server_batch_size
   )

@@ -31,7 +31,7 @@ class Progress(Protocol):
     done: int,
     clock: CompileClock | None = None,
   ) -> None:
-    """Begins a method of which `done` rounds are there already."""
+    """Begins a method with `done` rounds already trained."""
 
   def doing(self, what: str) -> None:
     """Tells what comes next if it is no round, for example 'evaluating'."""
