@@ -94,11 +94,13 @@ def public(source: DataSource) -> DataSource:
   return encoded(source, Codec(source.schema, (knots,) * len(places)))
 
 
-def hidden(codec: Codec) -> list[str]:
+def hidden(codec: Codec | None) -> list[str]:
   """Names of columns of which nothing stood out from the noise.
 
   They have a scale from -1 to 1, and values beyond it are lost.
   """
+  if codec is None:
+    return []
   unknown = np.array([[-1.0, 1.0], [-1.0, 1.0]])
   places = codec_lib.number_places(codec.schema)
   return [

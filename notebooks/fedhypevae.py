@@ -11,7 +11,6 @@
 # ---
 
 # %% [markdown]
-# %% [markdown]
 # # FedHypeVAE: a generator for each client, made from a short code
 #
 # Clients hold embeddings that differ from one domain to the next. They train

@@ -11,7 +11,6 @@
 # ---
 
 # %% [markdown]
-# %% [markdown]
 # # FedVAE: one autoencoder, trained where the images are
 #
 # Ten clients train one variational autoencoder (VAE) on handwritten digits. No

@@ -11,7 +11,6 @@
 # ---
 
 # %% [markdown]
-# %% [markdown]
 # # FissionVAE: clients with different kinds of images
 #
 # Half of the clients hold digits, the other half drawn shapes. One averaged VAE
