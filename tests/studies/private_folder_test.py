@@ -10,12 +10,17 @@ import io
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 
 import fedjax_gen
 from fedjax_gen.privacy import releases, secret_keys
-from fedjax_gen.running import workdir as workdir_lib
+from fedjax_gen.running import (
+  checkpoints,
+  training,
+  workdir as workdir_lib,
+)
 from fedjax_gen.studies import private_run
 from fedjax_gen.studies.command import program
 from fedjax_gen.studies.fedhypevae import hype_study
@@ -103,9 +108,7 @@ def test_nothing_outside_private_tells_what_noise_is_made_of(finished):
   roots = [secrets.noise, secrets.sampling, secrets.digests]
   clues = [*roots, *(root.hex().encode() for root in roots)]
   for name in _TRAINED:
-    words = np.asarray(
-      hype_study.jax.random.key_data(secrets.key(name, 'training'))
-    )
+    words = np.asarray(jax.random.key_data(secrets.key(name, 'training')))
     clues += [words.tobytes()[:16], str(words[0]).encode()]
   said = (finished.out + finished.err).encode()
   found = [
@@ -135,7 +138,7 @@ def test_the_ledger_lists_every_method_and_was_written_before_training(
   def stop(*args, **settings):
     raise RuntimeError('before the first round')
 
-  monkeypatch.setattr(hype_study, '_train', stop)
+  monkeypatch.setattr(training, 'train', stop)
   with pytest.raises(RuntimeError, match='before the first round'):
     run('alone/early')
   early = finished.workdir.parent.parent / 'alone/early/release/ledger.json'
@@ -191,7 +194,7 @@ def test_killed_it_goes_on_to_the_same_bits_and_never_without_its_secrets(
   run, folder, monkeypatch
 ):
   saved = []
-  save = hype_study.training.checkpoints_lib.Checkpoints.save
+  save = checkpoints.Checkpoints.save
 
   def killed(self, *args, **settings):
     save(self, *args, **settings)
@@ -200,9 +203,7 @@ def test_killed_it_goes_on_to_the_same_bits_and_never_without_its_secrets(
       raise RuntimeError('killed')
 
   with monkeypatch.context() as patch:
-    patch.setattr(
-      hype_study.training.checkpoints_lib.Checkpoints, 'save', killed
-    )
+    patch.setattr(checkpoints.Checkpoints, 'save', killed)
     with pytest.raises(RuntimeError, match='killed'):
       run('three/broken')
   broken = folder / 'three/broken'
