@@ -17,8 +17,8 @@
 # them, and most clients have seen only a few of the ten digits. They share the
 # means and the spread of their features; a small generator turns these into
 # images, and from the images a client learns classes that it never saw.
-# You will see who knows what before and after, the images, and the accuracy next to
-# the one recorded in [docs/fedvtc.md](../docs/fedvtc.md#results).
+# You will see who knows what before and after, the images, and the accuracy
+# next to the one recorded in [docs/fedvtc.md](../docs/fedvtc.md#results).
 #
 # About a minute on two CPU cores. Nothing is downloaded but, on Colab, what the
 # library needs.

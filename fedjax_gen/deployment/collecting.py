@@ -21,7 +21,7 @@ _PAUSE = 1.0
 Read = TypeVar('Read')
 
 
-class TooFewError(Exception):
+class TooFewError(InputError):
   """Fewer sites than needed answered; the same command resumes the run."""
 
 

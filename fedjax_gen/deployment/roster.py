@@ -67,13 +67,13 @@ class Roster:
 
   Attributes:
     run: names the run; sites keep their state by it.
-    config: of the study, JSON that sites are sent.
+    config: of the study, JSON that sites are sent; None until it is known.
     members: in the order of fleets and rows.
     addresses: where members were last met, by their place in `members`.
   """
 
   run: str
-  config: Mapping[str, Any]
+  config: Mapping[str, Any] | None
   members: tuple[Member, ...]
   addresses: dict[int, Address] = dataclasses.field(default_factory=dict)
 
@@ -104,6 +104,10 @@ class Roster:
       else:
         self.addresses[place] = address
 
+  def agree(self, config: Mapping[str, Any]) -> None:
+    """Sends the study to all when they are met next."""
+    self.config, self.addresses = config, {}
+
   def save(self, path: str | os.PathLike) -> None:
     """Writes who the members are."""
     record = {
@@ -123,7 +127,6 @@ class Roster:
 def gathered(
   transport: Transport,
   path: str | os.PathLike,
-  config: Mapping[str, Any],
   num_sites: int,
   *,
   assign: Assign = one_fleet,
@@ -132,6 +135,15 @@ def gathered(
   patience: float = 86_400.0,
 ) -> Roster:
   """The members of a run: those it began with, or the first that come.
+
+  Args:
+    transport: to whom it may talk.
+    path: of the file that remembers them.
+    num_sites: how many to wait for.
+    assign: who is of which fleet.
+    note: writes down what happens.
+    seconds: to wait for an answer.
+    patience: seconds to wait for all, altogether.
 
   Raises:
     InputError: not all came in time, or the file is of another federation.
@@ -144,16 +156,14 @@ def gathered(
         f'Expected sites={len(members)}, as {path} began with, got '
         f'sites={num_sites}.'
       )
-    return Roster(known['run'], config, members)
+    return Roster(known['run'], None, members)
   run = entropy.token_hex(8)
   found: dict[str, dict[str, Any]] = {}
   addresses: dict[str, Address] = {}
   until, said = time.monotonic() + patience, -1
   while len(found) < num_sites:
     strangers = set(transport.addresses()) - set(addresses.values())
-    for address, one in _joined(
-      transport, run, config, strangers, note, seconds
-    ):
+    for address, one in _joined(transport, run, None, strangers, note, seconds):
       if len(found) < num_sites or one['identity'] in found:
         found[one['identity']] = one
         addresses[one['identity']] = address
@@ -181,7 +191,7 @@ def gathered(
     ),
     key=lambda member: member.node[:2],
   )
-  roster = Roster(run, config, tuple(ordered_members))
+  roster = Roster(run, None, tuple(ordered_members))
   roster.addresses = {
     i: addresses[member.identity] for i, member in enumerate(roster.members)
   }
@@ -197,7 +207,7 @@ _MOST_JOIN_BYTES = 1 << 16
 def _joined(
   transport: Transport,
   run: str,
-  config: Mapping[str, Any],
+  config: Mapping[str, Any] | None,
   addresses: set[Address],
   note: Note,
   seconds: float,

@@ -198,8 +198,7 @@ class Site:
 
   def leaving(self, task: Task, node: Node) -> dict[str, Any]:
     """Shapes of what a round would send, by name: nothing is computed."""
-    client, message = self._shapes(task, node)
-    del client
+    _, message = self._shapes(task, node)
     return leaves.named_leaves(message)
 
   def _answered(
@@ -226,18 +225,9 @@ class Site:
   def _join(self, packet: Packet, digest: str) -> tuple[Packet, dict]:
     del digest  # to agree twice is to agree
     run, config = packet.header['run'], packet.header['config']
-    path = self.folder / 'runs' / run / 'study.json'
-    if path.exists():
-      lines = workdir.different_fields(
-        json.loads(path.read_text(encoding='utf-8')), config
-      )
-      if lines:
-        raise Refused(
-          f'Expected the study that run {run} began with, got another:\n{lines}'
-        )
-    tasks = self._study(config)
-    files.write_atomically(path, json.dumps(config, indent=1) + '\n')
-    self._tasks[run] = tasks
+    noted = {}
+    if config is not None:  # else who this is, and no more
+      noted = {'methods': sorted(self._agreed(run, config))}
     signed = masking.signature(
       bytes.fromhex(self._identity),
       joining_text(run, packet.header['nonce'], self.num_examples, self._group),
@@ -251,7 +241,23 @@ class Site:
         'group': self._group,
       }
     )
-    return reply, {'methods': sorted(tasks)}
+    return reply, noted
+
+  def _agreed(self, run: str, config: Mapping[str, Any]) -> Mapping[str, Task]:
+    """The methods of a study, which is the one of its run from now on."""
+    path = self.folder / 'runs' / run / 'study.json'
+    if path.exists():
+      lines = workdir.different_fields(
+        json.loads(path.read_text(encoding='utf-8')), config
+      )
+      if lines:
+        raise Refused(
+          f'Expected the study that run {run} began with, got another:\n{lines}'
+        )
+    tasks = self._study(config)
+    files.write_atomically(path, json.dumps(config, indent=1) + '\n')
+    self._tasks[run] = tasks
+    return tasks
 
   # To train.
 

@@ -199,17 +199,24 @@ class Run:
 
   def engine(self, name: str, method: Method) -> Engine:
     """The rounds of a method; cheap, for nothing is compiled yet."""
+    key = jax.random.key(self.seed)
+    own_key = (
+      stages.training_key(self.secrets, name) if method.protection else None
+    )
+    if self.session.deployment is not None:
+      return self.session.deployment.engine(
+        name, method.algorithm, method.datasets, key,
+        traffic=method.traffic, own_key=own_key,
+      )  # fmt: skip
     return engine_lib.engine(
       method.algorithm,
       method.datasets,
-      jax.random.key(self.seed),
+      key,
       traffic=method.traffic,
       samplers=method.samplers,
       mapping=method.mapping,
       folder=self.workdir.population_path(name),
-      own_key=(
-        stages.training_key(self.secrets, name) if method.protection else None
-      ),
+      own_key=own_key,
     )
 
   def train(

@@ -81,17 +81,17 @@ class Federation:
       },
     )
 
-  def coordinator(self):
+  def coordinator(self, patience=1.0):
     """A new one on the same folder, as after a kill."""
     roster = rosters.gathered(
       self.network,
       self.folder / 'server' / 'federation.json',
-      {'study': 'test'},
       len(self.names),
       assign=lambda sites: self.names[: len(sites)],
       note=self.notes.append,
-      patience=1.0,
+      patience=patience,
     )
+    roster.agree({'study': 'test'})
     return Coordinator(
       METHOD,
       self.algorithm,

@@ -29,6 +29,8 @@ PROGRAMS = {
   ),
   'embed': 'Turns images into embeddings with a frozen encoder.',
   'generate': 'Samples from the model that a finished run trained.',
+  'coordinate': 'coordinate NAME: a study whose clients are other machines.',
+  'site': 'Trains on data of this machine, as a coordinator asks.',
 }
 _MODULES = {
   'fedvae': 'fedvae.vae_study',
@@ -37,7 +39,9 @@ _MODULES = {
   'fedvtc': 'fedvtc.vtc_study',
   'embed': 'tools.embed_images',
   'generate': 'tools.generate_samples',
+  'site': 'deployed.serving',
 }
+_COORDINATE = 'coordinate'
 
 
 def main() -> None:
@@ -57,6 +61,8 @@ def execute(args: Sequence[str]) -> int:
   if name == '--version':
     print(f'fedjax-gen {version.__version__}')
     return 0
+  if name == _COORDINATE:
+    return _coordinate(rest)
   if name not in PROGRAMS:
     close = difflib.get_close_matches(name, PROGRAMS, n=1)
     hint = f' Did you mean {close[0]}?' if close else ''
@@ -74,6 +80,24 @@ def program_of(name: str) -> program.Program:
   """The program with a name of `PROGRAMS`; imports JAX."""
   module = importlib.import_module(f'fedjax_gen.studies.{_MODULES[name]}')
   return module.PROGRAM
+
+
+def _coordinate(args: Sequence[str]) -> int:
+  """Runs `coordinate NAME --flag=value ...`."""
+  from fedjax_gen.studies.deployed import coordinating
+
+  name, *rest = args or ['']
+  if name not in coordinating.STUDIES:
+    print(
+      f'fedjax-gen: Expected coordinate NAME, one of '
+      f'{", ".join(coordinating.STUDIES)}, got {name!r}. Others run between '
+      'machines from Python: docs/deployment.md.',
+      file=sys.stderr,
+    )
+    return 2
+  command = f'{program.COMMAND} {_COORDINATE} {name}'
+  study = coordinating.program_of(program_of(name))
+  return program.execute(study, [command, *rest])
 
 
 def _help() -> str:

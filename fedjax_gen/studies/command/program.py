@@ -37,6 +37,7 @@ from fedjax_gen.studies.command import (
 )
 
 if TYPE_CHECKING:
+  from fedjax_gen.deployment.engine import Deployment
   from fedjax_gen.running.progress import Progress
 
 COMMAND = 'fedjax-gen'  # of the installed package, for all programs
@@ -143,6 +144,7 @@ class Session:
     processes: of the run. All do the same up to `part`, but process 0 alone
       writes, says and evaluates.
     stream: where to say it; None for standard error.
+    deployment: the sites that methods train on; None to simulate clients.
   """
 
   path: pathlib.Path
@@ -150,6 +152,7 @@ class Session:
   stop: stopping.StopSignal
   processes: Processes
   stream: TextIO | None = None
+  deployment: 'Deployment | None' = None
 
   @functools.cached_property
   def progress(self) -> 'Progress':

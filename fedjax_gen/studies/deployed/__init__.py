@@ -1,0 +1,1 @@
+"""Studies between machines: the commands `coordinate` and `site`."""

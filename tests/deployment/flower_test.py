@@ -1,0 +1,137 @@
+"""Real SuperLink and SuperNode processes on this machine."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+pytest.importorskip('flwr', reason='needs the extra flower')
+pytest.importorskip('Crypto', reason='needs the extra flower')
+
+from sklearn import datasets  # noqa: E402
+
+import fedjax_gen  # noqa: E402
+from fedjax_gen.deployment.collecting import Patience  # noqa: E402
+from fedjax_gen.deployment.flower import (  # noqa: E402
+  certificates,
+  local,
+  processes,
+)
+from fedjax_gen.deployment.flower.transport import FlowerTransport  # noqa: E402
+from tests.algorithms import contract_test  # noqa: E402
+from tests.deployment import federations  # noqa: E402
+
+
+@contextlib.contextmanager
+def _over_flower(federation, folder):
+  """Puts Flower, with TLS and node authentication, between its parts."""
+  with contextlib.ExitStack() as stack:
+    port = processes.free_port()
+    tls = certificates.coordinator_tls(folder / 'tls', [])
+    stack.enter_context(
+      processes.superlink(folder / 'server', '127.0.0.1', port, tls)
+    )
+    for place in federation.sites:
+      private, public = certificates.node_key(folder / f'node{place}')
+      processes.register(folder / 'server', str(public))
+      meeting, listener = stack.enter_context(local.listening())
+      # Looked up at each message: a site may have started anew.
+      local.serve(
+        listener,
+        lambda message, place=place: federation.sites[place].answer(message),
+      )
+      stack.enter_context(
+        processes.supernode(
+          folder / f'node{place}',
+          f'127.0.0.1:{port}',
+          meeting,
+          authority=tls.authority,
+          private_key=str(private),
+        )
+      )
+    meeting, listener = stack.enter_context(local.listening())
+    processes.submit(folder / 'server', meeting)
+    transport = FlowerTransport(listener.accept(), federation.notes.append)
+    stack.callback(transport.close)
+    federation.network = transport
+    yield
+
+
+def test_fedvae_over_flower_has_the_bits_of_the_simulation(tmp_path):
+  algorithm, data = contract_test.ALGORITHMS['fedvae']()
+  federation = federations.Federation(tmp_path, algorithm, data)
+  federation.patience = Patience(300.0, 600.0)
+  with _over_flower(federation, tmp_path / 'flower'):
+    coordinator = federation.coordinator(patience=300.0)
+    state, _ = coordinator.round(coordinator.init(federations.INIT))
+    # Sites that are killed and start again give what they gave.
+    for place in range(3):
+      federation.start(place)
+    again, _ = coordinator.round(coordinator.init(federations.INIT))
+    chex.assert_trees_all_equal(state, again)
+    state, _ = coordinator.round(state)
+  expected, _ = federations.simulated(algorithm, data, 2)
+  chex.assert_trees_all_equal(jax.device_get(state.server), expected.server)
+
+
+_COMMAND = (
+  'import sys; from fedjax_gen.studies.command.main import execute; '
+  'sys.exit(execute(sys.argv[1:]))'
+)
+
+
+def _command(*args):
+  return [sys.executable, '-c', _COMMAND, *map(str, args)]
+
+
+def test_the_commands_end_with_report_model_and_images(tmp_path):
+  digits = datasets.load_digits()
+  port, environment = processes.free_port(), os.environ | {'XLA_FLAGS': ''}
+  workdir = tmp_path / 'run'
+  with contextlib.ExitStack() as stack:
+    for k in range(3):
+      np.savez(
+        tmp_path / f'{k}.npz',
+        x=(digits.images[k::3] * 15).astype(np.uint8),
+        y=digits.target[k::3],
+      )
+      log = stack.enter_context((tmp_path / f'{k}.log').open('w'))
+      site = subprocess.Popen(
+        _command(
+          'site', f'--coordinator=127.0.0.1:{port}', '--insecure',
+          f'--data={tmp_path / f"{k}.npz"}', f'--state={tmp_path / str(k)}',
+          f'--name=site{k}', '--allow_metrics=loss',
+        ),
+        env=environment, stdout=log, stderr=log,
+      )  # fmt: skip
+      stack.callback(site.wait, 30)
+      stack.callback(site.terminate)
+    run = subprocess.run(
+      _command(
+        'coordinate', 'fedvae', '--sites=3', f'--port={port}', '--insecure',
+        '--secured', f'--workdir={workdir}', '--rounds=2', '--eval_every=2',
+        '--model=mlp', '--hidden_size=8', '--latent_size=2',
+        '--num_samples=50', '--give_up_after=600',
+      ),
+      env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+  summary = json.loads((workdir / 'summary.json').read_text())
+  assert np.isfinite(summary['methods']['federated']['test_elbo'])
+  assert (workdir / 'report.html').exists()
+  images, _ = fedjax_gen.load(workdir).sample(4)
+  assert images.shape == (4, 8, 8, 1)
+  [event] = [
+    json.loads(line)
+    for line in (tmp_path / 'run.federation' / 'events.jsonl').open()
+    if '"round": 2' in line
+  ]
+  assert event['node'] == 'site0, site1, site2'
+  logged = (tmp_path / '0' / 'log.jsonl').read_text()
+  assert '"step": "unmask"' in logged and 'refused' not in logged
