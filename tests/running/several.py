@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).parents[2]
-TIMEOUT = 120  # seconds; a broken rendezvous would wait for ever
+TIMEOUT = 300  # seconds; a broken rendezvous would wait for ever
 
 
 def free_port():
