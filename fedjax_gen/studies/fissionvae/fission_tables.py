@@ -17,7 +17,7 @@ from fedjax_gen.evaluation.groups import GroupReference
 from fedjax_gen.federated.rounds import Traffic
 from fedjax_gen.running import report, report_tables
 from fedjax_gen.studies.fedvae import vae_report
-from fedjax_gen.studies.fissionvae.fission_discovery import Found
+from fedjax_gen.studies.fissionvae.fission_discovery import DiscoveryResult
 from fedjax_gen.studies.run_report import RunFacts
 
 _REAL = 'real_data'
@@ -37,7 +37,7 @@ class Facts(RunFacts):
 
   reference: GroupReference | None
   generators: Mapping[str, GroupGenerator]
-  discovery: Found | None
+  discovery: DiscoveryResult | None
 
 
 class _Column(NamedTuple):
@@ -188,7 +188,7 @@ def discovery(facts: Facts) -> report.Section:
 
 
 def _clients_in_groups(
-  found: Found, names: Sequence[str], usual: np.ndarray
+  found: DiscoveryResult, names: Sequence[str], usual: np.ndarray
 ) -> report.Table:
   """A row for each client; `usual` is where most of a true group are."""
   rows = [
@@ -207,7 +207,7 @@ def _clients_in_groups(
   return report.Table(['Client', 'True group', 'Found group', 'Remark'], rows)
 
 
-def _how_discovered(found: Found) -> str:
+def _how_discovered(found: DiscoveryResult) -> str:
   """What clients sent, and how well that told them apart."""
   sent = report_tables.num_bytes(found.bytes_per_client)
   text = (
