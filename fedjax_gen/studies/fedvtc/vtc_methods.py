@@ -207,7 +207,7 @@ BASELINES: dict[str, tuple[Callable[[Setting], Method], str]] = {
     _plain(feddistill.feddistill, lambda c: c.feddistill),
     'mean logits of each class',
   ),
-  'FML': (_fml, 'a small model that all train beside their own'),
+  'FML': (_fml, 'a small model that all train in addition to their own'),
   'FedKD': (_fedkd, 'the same, distilled adaptively and compressed'),
   'FedGen': (
     _plain(fedgen.fedgen, lambda c: c.fedgen),

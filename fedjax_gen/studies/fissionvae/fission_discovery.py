@@ -239,7 +239,7 @@ def client_groups(
   mixed = np.flatnonzero((counts > 0).sum(axis=1) > 1)
   if mixed.size and not may_mix:
     raise InputError(
-      'Expected clients whose images are of one group each, got client '
+      'Expected clients with images of one group each, got client '
       f'{mixed[0]} with images of several: use --partition=groups, or '
       '--groups=discovered.'
     )

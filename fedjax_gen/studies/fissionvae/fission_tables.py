@@ -213,11 +213,11 @@ def _how_discovered(found: DiscoveryResult) -> str:
   text = (
     f'After {found.warmup_rounds} rounds of FedVAE every client sent one '
     f'statistic of its data, {sent}, and the server clustered the clients by '
-    f'it into {found.num_groups} groups, whose numbers mean nothing. '
+    f'it into {found.num_groups} groups, numbered in any order. '
     f'{percent(found.accuracy)} of the clients are in their own group; the '
     f'adjusted Rand index is {found.adjusted_rand_index:.3f}, 1 if perfect '
-    'and 0 by chance. The models asked for images of a true group are those '
-    'of the found group that most of its clients are in.'
+    'and 0 by chance. Images of a true group come from the models of the found '
+    'group with most of its clients.'
   )
   if found.newcomers:
     text += (
