@@ -2,16 +2,18 @@
 
     import fedjax_gen
 
-    model = fedjax_gen.load('runs/fedvae')      # a finished run
+    done = fedjax_gen.run('fedvae', workdir='runs/fedvae', rounds=20)
+    model = fedjax_gen.load('runs/fedvae')      # of a finished run
     images, labels = model.sample(10_000, seed=0)
 
     clients = fedjax_gen.load_clients('runs/fedvtc')
     probabilities = clients.predict(images, client=3)
 
 The parts, from the ground up: `losses` and `models` (pure functions),
-`data` (from files to federations), `federated` (the engine), `algorithms`
-(one paper, one file), `evaluation` (what samples are worth) and `running`
-(work directories, checkpoints, reports).
+`data` (from files to federations), `federated` (the engine), `privacy`
+(noise, clipping, accounting), `algorithms` (one paper, one file),
+`evaluation` (metrics and pictures), `running` (work directories, checkpoints,
+reports) and `studies` (the four systems, run and compared).
 """
 
 from fedjax_gen.errors import InputError

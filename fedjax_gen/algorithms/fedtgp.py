@@ -178,7 +178,7 @@ def margin(points: Points, rule: str, limit: float) -> Array:
 
 
 def margin_loss(
-  points: Array, labels: Array, centers: Array, apart: Array
+  points: Array, labels: Array, centers: Array, margin: Array
 ) -> Array:
   """For each point `[B]` the cross-entropy over negative distances.
 
@@ -186,9 +186,9 @@ def margin_loss(
     points: `[B, F]`.
     labels: `[B]`.
     centers: `[C, F]`, the prototypes.
-    apart: the margin, by which the distance to the right one is longer.
+    margin: added to the distance to the right one.
   """
-  longer = apart * jax.nn.one_hot(labels, len(centers))
+  longer = margin * jax.nn.one_hot(labels, len(centers))
   return personal.cross_entropy(-(distances(points, centers) + longer), labels)
 
 

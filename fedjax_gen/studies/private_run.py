@@ -200,8 +200,8 @@ class Protection(NamedTuple):
   def _limits(self, others: Sequence[str]) -> str:
     """What the guarantee does not cover."""
     limits = (
-      'Not protected: how many examples each client holds, and of which group '
-      'it is; held-out examples, on which everything is measured; all that '
+      'Not protected: how many examples each client holds, and its group; '
+      'held-out examples, on which everything is measured; all that '
       'lies in the folder private of this run, such as the log, which a '
       'deployment would not have; summary.json, for it has numbers of all '
       'methods; and settings chosen by looking at earlier runs. Noise is drawn '

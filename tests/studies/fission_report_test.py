@@ -142,7 +142,7 @@ def _facts(source, **changes):
   )
 
 
-_FOUND = fission_discovery.Found(
+_FOUND = fission_discovery.DiscoveryResult(
   np.array([1, 1, 0, 1]), np.array([0, 0, 1, 1]), 0.75, 0.25, 2, 1500, 3
 )
 

@@ -26,7 +26,7 @@ from fedjax_gen.models.vtc import VtcConfig, build_vtc
 from fedjax_gen.models.vtc_losses import GeneratorLosses
 from fedjax_gen.studies.fedvtc import vtc_saving
 from fedjax_gen.studies.fedvtc.vtc_judge import Clients, Judged
-from fedjax_gen.studies.fedvtc.vtc_methods import Subject
+from fedjax_gen.studies.fedvtc.vtc_methods import MainMethod
 
 _LABELS = np.array([0, 0, 1, 1, 2, 2], np.int32)
 _PART = Examples(np.arange(96, dtype=np.uint8).reshape(6, 4, 4, 1), _LABELS)
@@ -64,7 +64,7 @@ def _clients():
 
 
 def _subject(scope):
-  return Subject(
+  return MainMethod(
     fedvtc.Config(vtc_scope=scope), Rules(), GeneratorLosses(), _VTC
   )
 

@@ -122,8 +122,8 @@ def check_shares(
   ):
     if got != needed:
       raise InputError(
-        f'Expected {name}={needed} with noise_placement=distributed, of which '
-        f'every client adds a share to a sum, got {name}={got}.'
+        f'Expected {name}={needed} with noise_placement=distributed, where '
+        f'every client adds a share of the noise, got {name}={got}.'
       )
 
 

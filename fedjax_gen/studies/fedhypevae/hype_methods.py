@@ -232,8 +232,8 @@ def _generator(
     if mode == 'record_server_code':
       raise InputError(
         'Expected no method named -pretrained with privacy=record_server_code, '
-        'whose base weights stay as they were drawn; DP-CVAE-pretrained is '
-        'protected as with record_joint and can be had.'
+        'which never trains the base weights; DP-CVAE-pretrained is possible, '
+        'and protected as with record_joint.'
       )
     first = First('class Gaussians', setting.privacy.gaussians_share)
   model = build_hyper_vae(hyper, setting.spec)

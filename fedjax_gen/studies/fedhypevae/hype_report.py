@@ -33,8 +33,8 @@ from fedjax_gen.studies.study import Results, Run
 _OURS = 'FedHypeVAE'
 
 _METHODS = {
-  'ClassGaussians': 'ClassGaussians: clients send one noised sum, of which '
-  'Gaussians of the classes are made; nothing is trained.',
+  'ClassGaussians': 'ClassGaussians: clients send one noised sum, which '
+  'gives Gaussians of the classes; nothing is trained.',
   'DP-MERF': 'DP-MERF: clients send one noised sum of random features, and a '
   'generator is fitted to it.',
   f'{_OURS}-pretrained': f'{_OURS}-pretrained: the same, from a start on '
@@ -46,34 +46,34 @@ _METHODS = {
   f'{_OURS}-meta_by_class': 'FedHypeVAE-meta_by_class: from a neutral code for '
   'each class.',
   f'{_OURS}-clients': 'FedHypeVAE-clients: its synthetic data from the codes '
-  'of the clients, each for the classes it holds; codes are published for it.',
+  'of the clients, each for the classes it holds; this publishes the codes.',
   'DP-CVAE': 'DP-CVAE: one conditional decoder for all.',
   'DP-CGAN': 'DP-CGAN: one conditional GAN for all.',
-  'FedAvg': 'FedAvg: no data are shared but a linear classifier, averaged.',
-  'FedProx': 'FedProx: the same, clients kept near what is averaged.',
+  'FedAvg': 'FedAvg: only a linear classifier is shared, and averaged.',
+  'FedProx': 'FedProx: the same, with clients kept near the average.',
   'FedLambda': 'FedLambda: FedAvg’s classifier, interpolated with each '
   'client’s own.',
 }
-_LOCAL = 'local: each client’s own classifier, of its own records alone.'
+_LOCAL = 'local: each client’s own classifier, from its own records only.'
 
 _SECTIONS = (
   (
     'embeddings',
     'Real and synthetic embeddings',
-    'A generator whose points lie elsewhere than the real ones of their class '
-    'is of no use to a classifier.',
+    'If generated points lie away from the real ones of their class, they are '
+    'of no use to a classifier.',
   ),
   ('clients', 'Who gains', ''),
   (
     'codes',
     'Codes of the clients',
-    'A client’s code is all that its decoder and prior differ by from those '
-    'of others. Clients of like data should have like codes. ',
+    'Decoders and priors of clients differ only by their codes. Clients with '
+    'similar data should have similar codes. ',
   ),
   (
     'interpolations',
     'Between two clients',
-    'What the hypernetwork makes of codes that belong to nobody.',
+    'What the hypernetwork generates for codes between those of two clients.',
   ),
 )
 

@@ -91,15 +91,15 @@ def _encoded(asked: Configs, source: DataSource) -> DataSource:
     return source
   if asked.privacy.unit != 'none':
     raise InputError(
-      f'Expected no privacy for the {source.kind.name} of {source.name}, whose '
-      'ranges of columns every client would release, got '
+      f'Expected no privacy for the {source.kind.name} of {source.name}: '
+      'every client would release the ranges of its columns; got '
       f'privacy={asked.privacy.unit!r}; python -m experiments.fedvae charges '
       'for them.'
     )
   if asked.hyper.normalise != 'none':
     raise InputError(
-      f'Expected normalise=none for {source.name}, of which each column has a '
-      f'scale of its own, got normalise={asked.hyper.normalise!r}.'
+      f'Expected normalise=none for {source.name}: each column has a '
+      f'scale of its own; got normalise={asked.hyper.normalise!r}.'
     )
   partition = build_partition(asked.federation, source, seed=asked.run.seed)
   return encoding.encode(source, partition)

@@ -33,8 +33,8 @@ from fedjax_gen.studies.fedvtc.vtc_methods import (
   CLASS_IMAGES,
   SUBJECT,
   BaselineConfigs,
+  MainMethod,
   Setting,
-  Subject,
 )
 
 
@@ -134,7 +134,7 @@ class VtcComparison(study.Comparison):
   methods: Mapping[str, VtcMethod]
   clients: Clients
   models: Sequence[Classifier]
-  subject: Subject
+  subject: MainMethod
   judge: Judge
 
 
@@ -174,7 +174,7 @@ def build(asked: Configs, num_processes: int) -> VtcComparison:
   protection = _protect(
     asked.privacy, asked.federation, clients, asked.run.rounds
   )
-  subject = Subject(
+  subject = MainMethod(
     asked.fedvtc,
     asked.rules,
     asked.losses,
@@ -218,7 +218,7 @@ def build(asked: Configs, num_processes: int) -> VtcComparison:
   )
 
 
-def _extra_steps(name: str, setting: Setting, subject: Subject) -> int:
+def _extra_steps(name: str, setting: Setting, subject: MainMethod) -> int:
   """Of fine-tuning, in a round."""
   if name == CLASS_IMAGES:
     return setting.finetuning.steps

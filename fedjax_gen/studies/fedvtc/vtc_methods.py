@@ -207,7 +207,7 @@ BASELINES: dict[str, tuple[Callable[[Setting], Method], str]] = {
     _plain(feddistill.feddistill, lambda c: c.feddistill),
     'mean logits of each class',
   ),
-  'FML': (_fml, 'a small model that all train beside their own'),
+  'FML': (_fml, 'a small model that all train in addition to their own'),
   'FedKD': (_fedkd, 'the same, distilled adaptively and compressed'),
   'FedGen': (
     _plain(fedgen.fedgen, lambda c: c.fedgen),
@@ -272,7 +272,7 @@ def in_words(name: str) -> str:
   return table[name][1]
 
 
-class Subject(NamedTuple):
+class MainMethod(NamedTuple):
   """What FedVTC is built from, besides the setting.
 
   Attributes:
@@ -294,7 +294,7 @@ class Subject(NamedTuple):
     """Whether one generator makes the images, and not those of clients."""
     return self.config.vtc_scope == 'federated'
 
-  def ablated(self, name: str) -> 'Subject':
+  def ablated(self, name: str) -> 'MainMethod':
     """The same with one thing left out or changed."""
     if name == 'other_scope':
       other = {'local': 'federated', 'federated': 'local'}
@@ -320,7 +320,7 @@ class Subject(NamedTuple):
 
 def build_methods(
   setting: Setting,
-  subject: Subject,
+  subject: MainMethod,
   *,
   with_baselines: Sequence[str],
   with_ablations: Sequence[str],

@@ -19,7 +19,7 @@ from fedjax_gen.models.classifiers import Classifier
 from fedjax_gen.running.training import TrainResult
 from fedjax_gen.studies.fedvtc.vtc_judge import Clients, Judged
 from fedjax_gen.studies.fedvtc.vtc_methods import SUBJECT
-from fedjax_gen.studies.fedvtc.vtc_synthesis import Made
+from fedjax_gen.studies.fedvtc.vtc_synthesis import SyntheticImages
 from fedjax_gen.studies.shown import Shown
 
 _MOST_REAL = 600  # in a map of features
@@ -32,7 +32,7 @@ def draw(
   judged: Mapping[str, Judged],
   metrics: Mapping[str, Mapping[str, float]],
   results: Mapping[str, TrainResult],
-  made: Made,
+  made: SyntheticImages,
   num_rounds: int,
   *,
   is_shared: bool,
@@ -78,7 +78,10 @@ def draw(
 
 
 def _draw_synthetic(
-  real: Examples | None, clients: Clients, made: Made, folder: pathlib.Path
+  real: Examples | None,
+  clients: Clients,
+  made: SyntheticImages,
+  folder: pathlib.Path,
 ) -> list[Drawn]:
   """Synthetic images of the classes that are known, with real ones or not."""
   if not len(made.examples.labels):

@@ -19,18 +19,18 @@ from fedjax_gen.studies.shown import Shown
 _SECTIONS = (
   (
     'methods',
-    'Methods beside each other',
-    'Accuracy on data of all classes, of which each client saw a few.',
+    'Methods compared',
+    'Accuracy on data of all classes; each client saw only a few of them.',
   ),
   (
     'classes',
-    'What clients know of classes that they never saw',
+    'Classes that clients never saw',
     'A client alone is never right about a class that it has no example of.',
   ),
   (
     'synthetic',
     'Synthetic images',
-    'Drawn from what the server knows of a class: a Gaussian of features, '
+    'Drawn from what the server knows about a class, a Gaussian of features, '
     'through the generator. Clients are fine-tuned with such images.',
   ),
   (

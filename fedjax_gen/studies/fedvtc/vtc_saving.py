@@ -13,14 +13,14 @@ from fedjax_gen.models.vtc import VtcConfig
 from fedjax_gen.running import saved_clients, saving
 from fedjax_gen.studies.fedvtc import vtc_synthesis
 from fedjax_gen.studies.fedvtc.vtc_judge import Clients, Judge, Judged
-from fedjax_gen.studies.fedvtc.vtc_methods import SUBJECT, Subject
+from fedjax_gen.studies.fedvtc.vtc_methods import SUBJECT, MainMethod
 from fedjax_gen.types import Tree, Variables
 
 
 def save_generator(
   workdir: str | os.PathLike,
   config: VtcConfig,
-  subject: Subject,
+  subject: MainMethod,
   state: Any,
   clients: Clients,
 ) -> None:

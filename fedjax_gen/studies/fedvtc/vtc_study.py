@@ -44,7 +44,7 @@ class Measured(NamedTuple):
 
   metrics: dict[str, dict[str, float]]
   judged: dict[str, Judged]
-  made: vtc_synthesis.Made
+  made: vtc_synthesis.SyntheticImages
   state: Any
   digest: str
 

@@ -15,7 +15,7 @@ from fedjax_gen.federated.blocks import Block, Blocks
 from fedjax_gen.federated.class_gaussians import ClassGaussians
 from fedjax_gen.models.classifiers import Classifier, to_pixels
 from fedjax_gen.studies.fedvtc.vtc_judge import Clients
-from fedjax_gen.studies.fedvtc.vtc_methods import Subject
+from fedjax_gen.studies.fedvtc.vtc_methods import MainMethod
 from fedjax_gen.types import Array, Tree, Variables
 
 _PER_CLASS = 20
@@ -23,7 +23,7 @@ _RECONSTRUCTIONS = 4
 _MOST_MEANS = 40  # attacked of each architecture
 
 
-class Made(NamedTuple):
+class SyntheticImages(NamedTuple):
   """Synthetic images.
 
   Attributes:
@@ -35,7 +35,7 @@ class Made(NamedTuple):
   latents: np.ndarray
 
 
-def generators(subject: Subject, state: Any, clients: Clients) -> list[Tree]:
+def generators(subject: MainMethod, state: Any, clients: Clients) -> list[Tree]:
   """The generator that clients use, one for each; of all the same if shared."""
   if subject.config.vtc_scope == 'federated':
     return [state.server.generator.variables]
@@ -47,8 +47,8 @@ def generators(subject: Subject, state: Any, clients: Clients) -> list[Tree]:
 
 
 def synthesise(
-  subject: Subject, state: Any, clients: Clients, seed: int
-) -> Made:
+  subject: MainMethod, state: Any, clients: Clients, seed: int
+) -> SyntheticImages:
   """Draws images of every known class, as clients are fine-tuned with.
 
   Where every client has its own generator, a class is drawn by that of the
@@ -72,13 +72,13 @@ def synthesise(
         for label in known
       ]
     )
-  return Made(
+  return SyntheticImages(
     Examples(np.asarray(to_pixels(images)), labels), np.asarray(latents)
   )
 
 
 def attack(
-  subject: Subject,
+  subject: MainMethod,
   models: Sequence[Classifier],
   blocks: Blocks,
   state: Any,
@@ -136,7 +136,7 @@ def attack(
 
 
 def _drawer(
-  subject: Subject, model: Classifier
+  subject: MainMethod, model: Classifier
 ) -> Callable[..., dict[str, Array]]:
   """By attack, images of a client's class means."""
   search = inversion.latent_search(model.features, subject.vtc.decode)

@@ -27,7 +27,7 @@ from fedjax_gen.studies.fissionvae.fission_methods import GroupMethod
 from fedjax_gen.types import Variables
 
 
-class Found(NamedTuple):
+class DiscoveryResult(NamedTuple):
   """What discovery found, next to the truth.
 
   Attributes:
@@ -60,7 +60,7 @@ def discover(
   setting: fission_methods.Setting,
   train: Callable[[str, GroupMethod], TrainResult],
   workdir: Workdir,
-) -> tuple[fission_methods.Setting, Found]:
+) -> tuple[fission_methods.Setting, DiscoveryResult]:
   """Warms a FedVAE up, clusters the clients, and lets newcomers find theirs.
 
   Writes the warmed-up model and `grouping.npz`, all that a client that joins
@@ -100,7 +100,7 @@ def discover(
     own = model_of_group[np.asarray(everyone.groups)[newcomers]]
     newcomer_accuracy = float(np.mean(assigned == own))
   agreement = grouping_lib.agreement(found, true)
-  return _with_groups(setting, grouping, model_of_group), Found(
+  return _with_groups(setting, grouping, model_of_group), DiscoveryResult(
     found,
     true,
     agreement.accuracy,
@@ -239,7 +239,7 @@ def client_groups(
   mixed = np.flatnonzero((counts > 0).sum(axis=1) > 1)
   if mixed.size and not may_mix:
     raise InputError(
-      'Expected clients whose images are of one group each, got client '
+      'Expected clients with images of one group each, got client '
       f'{mixed[0]} with images of several: use --partition=groups, or '
       '--groups=discovered.'
     )

@@ -10,7 +10,7 @@ from fedjax_gen.evaluation import group_models, groups as groups_lib
 from fedjax_gen.evaluation.features import FeatureExtractor
 from fedjax_gen.evaluation.group_models import GroupGenerator
 from fedjax_gen.evaluation.groups import GroupReference
-from fedjax_gen.studies.fissionvae.fission_discovery import Found
+from fedjax_gen.studies.fissionvae.fission_discovery import DiscoveryResult
 from fedjax_gen.studies.fissionvae.fission_methods import GroupMethod, Setting
 from fedjax_gen.studies.study import Comparison, Followed, Results, Run
 
@@ -34,7 +34,7 @@ class GroupComparison(Comparison):
   setting: Setting
   build_extractor: Callable[[], FeatureExtractor | None]
   reference: GroupReference | None = None
-  discovery: Found | None = None
+  discovery: DiscoveryResult | None = None
 
 
 class Measured(NamedTuple):

@@ -17,7 +17,7 @@ from fedjax_gen.evaluation.groups import GroupReference
 from fedjax_gen.federated.rounds import Traffic
 from fedjax_gen.running import report, report_tables
 from fedjax_gen.studies.fedvae import vae_report
-from fedjax_gen.studies.fissionvae.fission_discovery import Found
+from fedjax_gen.studies.fissionvae.fission_discovery import DiscoveryResult
 from fedjax_gen.studies.run_report import RunFacts
 
 _REAL = 'real_data'
@@ -37,7 +37,7 @@ class Facts(RunFacts):
 
   reference: GroupReference | None
   generators: Mapping[str, GroupGenerator]
-  discovery: Found | None
+  discovery: DiscoveryResult | None
 
 
 class _Column(NamedTuple):
@@ -188,7 +188,7 @@ def discovery(facts: Facts) -> report.Section:
 
 
 def _clients_in_groups(
-  found: Found, names: Sequence[str], usual: np.ndarray
+  found: DiscoveryResult, names: Sequence[str], usual: np.ndarray
 ) -> report.Table:
   """A row for each client; `usual` is where most of a true group are."""
   rows = [
@@ -207,17 +207,17 @@ def _clients_in_groups(
   return report.Table(['Client', 'True group', 'Found group', 'Remark'], rows)
 
 
-def _how_discovered(found: Found) -> str:
+def _how_discovered(found: DiscoveryResult) -> str:
   """What clients sent, and how well that told them apart."""
   sent = report_tables.num_bytes(found.bytes_per_client)
   text = (
     f'After {found.warmup_rounds} rounds of FedVAE every client sent one '
     f'statistic of its data, {sent}, and the server clustered the clients by '
-    f'it into {found.num_groups} groups, whose numbers mean nothing. '
+    f'it into {found.num_groups} groups, numbered in any order. '
     f'{percent(found.accuracy)} of the clients are in their own group; the '
     f'adjusted Rand index is {found.adjusted_rand_index:.3f}, 1 if perfect '
-    'and 0 by chance. The models asked for images of a true group are those '
-    'of the found group that most of its clients are in.'
+    'and 0 by chance. Images of a true group come from the models of the found '
+    'group with most of its clients.'
   )
   if found.newcomers:
     text += (

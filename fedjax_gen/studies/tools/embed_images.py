@@ -55,11 +55,11 @@ class EmbedConfig(fields.Configuration):
 
   encoder: str = fields.option(
     'fashion_mnist',
-    'Public images, as for --data, on which the encoder is trained, '
-    'a small classifier (half a minute, once). They must not be the data '
-    'themselves. Images are brought to their size and channels. Or '
-    'efficientnet_lite0, a network of photographs trained on ImageNet '
-    '(1,280 features; extra efficientnet).',
+    'Public images, as for --data, to train the encoder on, a small '
+    'classifier (half a minute, once). They must not be the data themselves. '
+    'Your images are converted to their size and channels. Or '
+    'efficientnet_lite0, a network trained on ImageNet (1,280 features; '
+    'extra efficientnet).',
     placeholder='NAME_OR_PATH',
   )
   encoder_size: int = fields.option(
@@ -69,7 +69,7 @@ class EmbedConfig(fields.Configuration):
   )
   encoder_file: str = fields.option(
     '',
-    'In place of --encoder a network in a file, TorchScript (.pt, '
+    'Instead of --encoder, a network in a file, TorchScript (.pt, '
     '.pth) or ONNX (.onnx), from RGB images [n, 3, H, W] of 0 to 255 to '
     '[n, F]; it resizes and normalises itself. For DINOv2 wrap '
     "torch.hub.load('facebookresearch/dinov2', 'dinov2_vits14') in a module "
@@ -79,29 +79,29 @@ class EmbedConfig(fields.Configuration):
   )
   project: int = fields.non_negative_int(
     0,
-    'Project embeddings on so many public directions; 0 keeps all '
-    'features. The fewer, the less noise privacy needs.',
+    'Project embeddings on this many public directions; 0 keeps all '
+    'features. With fewer, privacy needs less noise.',
   )
   project_by: str = fields.option(
     'classifier',
-    'Which directions: the principal ones of the weights by which the '
-    'encoder tells its own, public classes apart, or random ones, always the '
-    'same. A network in a file has random ones only.',
+    'Which directions: the principal ones of the weights that classify the '
+    'encoder’s own public classes, or random ones, always the same. A network '
+    'in a file has only random ones.',
     choices=('classifier', 'random'),
   )
   num: int = fields.non_negative_int(
     0,
-    'At most so many training images, drawn at random, and of the '
-    'test images the same share; 0 for all.',
+    'At most this many training images, drawn at random, and the '
+    'same share of the test images; 0 for all.',
   )
   seed: int = fields.non_negative_int(
     0,
-    'Of that draw, and of the split if the data have no test split; '
-    'the encoder is the same whatever it is.',
+    'Seed of that draw, and of the split if the data have no test '
+    'split; the encoder does not depend on it.',
   )
   out: str = fields.option(
     'embeddings.npz',
-    'npz file, which every program here takes as --data.',
+    'npz file, which every program accepts as --data.',
     placeholder='FILE',
   )
 

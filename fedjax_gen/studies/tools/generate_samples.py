@@ -27,27 +27,29 @@ class GenerateConfig(fields.Configuration):
   )
   method: str = fields.option(
     '',
-    'Which of its models. Default: that of the run’s main method.',
+    'Method of the model. Default: the main method of the run.',
     placeholder='NAME',
   )
   group: str = fields.option(
     '',
-    'Of one group only, by name or number. Default: all groups, '
-    'mixed as in the training data.',
+    'Samples of one group only, by name or number. Default: all '
+    'groups, mixed as in the training data.',
     placeholder='NAME',
   )
-  num: int = fields.positive_int(1000, 'How many examples.')
+  num: int = fields.positive_int(1000, 'Number of examples.')
   label: int = fields.option(
     -1,
-    'Of one class only; -1 for all classes that the model knows, or '
-    'all of the group, in turn.',
+    'Samples of one class only; -1 for all classes that the model '
+    'knows, or all of the group, in turn.',
   )
-  seed: int = fields.non_negative_int(0, 'Same seed, same examples.')
+  seed: int = fields.non_negative_int(
+    0, 'Seed; the same seed gives the same examples.'
+  )
   out: str = fields.option(
     'synthetic.npz',
-    'npz file with x, y, classes, groups and, of a private run, what holds '
-    'of its privacy; a .png of the first 100, or of the first 10 of each '
-    'group; or, of tables and series, a .csv in the columns of the data.',
+    'npz file with x, y, classes, groups and, of a private run, its privacy '
+    'guarantee; a .png of the first 100, or of the first 10 of each group; '
+    'or, for tables and series, a .csv in the columns of the data.',
     placeholder='FILE',
   )
 
@@ -186,10 +188,16 @@ PROGRAM = program.Program(
   name='generate',
   sentence='Samples from the model that a finished run trained.',
   examples=(
-    ('--workdir=runs/fedvae --num=10000', 'Ten thousand into synthetic.npz.'),
+    (
+      '--workdir=runs/fedvae --num=10000',
+      'Ten thousand samples, into synthetic.npz.',
+    ),
     ('--workdir=runs/fedvae --out=grid.png', 'A picture of the first 100.'),
     ('--workdir=runs/fedvae --method=central --label=3', 'Threes only.'),
-    ('--workdir=runs/fissionvae --group=shapes', 'Of one group of clients.'),
+    (
+      '--workdir=runs/fissionvae --group=shapes',
+      'Samples of one group of clients.',
+    ),
     (
       '--workdir=runs/fedvae --out=patients.csv',
       'In the columns of the table.',
