@@ -26,7 +26,7 @@ from fedjax_gen.federated.mapping import (
 
 PARTITIONS = (
     'auto', 'iid', 'dirichlet', 'classes', 'quantity', 'groups', 'natural',
-    'file',
+    'file', 'sites',
 )  # fmt: skip
 SAMPLINGS = ('all', 'uniform', 'poisson', 'by_size')
 
@@ -65,7 +65,9 @@ class FederationConfig(fields.Configuration):
     'group; 0 deals them iid.',
   )
   partition_file: str = fields.option(
-    '', 'Saved partition (npz) for partition=file.'
+    '',
+    'Saved partition (npz) for partition=file; with sites, which `coordinate` '
+    'sets, the sizes of sites that hold their own examples.',
   )
   sampling: str = fields.option(
     'all', 'Who takes part in a round.', choices=SAMPLINGS
@@ -102,7 +104,7 @@ class FederationConfig(fields.Configuration):
         'Expected partition=groups with clients_per_group or group_alpha, got '
         f'partition={self.partition!r}.'
       )
-    if (self.partition == 'file') != bool(self.partition_file):
+    if (self.partition in ('file', 'sites')) != bool(self.partition_file):
       raise InputError(
         'Expected a partition_file with partition=file and with no other, got '
         f'partition={self.partition!r} and '
@@ -169,8 +171,10 @@ def build_partition(
   if config.partition == 'auto' and source.names_clients:
     # All of them: num_clients is about clients that are made up.
     config, count = dataclasses.replace(config, partition='natural'), 0
-  if config.partition == 'file':
-    partition = Partition.load(config.partition_file)
+  if config.partition in ('file', 'sites'):
+    partition = Partition.load(
+      config.partition_file, is_layout=config.partition == 'sites'
+    )
     if partition.order.size and partition.order.max() >= len(train.labels):
       raise InputError(
         f'Expected partition_file={config.partition_file!r} to be of at most '

@@ -115,8 +115,14 @@ class Partition:
       ) from error
 
   @classmethod
-  def load(cls, path: str | os.PathLike) -> 'Partition':
+  def load(
+    cls, path: str | os.PathLike, *, is_layout: bool = False
+  ) -> 'Partition':
     """Reads a partition that `save` wrote.
+
+    Args:
+      path: the file.
+      is_layout: whether its sizes alone mean something, and rows may repeat.
 
     Raises:
       InputError: The file cannot be read or is no partition: a field is
@@ -143,7 +149,7 @@ class Partition:
         raise InputError(
           f'{path}: expected {name} below 2**31, got {values.max()}.'
         )
-    if len(np.unique(order)) != len(order):
+    if not is_layout and len(np.unique(order)) != len(order):
       raise InputError(f'{path}: expected each row once, got rows twice.')
     return cls(
       order.astype(np.int32),

@@ -181,7 +181,7 @@ def _main(study: programs.Program, session, asked: Any) -> None:
       run=_each_round_saved(asked.run),
       federation=dataclasses.replace(
         asked.federation,
-        partition='file',
+        partition='sites',
         partition_file=str(path),
         num_clients=len(sizes),
       ),

@@ -1,0 +1,115 @@
+"""Studies between machines, as far as they need no other machine."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+pytest.importorskip('cryptography', reason='needs the extra flower')
+pytest.importorskip('Crypto', reason='needs the extra flower')
+
+from fedjax_gen.data.partition import Partition  # noqa: E402
+from fedjax_gen.deployment import study as study_lib  # noqa: E402
+from fedjax_gen.errors import InputError  # noqa: E402
+from fedjax_gen.studies import options  # noqa: E402
+from fedjax_gen.studies.command import main  # noqa: E402
+from fedjax_gen.studies.deployed import coordinating, serving, tasks  # noqa: E402
+from fedjax_gen.studies.fedvae import vae_study  # noqa: E402
+
+_SIZES = [60, 40, 50]
+
+
+def _asked(**privacy):
+  defaults = vae_study.Configs()
+  return defaults._replace(
+    data=options.DataConfig(num_examples=100, num_test_examples=50),
+    vae=dataclasses.replace(
+      defaults.vae, model='mlp', latent_size=2, hidden_size=4
+    ),
+    privacy=dataclasses.replace(defaults.privacy, **privacy),
+    comparison=vae_study.ComparisonConfig(methods=('federated',)),
+  )
+
+
+def _shapes(algorithm):
+  node = study_lib.Node(0, 1, 0, 40)
+  return jax.eval_shape(algorithm.server.init, jax.random.key(0)), (
+    study_lib.view_shapes(algorithm, node)
+  )
+
+
+@pytest.mark.parametrize('privacy', ['none', 'record'])
+def test_a_site_builds_what_the_coordinator_trains(tmp_path, privacy):
+  asked = _asked(privacy=privacy)
+  source = options.load_source(asked.data, seed=0)
+  # More examples at sites than the coordinator has.
+  layout = coordinating._layout(_SIZES, 'a, b, c', len(source.train.labels))
+  layout.save(tmp_path / 'sites.npz')
+  with pytest.raises(InputError, match='rows twice'):
+    Partition.load(tmp_path / 'sites.npz')
+  here = asked._replace(
+    federation=dataclasses.replace(
+      asked.federation,
+      partition='sites',
+      partition_file=str(tmp_path / 'sites.npz'),
+    )
+  )
+  compared = vae_study.build(here, 1)
+  sent = tasks.sent('fedvae', asked, source, _SIZES)
+  task = tasks.built(json.loads(json.dumps(sent)))['federated']
+  method = compared.methods['federated']
+  assert _shapes(task.algorithm) == _shapes(method.algorithm)
+  np.testing.assert_array_equal(method.datasets[0].sizes, _SIZES)
+  if privacy == 'none':
+    assert task.event is None
+  else:
+    assert task.event == method.protection.plan.event
+
+
+@pytest.mark.parametrize(
+  ('change', 'cause'),
+  [
+    ({'study': 'other'}, "studies fedvae, got 'other'"),
+    ({'sizes': None}, 'configuration of fedvae'),
+    ({'configs': {'vae': {'wings': 2}}}, 'wings'),
+  ],
+)
+def test_another_study_is_refused(change, cause):
+  source = options.load_source(_asked().data, seed=0)
+  sent = tasks.sent('fedvae', _asked(), source, _SIZES)
+  with pytest.raises(InputError, match=cause):
+    tasks.built(sent | change)
+
+
+def test_a_dry_run_says_what_would_leave(tmp_path, capsys, monkeypatch):
+  monkeypatch.setattr(serving.processes, 'check_installed', lambda: None)
+  source = options.load_source(_asked().data, seed=0)
+  study = tmp_path / 'study.json'
+  sent = tasks.sent('fedvae', _asked(), source, _SIZES)
+  study.write_text(json.dumps(sent))
+  site = [
+    'site', '--dry_run', '--data=digits', f'--state={tmp_path / "site"}',
+    f'--study={study}', '--secured_only',
+  ]  # fmt: skip
+  assert main.execute(site) == 0
+  said = capsys.readouterr().out
+  assert 'training examples of shape [8, 8, 1]' in said
+  assert 'masked in a secure sum' in said
+  [task] = tasks.built(sent).values()
+  message, _ = _shapes(task.algorithm)
+  for leaf in jax.tree.leaves(message.variables):
+    assert f': float32{list(leaf.shape)}' in said
+  study.write_text(json.dumps(sent | {'input_shape': [28, 28, 1]}))
+  assert main.execute(site) == 2
+  assert 'see image_size' in capsys.readouterr().err
+
+
+def test_what_is_missing_is_said_before_anything_starts(tmp_path, capsys):
+  assert main.execute(['coordinate', 'fedvtc']) == 2
+  assert 'one of fedvae' in capsys.readouterr().err
+  assert main.execute(['coordinate', 'fedvae', '--help']) == 0
+  assert '--site_keys' in capsys.readouterr().out
+  with pytest.raises(InputError, match='insecure=true'):
+    coordinating.CoordinateConfig(insecure=True, site_keys='keys')
