@@ -85,13 +85,25 @@ def encoded(source: DataSource, codec: Codec) -> DataSource:
 def public(source: DataSource) -> DataSource:
   """A source encoded without looking at a record, for checks before a run.
 
-  Of the form, and nothing else, of what `encode` returns.
+  Of the form of what `encode` returns, with numbers as they were read: a digest
+  of it is one of the data.
   """
   if source.schema is None or source.codec is not None:
     return source
   places = codec_lib.number_places(source.schema)
   knots = np.array([[-1.0, 1.0], [-1.0, 1.0]])
-  return encoded(source, Codec(source.schema, (knots,) * len(places)))
+  codec = Codec(source.schema, (knots,) * len(places))
+  sizes = [block.size for block in codec.layout]
+  starts = np.cumsum([0, *sizes[:-1]])
+  at = [
+    start
+    for start, block in zip(starts, codec.layout, strict=True)
+    if block.kind == 'number'
+  ]
+  found = encoded(source, codec)
+  for part, raw in ((found.train, source.train), (found.test, source.test)):
+    part.inputs[..., at] = np.nan_to_num(raw.inputs[..., places])
+  return found
 
 
 def hidden(codec: Codec | None) -> list[str]:

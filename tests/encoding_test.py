@@ -103,6 +103,16 @@ class EncodingTest(absltest.TestCase):
     self.assertEqual(list(columns['day']), ['2019-04-14', '1970-01-01'])
     self.assertTrue(np.isnan(columns['income'][1]))
 
+  def test_before_the_ledger_is_charged_the_form_alone_is_right(self):
+    public = encoding.public(self.source)
+    self.assertEqual(public.spec, self.encoded.spec)
+    raw = self.source.train.inputs
+    # Numbers are as they were read, so that other data have another digest.
+    np.testing.assert_array_equal(public.train.inputs[:, 6], raw[:, 3])
+    np.testing.assert_array_equal(
+      public.train.inputs[:, 0], np.nan_to_num(raw[:, 0])
+    )
+
   def test_who_holds_what_changes_nothing(self):
     other = encoding.encode(self.source, partitions.iid(_N, 5, seed=1))
     np.testing.assert_allclose(

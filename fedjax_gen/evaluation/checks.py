@@ -1,6 +1,6 @@
 """Argument checks for images, labels and features, as in `validate`."""
 
-from collections.abc import Sized
+from collections.abc import Mapping, Sized
 from typing import Any
 
 import numpy as np
@@ -50,20 +50,20 @@ def examples(**values: np.ndarray) -> None:
 def examples_alike(**values: np.ndarray) -> None:
   """Raises `InputError` unless all values are `examples` of one shape."""
   examples(**values)
-  _alike(**values)
+  _alike('examples of one shape', values)
 
 
 def images_alike(**values: np.ndarray) -> None:
   """Raises `InputError` unless all values are images of one size and depth."""
   images(**values)
-  _alike(**values)
+  _alike('images of one shape [H, W, C]', values)
 
 
-def _alike(**values: np.ndarray) -> None:
+def _alike(expected: str, values: Mapping[str, np.ndarray]) -> None:
   shapes = {name: list(value.shape[1:]) for name, value in values.items()}
   if len({tuple(shape) for shape in shapes.values()}) > 1:
     raise InputError(
-      'Expected examples of one shape, got '
+      f'Expected {expected}, got '
       + ', '.join(f'{name} {shape}' for name, shape in shapes.items())
       + '.'
     )
