@@ -153,7 +153,8 @@ def prepare(
     return compared
   key = running.secrets.key('federated', encoding.LABEL)
   found = build(running.asked, running.session.processes.count, key)
-  if names := encoding.hidden(found.source.codec):
+  codec = found.source.codec
+  if codec is not None and (names := encoding.hidden(codec)):
     running.session.say(
       f'Warning: noise hides the ranges of {", ".join(names)}; give their low '
       'and high in a schema, which is public.'
