@@ -75,6 +75,12 @@ def class_gaussians(
   return _by_class(train, labels, of_class)
 
 
+BASELINES = {
+  function.__name__: function for function in (class_gaussians, marginal_copies)
+}
+"""All of them by name."""
+
+
 def _by_class(train, labels, of_class):
   """`[m, ...]` draws `of_class(examples [n, D], number)` of each label."""
   values = train.inputs.reshape(len(train.inputs), -1).astype(np.float64)

@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedjax_gen import fields, keys
+from fedjax_gen import fields, keys, validate
 from fedjax_gen.data.sources import DataSource
 from fedjax_gen.errors import InputError
 from fedjax_gen.evaluation import (
+  baselines,
   classifiers,
   features,
   kind_scores,
@@ -189,7 +190,43 @@ def evaluate_real(
     unseen = extractor.unseen_rows(len(unseen))
   rng = np.random.default_rng(seed)
   rows = rng.permutation(unseen)[: config.num_samples]
-  images, labels = source.train.inputs[rows], source.train.labels[rows]
+  return _evaluate_drawn(
+    source.train.inputs[rows],
+    source.train.labels[rows],
+    source,
+    extractor,
+    seed,
+  )
+
+
+def evaluate_baseline(
+  name: str,
+  source: DataSource,
+  extractor: features.FeatureExtractor | None,
+  config: EvaluationConfig,
+  *,
+  seed: int,
+) -> dict[str, float]:
+  """Measures a trivial generator, made of training examples in one place.
+
+  Args:
+    name: a key of `baselines.BASELINES`.
+    source: encoded series or a table.
+    extractor: as in `evaluate_vaes`.
+    config: how many to draw.
+    seed: of the draws.
+
+  Raises:
+    InputError: there is no such baseline.
+  """
+  validate.one_of(baselines.BASELINES, name=name)
+  labels = requested_labels(source, config.num_samples)
+  drawn = baselines.BASELINES[name](source.train, labels, seed=seed)
+  return _evaluate_drawn(drawn, labels, source, extractor, seed)
+
+
+def _evaluate_drawn(images, labels, source, extractor, seed):
+  """Measures examples, whoever made them, against the test split."""
   metrics: dict[str, float] = {}
   if source.kind.has_layout:
     metrics = kind_scores.measure(source, images, labels, seed=seed)

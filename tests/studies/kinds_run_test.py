@@ -7,13 +7,14 @@ from fedjax_gen import encoding
 from fedjax_gen.privacy import releases
 from fedjax_gen.studies.command import program
 from fedjax_gen.studies.tools import generate_samples
+from tests.studies import systems
 
 
 def test_a_private_table_charges_its_ranges_and_is_written_in_its_columns(
-  run_fedvae, capsys
+  launch, capsys
 ):
-  run = run_fedvae(
-    'wine', '--data=wine', '--methods=federated', '--privacy=record',
+  run = launch(
+    systems.FEDVAE, 'of_wine/wine', '--data=wine', '--methods=federated', '--privacy=record',
     '--epsilon=8', '--delta=1e-3', '--importance_samples=0',
   )  # fmt: skip
   assert run.status == 0, run.err

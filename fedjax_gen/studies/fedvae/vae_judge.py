@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedjax_gen.evaluation import gallery, samples, vaes
+from fedjax_gen.evaluation import baselines, gallery, samples, vaes
 from fedjax_gen.evaluation.features import FeatureExtractor
 from fedjax_gen.models.generator import Generator
 from fedjax_gen.studies.fedvae.vae_methods import VaeMethod
@@ -108,4 +108,13 @@ def measure(
         seed=running.seed,
       ),
     )  # fmt: skip
+  if compared.source.kind.has_layout and shown.everything:
+    for name in baselines.BASELINES:
+      metrics[name] = running.workdir.once(
+        name,
+        functools.partial(
+          vaes.evaluate_baseline, name, compared.source, extractor, config,
+          seed=running.seed,
+        ),
+      )  # fmt: skip
   return Measured(metrics, models, extractor)

@@ -260,6 +260,11 @@ def _results(shown: Shown, facts: Facts) -> report.Section:
       'clients; real_data measures real training images in place of generated '
       'ones, the best to hope for.'
     )
+    if facts.source.kind.has_layout:
+      text += (
+        ' class_gaussians and marginal_copies are trivial generators, made of '
+        'training examples in one place: the least that a model should beat.'
+      )
   text += run_report.privacy_remark(facts)
   if facts.extractor is not None:
     text += f' Features: {facts.extractor.description}'
