@@ -19,7 +19,7 @@ from fedjax_gen.federated.class_gaussians import ClassGaussians
 from fedjax_gen.federated.correlated_gaussians import CorrelatedGaussians
 from fedjax_gen.models import generators
 from fedjax_gen.models.hypernetwork import HyperVaeConfig
-from fedjax_gen.models.vae import DataSpec, VaeConfig
+from fedjax_gen.models.vae import VaeConfig
 from fedjax_gen.models.vtc import VtcConfig
 from fedjax_gen.running import config_records, saved, saved_kinds
 from fedjax_gen.types import Array, Variables
@@ -51,7 +51,7 @@ def save_generator(
     InputError: the family is unknown, the variables are not of that model, or
       no file can have the name.
   """
-  spec = DataSpec(source.input_shape, source.num_classes)
+  spec = source.spec
   sampled = generators.build(family, configs, spec).sampled
   stored = {
     module: tree
