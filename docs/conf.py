@@ -35,6 +35,7 @@ highlight_language = 'none'  # most blocks are commands, or a folder
 myst_heading_anchors = 4
 
 autosummary_generate = True
+autodoc_mock_imports = ['flwr']  # an extra that the pages do not need
 autodoc_default_options = {
   'members': True,
   'member-order': 'bysource',

@@ -23,7 +23,7 @@ class Kind(NamedTuple):
     likelihoods: p(x | z) that fit; the first is the default.
     is_bounded: whether values lie in [0, 1].
     trunk: of the classifier that judges examples: `image`, `series` or `flat`.
-    picture: how examples are drawn: `grid`, `lines`, `marginals` or ``.
+    picture: how examples are drawn: `grid`, `lines`, `marginals`, or empty.
     has_layout: whether the parts of the last axis differ; see `Block`.
   """
 

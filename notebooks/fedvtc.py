@@ -125,7 +125,7 @@ plt.show()
 
 # %% [markdown]
 # Alone, a client knows the classes that it holds and nothing else. With FedVTC
-# it answers for classes of which it has no image.
+# it answers for classes that it has no image of.
 
 # %%
 from fedjax_gen.running import notebook

@@ -64,7 +64,7 @@ class ClientData(NamedTuple):
     return most if fewest == most else -(-self.size // batch_size)
 
   def shuffled(self, key: Key) -> Array:
-    """`[max_size]` positions of which the first `size` are a permutation."""
+    """`[max_size]` positions; the first `size` are a permutation."""
     slots = jnp.arange(self.max_size)
     draws = jax.random.uniform(key, (self.max_size,))
     return jnp.argsort(jnp.where(slots < self.size, draws, jnp.inf))

@@ -50,7 +50,7 @@ def read(
   train_labels, test_images, test_labels` (MedMNIST); or one array named
   `inputs`, `images`, `features`, `embeddings` or `x` with `labels` or `y`, from
   which a test split is made. Optional in each: `users` or `client_ids`
-  (`users_train`, `users_test` beside a split), `groups` or `domain` likewise,
+  (`users_train`, `users_test` with a split), `groups` or `domain` likewise,
   `classes` with the class names. A validation split is left out, and noted.
 
   Raises:

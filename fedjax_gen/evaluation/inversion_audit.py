@@ -3,7 +3,7 @@
 The images drawn from a client's mean features of a class (`inversion`) are
 compared with the records behind the mean, and with held-out images of the same
 class. Only the difference tells anything: a good generator draws images that
-look like the class, hence like some of its records, of whatever client. The
+look like the class, so also like some of its records, of whatever client. The
 nearest of many is nearer than the nearest of few, so both pools have one size.
 A difference of zero means that the attack learned nothing. Another attack
 might: this is an audit, not a privacy guarantee.

@@ -75,7 +75,7 @@ def discriminative_score(
 ) -> float:
   """How well a classifier tells generated from real examples it has not seen.
 
-  |accuracy - 1/2|: 0 for what cannot be told from real, 1/2 for what always
+  `|accuracy - 1/2|`: 0 for what cannot be told from real, 1/2 for what always
   can. A convolutional (series) or dense (rows) classifier takes the place of
   the recurrent one of the source.
 

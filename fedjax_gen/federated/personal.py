@@ -103,7 +103,7 @@ class Config(fields.Configuration):
     """Passes over a client's data; the optimizer's state is kept.
 
     Args:
-      rates: learning rates of the variables' parts by name, each of which then
+      rates: learning rates of the variables' parts by name; each part then
         has its own optimizer and its own gradient norm; None for one of all.
     """
     optimizer = self.descent()

@@ -1,4 +1,4 @@
-"""Trainings in phases, in each of which some modules of a model are trained.
+"""Training in phases: each phase trains some modules of a model.
 
 A phase ends after a number of rounds, whoever took part. What it does not train
 is a constant to its loss, is not noised in a private run, and stays as it is on

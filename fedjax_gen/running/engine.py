@@ -38,7 +38,7 @@ class Engine:
     trained: what of a state training must keep finite, of the server and of
       the clients; where these lie in files, of those of the last step.
     round_bytes: `(state, num_rounds) -> bytes` that the compiled rounds need
-      beside state and data, on one device.
+      besides state and data, on one device.
   """
 
   algorithm: Algorithm

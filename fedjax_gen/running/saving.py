@@ -158,7 +158,7 @@ def save_hyper(
     source: the data it was trained on; shape and class names are kept.
     hyper: what all share, without any encoder.
     codes: `[K, V]`; None for a model in which nothing depends on a code.
-    weights: `[K]` of the codes, of which only the proportions count, or with
+    weights: `[K]` of the codes; only their proportions count, or with
       mix='samples' `[C, K]`, of each class; None for equal ones.
     mix: as `meta_code.generate_mixture` takes it, as are the others.
     latent: where latents are drawn from.

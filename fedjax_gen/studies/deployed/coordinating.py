@@ -55,7 +55,7 @@ class CoordinateConfig:
   )
   site_keys: str = fields.option(
     '',
-    'Folder with the public keys (*.pub) of the sites that may connect.',
+    'Folder with the public keys, .pub files, of the sites that may connect.',
     placeholder='DIR',
     recorded=False,
   )

@@ -116,8 +116,8 @@ def save_classifiers(
 def _classifier(deployed: Tree) -> Variables:
   """The client's own among what it deploys.
 
-  FML and FedKD deploy a shared model beside it, which does not predict.
+  FML and FedKD also deploy a shared model, which does not predict.
   FedProto and FedTGP deploy prototypes and predict by those; kept is what
-  predicts by the head, of which the results say the accuracy too.
+  predicts by the head; the results have the accuracy of the head too.
   """
   return deployed.get('classifier', deployed)
