@@ -57,7 +57,9 @@ def _over_flower(federation, folder):
       )
     meeting, listener = stack.enter_context(local.listening())
     processes.submit(folder / 'server', meeting)
-    transport = FlowerTransport(listener.accept(), federation.notes.append)
+    transport = FlowerTransport(
+      local.accepted(listener, 300.0), federation.notes.append
+    )
     stack.callback(transport.close)
     federation.network = transport
     yield
@@ -115,7 +117,7 @@ def test_the_commands_end_with_report_model_and_images(tmp_path):
     run = subprocess.run(
       _command(
         'coordinate', 'fedvae', '--sites=3', f'--port={port}', '--insecure',
-        '--secured', f'--workdir={workdir}', '--rounds=2', '--eval_every=2',
+        '--secured', f'--workdir={workdir}', '--rounds=1', '--eval_every=1',
         '--model=mlp', '--hidden_size=8', '--latent_size=2',
         '--num_samples=50', '--give_up_after=600',
       ),
@@ -130,7 +132,7 @@ def test_the_commands_end_with_report_model_and_images(tmp_path):
   [event] = [
     json.loads(line)
     for line in (tmp_path / 'run.federation' / 'events.jsonl').open()
-    if '"round": 2' in line
+    if '"round": 1' in line
   ]
   assert event['node'] == 'site0, site1, site2'
   logged = (tmp_path / '0' / 'log.jsonl').read_text()

@@ -49,6 +49,11 @@ def test_a_site_builds_what_the_coordinator_trains(tmp_path, privacy):
   layout.save(tmp_path / 'sites.npz')
   with pytest.raises(InputError, match='rows twice'):
     Partition.load(tmp_path / 'sites.npz')
+  # As `coordinate` asks for it: the study's own configurations, one more.
+  configs = coordinating.program_of(vae_study.PROGRAM).configs
+  assert configs[:-1] == vae_study.PROGRAM.configs._replace(
+    run=configs.run, comparison=configs.comparison
+  )
   here = asked._replace(
     federation=dataclasses.replace(
       asked.federation,

@@ -47,6 +47,25 @@ def connected(folder: str | os.PathLike) -> connection.Connection:
   return connection.Client(str(folder / _SOCKET), 'AF_UNIX', authkey=key)
 
 
+def accepted(
+  listener: connection.Listener, seconds: float
+) -> connection.Connection:
+  """The one who connects first.
+
+  Raises:
+    TimeoutError: nobody does in that time.
+  """
+  found: list[connection.Connection] = []
+  thread = threading.Thread(
+    target=lambda: found.append(listener.accept()), daemon=True
+  )
+  thread.start()
+  thread.join(seconds)
+  if not found:
+    raise TimeoutError(f'Nobody connected within {seconds:g} s.')
+  return found[0]
+
+
 def serve(
   listener: connection.Listener, answer: Callable[[bytes], bytes]
 ) -> threading.Thread:

@@ -26,6 +26,7 @@ from fedjax_gen.studies.command import program as programs
 from fedjax_gen.studies.deployed import tasks
 
 STUDIES = tasks.STUDIES
+_PATIENCE = 300.0  # seconds for Flower to start the server app
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,6 +135,11 @@ def _main(study: programs.Program, session, asked: Any) -> None:
   masking.check_installed()
   processes.check_installed()
   source = options.load_source(asked.data, seed=asked.run.seed)
+  if not source.spec.is_image:
+    raise InputError(
+      'Expected images, whose form sites know without a word, got '
+      f'{source.name}, of kind {source.spec.kind.name}.'
+    )
   folder = session.path.with_name(f'{session.path.name}.federation')
   folder.mkdir(parents=True, exist_ok=True)
   note = _Notes(folder / 'events.jsonl', session.say)
@@ -177,7 +183,9 @@ def _main(study: programs.Program, session, asked: Any) -> None:
       if config.secured
       else None,
     )
-    asked = asked._replace(
+    # As the study knows them, which has no part in where its clients are.
+    known: Any = type(study.configs)
+    asked = known(*asked[: len(known._fields)])._replace(
       run=_each_round_saved(asked.run),
       federation=dataclasses.replace(
         asked.federation,
@@ -221,7 +229,13 @@ def _connected(
     processes.register(folder / 'flower', str(key))
   meeting, listener = stack.enter_context(local.listening())
   processes.submit(folder / 'flower', meeting)
-  transport = FlowerTransport(listener.accept(), note)
+  try:
+    relay = local.accepted(listener, _PATIENCE)
+  except TimeoutError as error:
+    raise InputError(
+      f'Flower’s server app does not start: see {folder / "flower"}.'
+    ) from error
+  transport = FlowerTransport(relay, note)
   stack.callback(transport.close)
   return transport
 

@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from fedjax_gen.algorithms import fedvae as fedvae_lib
+from fedjax_gen.algorithms import averaged_generator
 from fedjax_gen.data.federated import federated_dataset
 from fedjax_gen.data.partition import Partition
 from fedjax_gen.data.sources import DataSource
 from fedjax_gen.deployment.study import Task
 from fedjax_gen.errors import InputError
-from fedjax_gen.models.vae import DataSpec, build_vae
+from fedjax_gen.kinds import DataSpec
+from fedjax_gen.models import generators
 from fedjax_gen.running import config_records
 from fedjax_gen.studies import private_run
 from fedjax_gen.studies.fedvae import vae_study
@@ -36,8 +37,9 @@ def sent(
   return {
     'study': study,
     'configs': {
-      name: config_records.to_record(getattr(asked, name))
-      for name in _CONFIGS[study]
+      name: config_records.to_record(config)
+      for name, config in _by_name(asked).items()
+      if name not in _AT_HOME
     },
     'input_shape': list(source.input_shape),
     'num_classes': source.num_classes,
@@ -57,13 +59,7 @@ def built(config: Mapping[str, Any]) -> Mapping[str, Task]:
       f'Expected one of the studies {", ".join(STUDIES)}, got {study!r}.'
     )
   try:
-    asked = {
-      name: config_records.from_record(
-        type(getattr(_DEFAULTS[study], name)), record
-      )
-      for name, record in config['configs'].items()
-      if name in _CONFIGS[study]
-    }
+    asked = _replaced(_DEFAULTS[study], config['configs'])
     spec = DataSpec(tuple(config['input_shape']), int(config['num_classes']))
     sizes = np.asarray(config['sizes'], np.int32)
     return _BUILDERS[study](asked, spec, sizes)
@@ -74,9 +70,9 @@ def built(config: Mapping[str, Any]) -> Mapping[str, Task]:
 
 
 def _fedvae(
-  asked: Mapping[str, Any], spec: DataSpec, sizes: np.ndarray
+  asked: vae_study.Configs, spec: DataSpec, sizes: np.ndarray
 ) -> Mapping[str, Task]:
-  training = asked['fedvae']
+  training = asked.fedvae
   rows = np.zeros(int(sizes.sum()), np.int32)
   layout = federated_dataset(
     np.zeros((1, *spec.shape), np.uint8),
@@ -84,24 +80,49 @@ def _fedvae(
     Partition(rows, sizes, np.zeros_like(sizes), 'sizes alone'),
   )
   protection = private_run.protect(
-    asked['privacy'],
-    asked['federation'],
+    asked.privacy,
+    asked.federation,
     layout,
     batch_size=training.batch_size,
     epochs=training.local_epochs,
-    rounds=asked['run'].rounds,
+    rounds=asked.run.rounds,
   )
   plan = None if protection is None else protection.plan
-  algorithm = fedvae_lib.fedvae(training, build_vae(asked['vae'], spec), plan)
+  generator = generators.build(asked.generator.generator, asked.models, spec)
+  algorithm = averaged_generator.federated(training, generator, plan)
   return {'federated': Task(algorithm, None if plan is None else plan.event)}
 
 
-_CONFIGS = {'fedvae': ('run', 'federation', 'vae', 'fedvae', 'privacy')}
+# Configurations that concern the coordinator alone.
+_AT_HOME = frozenset(
+  ('data', 'population', 'audit', 'comparison', 'evaluation', 'coordination')
+)
 _DEFAULTS = {'fedvae': vae_study.Configs()}
 _BUILDERS: Mapping[
-  str,
-  Callable[[Mapping[str, Any], DataSpec, np.ndarray], Mapping[str, Task]],
+  str, Callable[[Any, DataSpec, np.ndarray], Mapping[str, Task]]
 ] = {'fedvae': _fedvae}
+
+
+def _by_name(configs: Any) -> dict[str, Any]:
+  """Configurations by name, those of a group like the others."""
+  named: dict[str, Any] = {}
+  for name, config in configs._asdict().items():
+    named |= _by_name(config) if isinstance(config, tuple) else {name: config}
+  return named
+
+
+def _replaced(configs: Any, records: Mapping[str, Any]) -> Any:
+  """The same configurations, with the values of records by name."""
+  return configs._replace(
+    **{
+      name: _replaced(config, records)
+      if isinstance(config, tuple)
+      else config_records.from_record(type(config), records[name])
+      for name, config in configs._asdict().items()
+      if isinstance(config, tuple) or name in records
+    }
+  )
+
 
 STUDIES = tuple(_BUILDERS)
 """Names of the studies that can be coordinated."""
