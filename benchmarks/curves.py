@@ -22,7 +22,7 @@ from matplotlib import figure, ticker
 
 from benchmarks import run, workers
 from benchmarks.tasks import Task
-from fedjax_gen.evaluation import theme
+from fedjax_gen.evaluation.drawing import theme
 from fedjax_gen.federated.mapping import default_cpu_devices
 
 _DEVICES = (1, 2, 4, 8)

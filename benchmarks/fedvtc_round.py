@@ -43,19 +43,14 @@ from fedjax_gen.data.federated import (
   FederatedDataset,
   federated_dataset,
 )
-from fedjax_gen.federated import (
-  class_gaussians,
-  cohorts,
-  local,
-  memory as memory_lib,
-  personal,
-  reference,
-  rounds,
-)
+from fedjax_gen.federated import local, reference, rounds
 from fedjax_gen.federated.algorithm import Algorithm, ClientInfo
-from fedjax_gen.federated.class_sums import ClassSums
+from fedjax_gen.federated.execution import cohorts, memory as memory_lib
 from fedjax_gen.federated.mapping import Mapping
-from fedjax_gen.models.classifiers import (
+from fedjax_gen.federated.own_models import personal
+from fedjax_gen.federated.statistics import class_gaussians
+from fedjax_gen.federated.statistics.class_sums import ClassSums
+from fedjax_gen.models.classification.classifiers import (
   Classifier,
   ClassifierConfig,
   build_classifiers,

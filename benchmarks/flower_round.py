@@ -19,12 +19,12 @@ from fedjax_gen.algorithms import fedvae
 from fedjax_gen.data import partition, sources
 from fedjax_gen.data.federated import federated_dataset
 from fedjax_gen.deployment import roster as rosters
+from fedjax_gen.deployment.agreement import Task
 from fedjax_gen.deployment.collecting import Collector, Patience
-from fedjax_gen.deployment.engine import Deployment
-from fedjax_gen.deployment.flower import local, processes
+from fedjax_gen.deployment.flower import flower_processes, loopback
 from fedjax_gen.deployment.flower.transport import FlowerTransport
+from fedjax_gen.deployment.remote_engine import Deployment
 from fedjax_gen.deployment.site import Site
-from fedjax_gen.deployment.study import Task
 from fedjax_gen.federated import rounds
 from fedjax_gen.models.vae import DataSpec, VaeConfig, build_vae
 
@@ -63,9 +63,9 @@ def measured(folder: pathlib.Path) -> tuple[list[float], list[float], int]:
     fedvae.Config(local_epochs=1), build_vae(VaeConfig('mlp'), spec)
   )
   with contextlib.ExitStack() as stack:
-    port = processes.free_port()
+    port = flower_processes.free_port()
     stack.enter_context(
-      processes.superlink(folder / 'server', '127.0.0.1', port, None)
+      flower_processes.superlink(folder / 'server', '127.0.0.1', port, None)
     )
     workers = []
     for i in range(_SITES.value):
@@ -76,10 +76,10 @@ def measured(folder: pathlib.Path) -> tuple[list[float], list[float], int]:
         name=f'site{i}',
       )
       workers.append(_Worker(stack.enter_context(site)))
-      meeting, listener = stack.enter_context(local.listening())
-      local.serve(listener, workers[-1].answer)
+      meeting, listener = stack.enter_context(loopback.listening())
+      loopback.serve(listener, workers[-1].answer)
       stack.enter_context(
-        processes.supernode(
+        flower_processes.supernode(
           folder / f'node{i}',
           f'127.0.0.1:{port}',
           meeting,
@@ -87,9 +87,9 @@ def measured(folder: pathlib.Path) -> tuple[list[float], list[float], int]:
           private_key=None,
         )
       )
-    meeting, listener = stack.enter_context(local.listening())
-    processes.submit(folder / 'server', meeting)
-    transport = FlowerTransport(local.accepted(listener, _PATIENCE), print)
+    meeting, listener = stack.enter_context(loopback.listening())
+    flower_processes.submit(folder / 'server', meeting)
+    transport = FlowerTransport(loopback.accepted(listener, _PATIENCE), print)
     stack.callback(transport.close)
     roster = rosters.gathered(
       transport, folder / 'federation.json', _SITES.value

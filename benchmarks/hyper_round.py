@@ -28,7 +28,7 @@ from fedjax_gen.data.federated import FederatedDataset, federated_dataset
 from fedjax_gen.federated import reference, rounds
 from fedjax_gen.federated.algorithm import Algorithm, FederatedState
 from fedjax_gen.federated.mapping import Mapping
-from fedjax_gen.models.hypernetwork import HyperVaeConfig, build_hyper_vae
+from fedjax_gen.models.hyper.hypernetwork import HyperVaeConfig, build_hyper_vae
 from fedjax_gen.models.vae import DataSpec
 from fedjax_gen.privacy import plan as plan_lib
 from fedjax_gen.running.compile_clock import CompileClock

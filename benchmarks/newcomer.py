@@ -30,12 +30,13 @@ from fedjax_gen.data import gaussians, heldout, partition, sources
 from fedjax_gen.data.federated import federated_dataset
 from fedjax_gen.data.heldout import Split
 from fedjax_gen.data.sources import DataSource
-from fedjax_gen.evaluation import embedding_quality, heads
+from fedjax_gen.evaluation import heads
+from fedjax_gen.evaluation.embeddings import embedding_quality
 from fedjax_gen.federated import rounds
 from fedjax_gen.federated.algorithm import Algorithm
-from fedjax_gen.models import hypernetwork, meta_code
-from fedjax_gen.models.hypernetwork import HyperVae, HyperVaeConfig
-from fedjax_gen.models.meta_code import ClassMoments
+from fedjax_gen.models.hyper import hypernetwork, meta_code
+from fedjax_gen.models.hyper.hypernetwork import HyperVae, HyperVaeConfig
+from fedjax_gen.models.hyper.meta_code import ClassMoments
 from fedjax_gen.models.vae import DataSpec
 from fedjax_gen.privacy import plan as plan_lib
 from fedjax_gen.types import Array

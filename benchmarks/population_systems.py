@@ -6,10 +6,14 @@ import numpy as np
 
 from fedjax_gen.algorithms import fedvae, fedvtc
 from fedjax_gen.data.federated import FederatedDataset
-from fedjax_gen.federated import personal, sampling
+from fedjax_gen.federated import sampling
 from fedjax_gen.federated.algorithm import Algorithm
+from fedjax_gen.federated.own_models import personal
 from fedjax_gen.federation import FederationConfig, build_samplers
-from fedjax_gen.models.classifiers import ClassifierConfig, build_classifiers
+from fedjax_gen.models.classification.classifiers import (
+  ClassifierConfig,
+  build_classifiers,
+)
 from fedjax_gen.models.vae import DataSpec, VaeConfig, build_vae
 from fedjax_gen.models.vtc import VtcConfig, build_vtc
 

@@ -2,7 +2,7 @@
 
 python -m benchmarks.secure_sum_cost --sizes=100000,1000000 --nodes=3,10,20
 
-All steps of `deployment.secure_sum` in one process; one node in ten, at least
+All steps of `deployment.masked_sum` in one process; one node in ten, at least
 one, sends no vector, where the threshold allows it. Vectors are not counted as
 whole numbers in hexadecimal: they travel as they are.
 """
@@ -15,7 +15,7 @@ from typing import Any
 from absl import app, flags
 import numpy as np
 
-from fedjax_gen.deployment import masking, secure_sum
+from fedjax_gen.deployment import masked_sum, masking
 from fedjax_gen.privacy.secure_sum import FixedPoint
 
 _SIZES = flags.DEFINE_list('sizes', ['100000', '1000000'], 'd, of a vector')
@@ -48,10 +48,10 @@ def cost(num_nodes: int, size: int, bits: int) -> dict[str, float]:
   """One sum: CPU seconds and bytes of a node, CPU seconds of the server."""
   levels = ((1 << bits) - 1) // (2 * num_nodes)
   identities = [os.urandom(32) for _ in range(num_nodes)]
-  terms = secure_sum.Terms(
+  terms = masked_sum.Terms(
     'cost',
     num_nodes,
-    secure_sum.usual_threshold(num_nodes),
+    masked_sum.usual_threshold(num_nodes),
     FixedPoint(1.0, levels, num_nodes, bits),
     size,
     tuple(map(masking.identity, identities)),
@@ -61,23 +61,23 @@ def cost(num_nodes: int, size: int, bits: int) -> dict[str, float]:
   nodes, adverts, sent = {}, {}, {}
   for i in everyone:
     nodes[i], adverts[i] = clock.node(
-      secure_sum.advertise, terms, i, os.urandom(32), identities[i]
+      masked_sum.advertise, terms, i, os.urandom(32), identities[i]
     )
   for i in everyone:
-    nodes[i], sent[i] = clock.node(secure_sum.share, terms, nodes[i], adverts)
-  inboxes = clock.lead(secure_sum.routed, terms, sent)
+    nodes[i], sent[i] = clock.node(masked_sum.share, terms, nodes[i], adverts)
+  inboxes = clock.lead(masked_sum.routed, terms, sent)
   masked, signatures, told = {}, {}, {}
   for i in everyone[num_lost:]:
     nodes[i], masked[i] = clock.node(
-      secure_sum.mask, terms, nodes[i], inboxes[i], values
+      masked_sum.mask, terms, nodes[i], inboxes[i], values
     )
   for i in masked:
     nodes[i], signatures[i] = clock.node(
-      secure_sum.agree, terms, nodes[i], list(masked), identities[i]
+      masked_sum.agree, terms, nodes[i], list(masked), identities[i]
     )
   for i in masked:
-    told[i] = clock.node(secure_sum.unmask, terms, nodes[i], signatures)
-  total = clock.lead(secure_sum.total, terms, adverts, sent, masked, told)
+    told[i] = clock.node(masked_sum.unmask, terms, nodes[i], signatures)
+  total = clock.lead(masked_sum.total, terms, adverts, sent, masked, told)
   np.testing.assert_allclose(total, len(masked), rtol=1e-6)
   last = max(masked)
   return {

@@ -49,39 +49,40 @@ def run(name, **flags):
 
 
 def load(workdir, method=None):
-  """Loads the model that a run trained; see `running.saved.load_model`.
+  """Loads the model that a run trained; see `running.saves.saved.load_model`.
 
   Args:
     workdir: folder of the run, as given to `--workdir`.
     method: which of its models; `load_model` says the default.
 
   Returns:
-    A `fedjax_gen.running.trained_model.TrainedModel`: its
+    A `fedjax_gen.running.saves.trained_model.TrainedModel`: its
     `sample(num, seed=0)` gives uint8 images and labels.
 
   Raises:
     InputError: there is no such model, or its files are damaged.
   """
   # Imported here so that `import fedjax_gen` costs nothing.
-  from fedjax_gen.running import saved
+  from fedjax_gen.running.saves import saved
 
   return saved.load_model(workdir, method)
 
 
 def load_clients(workdir, method=''):
-  """Loads clients' own classifiers; see `running.saved_clients.load_clients`.
+  """Loads clients' own classifiers; see
+  `running.saves.saved_clients.load_clients`.
 
   Args:
     workdir: folder of the run, as given to `--workdir`.
     method: the method that trained them; `load_clients` says the default.
 
   Returns:
-    A `fedjax_gen.running.saved_clients.ClientModels`: its
+    A `fedjax_gen.running.saves.saved_clients.ClientModels`: its
     `predict(images, client=0)` gives probabilities of classes.
 
   Raises:
     InputError: there is no such method, or its files are damaged.
   """
-  from fedjax_gen.running import saved_clients
+  from fedjax_gen.running.saves import saved_clients
 
   return saved_clients.load_clients(workdir, method)

@@ -12,15 +12,16 @@ import dataclasses
 import jax
 import numpy as np
 
-from fedjax_gen.data import codec as codec_lib
-from fedjax_gen.data.codec import Codec
 from fedjax_gen.data.examples import DataSource
 from fedjax_gen.data.federated import federated_dataset
 from fedjax_gen.data.partition import Partition
-from fedjax_gen.data.schema import Column
+from fedjax_gen.data.tables import codec as codec_lib
+from fedjax_gen.data.tables.codec import Codec
+from fedjax_gen.data.tables.schema import Column
 from fedjax_gen.errors import InputError
-from fedjax_gen.privacy import events, histograms, one_release
+from fedjax_gen.privacy import events
 from fedjax_gen.privacy.events import Event
+from fedjax_gen.privacy.one_upload import histograms, one_release
 from fedjax_gen.types import Key
 
 LABEL = 'ranges of columns'

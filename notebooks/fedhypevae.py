@@ -138,7 +138,7 @@ done
 import jax
 import jax.numpy as jnp
 
-from fedjax_gen.models import hypernetwork, meta_code
+from fedjax_gen.models.hyper import hypernetwork, meta_code
 
 fit_key, draw_key = jax.random.split(jax.random.key(1))
 fitting = meta_code.MetaConfig(meta_steps=20 if SMALL else 500)

@@ -152,5 +152,6 @@ Image(done.path / 'samples/synthetic.png')
 # ## Next
 #
 # * other methods on the same clients: `baselines='all'`;
-# * other architectures: any of `EXTRACTORS` in `fedjax_gen.models.extractors`;
-# * [an algorithm of your own](own_algorithm.ipynb).
+# * other architectures: any of `EXTRACTORS` in
+# `fedjax_gen.models.classification.extractors`; * [an algorithm of your
+# own](own_algorithm.ipynb).

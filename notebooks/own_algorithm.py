@@ -316,7 +316,8 @@ pictures.image_rows(rows, 'mixture.png')
 Image('mixture.png')
 
 # %%
-from fedjax_gen.evaluation import classifiers, utility
+from fedjax_gen.evaluation import utility
+from fedjax_gen.evaluation.networks import judges
 
 joint = log_joint(mixture, test.inputs.reshape(-1, 64) / 255.0)
 by_class = jax.nn.logsumexp(joint.reshape(-1, 10, PER_CLASS), axis=2)
@@ -325,7 +326,7 @@ labels = np.arange(2000) % 10
 synthetic = utility.tstr_accuracy(
   generate(mixture, labels, jax.random.key(9)), labels,
   test.inputs, test.labels, 10,
-  recipe=classifiers.Recipe(num_steps=20 if SMALL else 1200),
+  recipe=judges.Recipe(num_steps=20 if SMALL else 1200),
 )  # fmt: skip
 PAGE = 'docs/fedvae.md'
 RECORDED = {'tstr_accuracy': 0.922}  # of FedVAE, ten clients of equal labels

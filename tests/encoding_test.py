@@ -9,12 +9,12 @@ from scipy import stats
 
 from fedjax_gen import encoding
 from fedjax_gen.data import partition as partitions
-from fedjax_gen.data.codec import from_record
 from fedjax_gen.data.examples import DataSource, Examples
-from fedjax_gen.data.schema import Column, Schema
+from fedjax_gen.data.tables.codec import from_record
+from fedjax_gen.data.tables.schema import Column, Schema
 from fedjax_gen.errors import InputError
 from fedjax_gen.kinds import Block
-from fedjax_gen.privacy import histograms
+from fedjax_gen.privacy.one_upload import histograms
 
 _N = 600
 _COLUMNS = (

@@ -13,8 +13,8 @@ import optax
 from fedjax_gen.federated import averaging, optimizers
 from fedjax_gen.federated.algorithm import Algorithm
 from fedjax_gen.models.generator import Generator
-from fedjax_gen.privacy import averaged
 from fedjax_gen.privacy.plan import Plan
+from fedjax_gen.privacy.steps import averaged
 
 
 def federated(
@@ -25,7 +25,7 @@ def federated(
   With one client that holds all data, and fedavg, it is central training.
 
   Guarantees:
-    Those of `privacy.averaged.averaged`.
+    Those of `privacy.steps.averaged.averaged`.
 
   Args:
     config: how clients and server train. A generator with an optimizer of its

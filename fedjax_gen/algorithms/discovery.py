@@ -4,9 +4,10 @@ FissionVAE (Hu et al., "FissionVAE: Federated Non-IID Image Generation with
 Latent Space and Decoder Decomposition", IJCAI 2025) is given the group of every
 client. Discovery is ours and no part of it: after a few rounds of plain FedVAE
 every client reports a small statistic (`federated.collect`), the server
-clusters the clients (`federated.grouping`), and a client that comes later is
-put in the group whose centre is nearest, or chooses the group whose model fits
-its data best. Reports are read by the server one by one, which sums are not.
+clusters the clients (`federated.statistics.grouping`), and a client that comes
+later is put in the group whose centre is nearest, or chooses the group whose
+model fits its data best. Reports are read by the server one by one, which sums
+are not.
 
 No report reads `info.group`.
 """

@@ -30,10 +30,10 @@ from fedjax_gen import fields, trees, validate
 from fedjax_gen.federated import aggregates, servers
 from fedjax_gen.federated.algorithm import Algorithm
 from fedjax_gen.models.vae import DataSpec
-from fedjax_gen.privacy import descent, parts
-from fedjax_gen.privacy.descent import Parts
-from fedjax_gen.privacy.parts import StepResult
 from fedjax_gen.privacy.plan import Plan
+from fedjax_gen.privacy.steps import descent, parts
+from fedjax_gen.privacy.steps.descent import Parts
+from fedjax_gen.privacy.steps.parts import StepResult
 from fedjax_gen.types import Array, Key
 
 

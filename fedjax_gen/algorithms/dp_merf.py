@@ -1,9 +1,9 @@
 """A generator with given mean embeddings: the second part of DP-MERF.
 
 Harder, Adamczewski, Park, AISTATS 2021; the first part, the release, is
-`privacy.kernel_release`. The generator descends, over classes that are known,
-the squared distance of the mean of phi(G(y, epsilon)) from what was released:
-the MMD of the kernel that the random features stand for.
+`privacy.one_upload.kernel_release`. The generator descends, over classes that
+are known, the squared distance of the mean of phi(G(y, epsilon)) from what was
+released: the MMD of the kernel that the random features stand for.
 """
 
 import dataclasses
@@ -15,12 +15,15 @@ import optax
 
 from fedjax_gen import fields
 from fedjax_gen.errors import InputError
-from fedjax_gen.models.feature_generator import (
+from fedjax_gen.models.classification.feature_generator import (
   FeatureGenerator,
   build_feature_generator,
 )
 from fedjax_gen.models.vae import DataSpec
-from fedjax_gen.privacy.kernel_release import KernelStatistic, MeanEmbeddings
+from fedjax_gen.privacy.one_upload.kernel_release import (
+  KernelStatistic,
+  MeanEmbeddings,
+)
 from fedjax_gen.types import Array, Key, Variables
 
 

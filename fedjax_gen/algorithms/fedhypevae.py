@@ -43,13 +43,14 @@ from fedjax_gen.federated import (
   servers,
 )
 from fedjax_gen.federated.algorithm import Algorithm, ClientProgram
-from fedjax_gen.models import hyper_elbo
-from fedjax_gen.models.hypernetwork import HyperVae
-from fedjax_gen.privacy import clipping, descent, noise, parts, sampling
+from fedjax_gen.models.hyper import hyper_elbo
+from fedjax_gen.models.hyper.hypernetwork import HyperVae
+from fedjax_gen.privacy import clipping, noise
 from fedjax_gen.privacy.clipping import RecordLossFn
-from fedjax_gen.privacy.descent import Parts
-from fedjax_gen.privacy.parts import StepFn, StepResult
 from fedjax_gen.privacy.plan import Plan
+from fedjax_gen.privacy.steps import batches, descent, parts
+from fedjax_gen.privacy.steps.descent import Parts
+from fedjax_gen.privacy.steps.parts import StepFn, StepResult
 from fedjax_gen.types import Array, Key
 
 MODES = ('none', 'record_joint', 'record_server_code', 'client', 'paper')
@@ -408,7 +409,7 @@ def _paper_step(config: Config, model: HyperVae, plan: Plan) -> StepFn:
     sample_key, own_key, clip_key, noise_key, more_key = jax.random.split(
       key, 5
     )
-    batch = sampling.poisson_batch(
+    batch = batches.poisson_batch(
       sample_key, data, plan.sampling_rate, plan.capacity
     ).batch
     variables = Parts(shared=shared, own=own)

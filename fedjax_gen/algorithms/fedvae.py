@@ -25,8 +25,8 @@ from fedjax_gen.federated import averaging
 from fedjax_gen.federated.algorithm import Algorithm
 from fedjax_gen.models.elbo import ElboConfig, elbo_loss
 from fedjax_gen.models.vae import Vae
-from fedjax_gen.privacy import averaged
 from fedjax_gen.privacy.plan import Plan
+from fedjax_gen.privacy.steps import averaged
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,7 @@ def fedvae(config: Config, vae: Vae, plan: Plan | None = None) -> Algorithm:
   With one client that holds all data, and fedavg, it is central training.
 
   Guarantees:
-    Those of `privacy.averaged.averaged`.
+    Those of `privacy.steps.averaged.averaged`.
 
   Raises:
     InputError: a field of the configuration is out of range, or the model

@@ -33,14 +33,7 @@ import optax
 from fedjax_gen import fields, trees, validate
 from fedjax_gen.data.federated import Batch, ClientData
 from fedjax_gen.errors import InputError
-from fedjax_gen.federated import (
-  aggregates,
-  class_gaussians,
-  local,
-  optimizers,
-  personal,
-  servers,
-)
+from fedjax_gen.federated import aggregates, local, optimizers, servers
 from fedjax_gen.federated.algorithm import (
   Algorithm,
   ClientInfo,
@@ -48,20 +41,30 @@ from fedjax_gen.federated.algorithm import (
   ClientProgram,
   ServerProgram,
 )
-from fedjax_gen.federated.class_gaussians import ClassGaussians, Rules
-from fedjax_gen.federated.class_sums import ClassSums
-from fedjax_gen.federated.finetuning import (
+from fedjax_gen.federated.own_models import personal
+from fedjax_gen.federated.own_models.finetuning import (
   PARTS,
   Finetuning,
   drawn_labels,
   finetuned,
 )
-from fedjax_gen.federated.personal import Deployment, Method, Personal
+from fedjax_gen.federated.own_models.personal import (
+  Deployment,
+  Method,
+  Personal,
+)
+from fedjax_gen.federated.statistics import class_gaussians
+from fedjax_gen.federated.statistics.class_gaussians import (
+  ClassGaussians,
+  Rules,
+)
+from fedjax_gen.federated.statistics.class_sums import ClassSums
 from fedjax_gen.models import vtc_losses
-from fedjax_gen.models.classifiers import Classifier
+from fedjax_gen.models.classification.classifiers import Classifier
 from fedjax_gen.models.vtc import Vtc
 from fedjax_gen.models.vtc_losses import GeneratorLosses
-from fedjax_gen.privacy import class_moments, noise, private_gaussians
+from fedjax_gen.privacy import noise
+from fedjax_gen.privacy.one_upload import class_moments, private_gaussians
 from fedjax_gen.privacy.plan import Plan
 from fedjax_gen.types import Array, Key, LossFn, Metrics, Tree, Variables
 

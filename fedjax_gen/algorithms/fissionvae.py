@@ -41,8 +41,8 @@ from fedjax_gen.federated.modules import ModularServer, Module
 from fedjax_gen.models import priors
 from fedjax_gen.models.elbo import elbo_loss
 from fedjax_gen.models.vae import Vae, fixed_prior, learnable_prior
-from fedjax_gen.privacy import descent, modular
 from fedjax_gen.privacy.plan import Plan
+from fedjax_gen.privacy.steps import descent, modular
 from fedjax_gen.types import Array, Key, Tree, Variables
 
 

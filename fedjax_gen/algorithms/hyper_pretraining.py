@@ -1,10 +1,10 @@
 """Generators that start from samples of class Gaussians. Ours.
 
 Noise on hundreds of gradients drowns what one noised sum can say of all classes
-(`privacy.gaussian_release`). Here the sum is released first, the hypernetwork
-and an encoder are trained on samples of its Gaussians, without a look at data,
-and private training of FedHypeVAE or DP-CVAE goes on from there with what is
-left of the budget.
+(`privacy.one_upload.gaussian_release`). Here the sum is released first, the
+hypernetwork and an encoder are trained on samples of its Gaussians, without a
+look at data, and private training of FedHypeVAE or DP-CVAE goes on from there
+with what is left of the budget.
 """
 
 import dataclasses
@@ -18,11 +18,13 @@ import optax
 from fedjax_gen import fields
 from fedjax_gen.data.federated import Batch
 from fedjax_gen.federated.algorithm import Algorithm
-from fedjax_gen.federated.correlated_gaussians import CorrelatedGaussians
-from fedjax_gen.models.hypernetwork import HyperVae
-from fedjax_gen.privacy import descent
+from fedjax_gen.federated.statistics.correlated_gaussians import (
+  CorrelatedGaussians,
+)
+from fedjax_gen.models.hyper.hypernetwork import HyperVae
 from fedjax_gen.privacy.clipping import RecordLossFn
-from fedjax_gen.privacy.descent import Parts
+from fedjax_gen.privacy.steps import descent
+from fedjax_gen.privacy.steps.descent import Parts
 from fedjax_gen.types import Key, Tree
 
 

@@ -17,8 +17,9 @@ from fedjax_gen import fields
 from fedjax_gen.federated import averaging
 from fedjax_gen.federated.algorithm import Algorithm
 from fedjax_gen.models.vae import DataSpec
-from fedjax_gen.privacy import descent, noise
+from fedjax_gen.privacy import noise
 from fedjax_gen.privacy.plan import Plan
+from fedjax_gen.privacy.steps import descent
 from fedjax_gen.types import Array, Key, Tree
 
 

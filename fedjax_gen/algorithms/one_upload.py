@@ -1,8 +1,8 @@
 """One upload: clients send a noised sum once, and all else is made of it.
 
 A round of it is all there is: nothing goes down, and the sum goes up. What is
-fitted to the sum afterwards, Gaussians (`privacy.gaussian_release`) or a
-generator (`dp_merf`), is post-processing and costs no privacy.
+fitted to the sum afterwards, Gaussians (`privacy.one_upload.gaussian_release`)
+or a generator (`dp_merf`), is post-processing and costs no privacy.
 """
 
 import jax
@@ -16,8 +16,8 @@ from fedjax_gen.federated.algorithm import (
   ServerProgram,
 )
 from fedjax_gen.models.vae import DataSpec
-from fedjax_gen.privacy import one_release
-from fedjax_gen.privacy.one_release import Statistic
+from fedjax_gen.privacy.one_upload import one_release
+from fedjax_gen.privacy.one_upload.one_release import Statistic
 
 
 def one_upload(

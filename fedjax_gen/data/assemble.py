@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedjax_gen.data import columns, examples
+from fedjax_gen.data import examples
 from fedjax_gen.data.examples import DataSource, Examples, Options
+from fedjax_gen.data.tables import columns
 from fedjax_gen.errors import InputError
 
 UNLABELLED = ('unlabelled',)

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from fedjax_gen import kinds, validate
-from fedjax_gen.data.codec import Codec
-from fedjax_gen.data.schema import Schema
+from fedjax_gen.data.tables.codec import Codec
+from fedjax_gen.data.tables.schema import Schema
 from fedjax_gen.errors import InputError
 from fedjax_gen.kinds import DataSpec, Kind
 

@@ -8,20 +8,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedjax_gen.data import (
+from fedjax_gen.data import examples, gaussians, images, shapes
+from fedjax_gen.data.assemble import Column, Table, assemble
+from fedjax_gen.data.examples import DataSource, Examples, Options
+from fedjax_gen.data.formats import (
   cifar,
-  examples,
-  gaussians,
   idx,
-  images,
   npz,
   packaged,
-  shapes,
   tfds,
   tiny_imagenet as tiny_imagenet_lib,
 )
-from fedjax_gen.data.assemble import Column, Table, assemble
-from fedjax_gen.data.examples import DataSource, Examples, Options
 from fedjax_gen.errors import InputError
 
 _DIGITS = tuple('0123456789')

@@ -8,7 +8,7 @@ import os
 import numpy as np
 
 from fedjax_gen import files
-from fedjax_gen.data import npz
+from fedjax_gen.data.formats import npz
 from fedjax_gen.errors import InputError
 
 _FIELDS = ('order', 'sizes', 'groups', 'description')

@@ -12,22 +12,19 @@ import difflib
 import os
 
 from fedjax_gen import validate
-from fedjax_gen.data import (
+from fedjax_gen.data import images, named, subset
+from fedjax_gen.data.examples import DataSource, Examples, Options
+from fedjax_gen.data.formats import (
   cifar,
   folder,
   idx,
-  images,
-  named,
   npy,
   npz,
   packaged,
-  series,
-  subset,
-  table,
   tfds,
   tiny_imagenet,
 )
-from fedjax_gen.data.examples import DataSource, Examples, Options
+from fedjax_gen.data.tables import series, table
 from fedjax_gen.errors import InputError
 
 __all__ = ['NAMES', 'DataSource', 'Examples', 'load']

@@ -13,7 +13,7 @@ from fedjax_gen import files as base_files, validate, version
 from fedjax_gen.deployment.roster import Address, Note, Roster, Transport
 from fedjax_gen.deployment.wire import Packet
 from fedjax_gen.errors import InputError
-from fedjax_gen.running import files
+from fedjax_gen.running.storage import disk
 
 _HEADER_BYTES = 1 << 16  # of a reply beside its arrays, and for each site
 _PAUSE = 1.0
@@ -179,5 +179,5 @@ def _checked(reply: bytes, asked: Packet, most_bytes: int) -> Packet | None:
 
 
 def _write(path: str | os.PathLike, packet: Packet) -> None:
-  with files.full_disk_named(path), base_files.replacing(path) as unfinished:
+  with disk.full_disk_named(path), base_files.replacing(path) as unfinished:
     unfinished.write_bytes(packet.to_bytes())

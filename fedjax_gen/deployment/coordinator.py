@@ -1,10 +1,11 @@
 """A coordinator: the server of a federation, which never sees data.
 
 It computes what each site is sent, checks what comes back, adds it in the order
-of the sites and lets the server program move, as `federated.round` does in one
-process. No transport: `roster.Transport` carries bytes, and may lose, delay,
-repeat or reorder them. Sites give the same reply to a repeated message, so that
-asking again is always safe, and a coordinator that was killed asks again.
+of the sites and lets the server program move, as `federated.execution.round`
+does in one process. No transport: `roster.Transport` carries bytes, and may
+lose, delay, repeat or reorder them. Sites give the same reply to a repeated
+message, so that asking again is always safe, and a coordinator that was killed
+asks again.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,23 +19,24 @@ import numpy as np
 
 from fedjax_gen import trees, validate
 from fedjax_gen.deployment import (
+  agreement,
   collecting,
-  secure_sum,
+  masked_sum,
   securing as securing_lib,
-  study,
   wire,
 )
 from fedjax_gen.deployment.collecting import Collector
 from fedjax_gen.deployment.securing import Securing
 from fedjax_gen.deployment.wire import Packet
 from fedjax_gen.errors import InputError
-from fedjax_gen.federated import cohorts, init as init_lib, sampling
+from fedjax_gen.federated import sampling
 from fedjax_gen.federated.algorithm import (
   Algorithm,
   ClientProgram,
   FederatedState,
 )
-from fedjax_gen.federated.round import RoundMetrics
+from fedjax_gen.federated.execution import cohorts, init as init_lib
+from fedjax_gen.federated.execution.round import RoundMetrics
 from fedjax_gen.types import Key, Metrics, Tree
 
 _Metrics = Mapping[int, Mapping[str, float]]  # by member
@@ -92,7 +94,7 @@ class Coordinator:
         f'({reveals}): a secure sum hides nothing there.'
       )
     validate.non_negative_int(least=least)
-    self._least = least or secure_sum.usual_threshold(len(members))
+    self._least = least or masked_sum.usual_threshold(len(members))
     if len(members) < self._least and (least or securing):
       raise InputError(
         f'Expected at most {len(members)} sites to make a round, got '
@@ -243,7 +245,7 @@ class Coordinator:
     members = self._collector.roster.members
     return [
       jax.eval_shape(
-        functools.partial(study.sums, self.algorithm),
+        functools.partial(agreement.sums, self.algorithm),
         message,
         members[fleet[0]].node.info(),
       )
@@ -263,7 +265,7 @@ def _viewer(program: ClientProgram) -> Callable:
 def _adder(algorithm: Algorithm) -> Callable:
   @jax.jit
   def add(total, message, info):
-    return trees.add(total, study.sums(algorithm, message, info))
+    return trees.add(total, agreement.sums(algorithm, message, info))
 
   return add
 

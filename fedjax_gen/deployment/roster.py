@@ -11,10 +11,10 @@ from typing import Any, NamedTuple, Protocol
 
 from fedjax_gen import version
 from fedjax_gen.deployment import masking, site as site_lib
-from fedjax_gen.deployment.study import Node
+from fedjax_gen.deployment.agreement import Node
 from fedjax_gen.deployment.wire import Packet
 from fedjax_gen.errors import InputError
-from fedjax_gen.running import files
+from fedjax_gen.running.storage import disk
 
 Address = Any
 """How a transport names a machine that is connected: hashable."""
@@ -121,7 +121,7 @@ class Roster:
         for member in self.members
       ],
     }
-    files.write_atomically(path, json.dumps(record, indent=1) + '\n')
+    disk.write_atomically(path, json.dumps(record, indent=1) + '\n')
 
 
 def gathered(
@@ -148,7 +148,7 @@ def gathered(
   Raises:
     InputError: not all came in time, or the file is of another federation.
   """
-  known = files.read_json(path)
+  known = disk.read_json(path)
   if known is not None:
     members = tuple(_member(record) for record in known['members'])
     if len(members) != num_sites:

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fedjax_gen import validate
-from fedjax_gen.deployment import secure_sum, site as site_lib
+from fedjax_gen.deployment import masked_sum, site as site_lib
 from fedjax_gen.deployment.collecting import Collector, TooFewError
-from fedjax_gen.deployment.secure_sum import Advert, Terms, Unmasking
+from fedjax_gen.deployment.masked_sum import Advert, Terms, Unmasking
 from fedjax_gen.deployment.wire import Packet
 from fedjax_gen.errors import InputError
 from fedjax_gen.privacy.secure_sum import FixedPoint
@@ -51,7 +51,7 @@ class Securing:
     return Terms(
       session,
       number,
-      self.threshold or secure_sum.usual_threshold(number),
+      self.threshold or masked_sum.usual_threshold(number),
       FixedPoint(self.value_range, levels, number, self.modulus_bits),
       size,
       tuple(identities),
@@ -148,7 +148,7 @@ class _Leader:
       {place: {} for place in range(len(self.members))},
       lambda packet: Advert(*map(bytes.fromhex, packet.header['advert'])),
     )
-    secure_sum.check_adverts(self.terms, adverts)
+    masked_sum.check_adverts(self.terms, adverts)
     said = {i: [part.hex() for part in a] for i, a in adverts.items()}
     sent = self._step(
       'share',
@@ -163,7 +163,7 @@ class _Leader:
     sent: Mapping[int, Mapping[int, bytes]],
   ) -> Summed:
     """Masked vectors, the list of who sent one, and what takes off masks."""
-    inboxes = secure_sum.routed(self.terms, sent)
+    inboxes = masked_sum.routed(self.terms, sent)
     replies = self._step(
       'mask',
       {place: {'inbox': _hex(inboxes[place])} for place in sent},
@@ -182,7 +182,7 @@ class _Leader:
         _unhex(packet.header['lost']), _unhex(packet.header['survived'])
       ),
     )
-    total = secure_sum.total(self.terms, adverts, sent, masked, told)
+    total = masked_sum.total(self.terms, adverts, sent, masked, told)
     metrics = {
       self.members[place]: found or {} for place, (_, found) in replies.items()
     }

@@ -32,19 +32,20 @@ import numpy as np
 from fedjax_gen import files as base_files, version
 from fedjax_gen.data.federated import FederatedDataset
 from fedjax_gen.deployment import (
+  agreement as study_lib,
+  masked_sum,
   masking,
-  secure_sum,
-  study as study_lib,
   wire,
 )
+from fedjax_gen.deployment.agreement import Node, Study, Task
 from fedjax_gen.deployment.site_ledger import SiteLedger
-from fedjax_gen.deployment.study import Node, Study, Task
 from fedjax_gen.deployment.wire import Packet
 from fedjax_gen.errors import InputError
 from fedjax_gen.federated.algorithm import ClientKeys
 from fedjax_gen.privacy import secret_keys
 from fedjax_gen.privacy.ledger import Ledger
-from fedjax_gen.running import files, leaves, workdir
+from fedjax_gen.running import leaves
+from fedjax_gen.running.storage import disk, workdir
 from fedjax_gen.types import Key
 
 OwnKeys = Callable[[str, str, int], Key]
@@ -255,7 +256,7 @@ class Site:
           f'Expected the study that run {run} began with, got another:\n{lines}'
         )
     tasks = self._study(config)
-    files.write_atomically(path, json.dumps(config, indent=1) + '\n')
+    disk.write_atomically(path, json.dumps(config, indent=1) + '\n')
     self._tasks[run] = tasks
     return tasks
 
@@ -378,12 +379,12 @@ class Site:
     return reply, noted
 
   def _sum_step(
-    self, packet: Packet, terms: secure_sum.Terms, node: secure_sum.Node | None
-  ) -> tuple[secure_sum.Node, Packet, dict]:
+    self, packet: Packet, terms: masked_sum.Terms, node: masked_sum.Node | None
+  ) -> tuple[masked_sum.Node, Packet, dict]:
     header = packet.header
     identity = bytes.fromhex(self._identity)
     if header['step'] == 'advertise':
-      node, advert = secure_sum.advertise(
+      node, advert = masked_sum.advertise(
         terms, int(header['row']), entropy.token_bytes(32), identity
       )
       return node, Packet({'advert': [part.hex() for part in advert]}), {}
@@ -395,16 +396,16 @@ class Site:
     match header['step']:
       case 'share':
         adverts = {
-          int(i): secure_sum.Advert(*map(bytes.fromhex, parts))
+          int(i): masked_sum.Advert(*map(bytes.fromhex, parts))
           for i, parts in header['adverts'].items()
         }
-        node, texts = secure_sum.share(terms, node, adverts)
+        node, texts = masked_sum.share(terms, node, adverts)
         return node, Packet({'sealed': _hex(texts)}), {}
       case 'mask':
         trained = self._trained(packet)
         self._check_size(trained.message)
         try:
-          node, masked = secure_sum.mask(
+          node, masked = masked_sum.mask(
             terms, node, _unhex(header['inbox']), self._vector(packet, trained)
           )
         except InputError as error:
@@ -419,16 +420,16 @@ class Site:
         )
         return node, reply, {'metrics': trained.metrics}
       case 'agree':
-        node, signed = secure_sum.agree(
+        node, signed = masked_sum.agree(
           terms, node, header['survivors'], identity
         )
         return node, Packet({'signature': signed.hex()}), {}
-    told = secure_sum.unmask(terms, node, _unhex(header['signatures']))
+    told = masked_sum.unmask(terms, node, _unhex(header['signatures']))
     reply = Packet({'lost': _hex(told.lost), 'survived': _hex(told.survived)})
     return node, reply, {}
 
   def _check_terms(
-    self, terms: secure_sum.Terms, task: Task, header: Mapping[str, Any]
+    self, terms: masked_sum.Terms, task: Task, header: Mapping[str, Any]
   ) -> None:
     if reason := task.algorithm.server.aggregate.reveals:
       raise Refused(
@@ -512,14 +513,14 @@ class Site:
 class _SumPart(NamedTuple):
   """What a site has on its disk of the last secure sum."""
 
-  node: secure_sum.Node | None
+  node: masked_sum.Node | None
   replies: Mapping[str, Any]
   arrays: Mapping[str, np.ndarray]
   last_masked: int
 
   @staticmethod
   def of(
-    kept: Packet | None, terms: secure_sum.Terms, said: Mapping[str, Any]
+    kept: Packet | None, terms: masked_sum.Terms, said: Mapping[str, Any]
   ) -> '_SumPart':
     if kept is None:
       return _SumPart(None, {}, {}, -1)
@@ -530,7 +531,7 @@ class _SumPart(NamedTuple):
       raise Refused(
         f'Expected {terms.session} on the terms that it began with, got others.'
       )
-    node = secure_sum.Node.from_json(kept.header['node'])
+    node = masked_sum.Node.from_json(kept.header['node'])
     return _SumPart(node, kept.header['replies'], kept.arrays, last_masked)
 
 
@@ -539,7 +540,7 @@ def joining_text(run: str, nonce: str, num_examples: int, group: int) -> bytes:
   return json.dumps(['join', run, nonce, num_examples, group]).encode()
 
 
-def terms_to(terms: secure_sum.Terms) -> dict[str, Any]:
+def terms_to(terms: masked_sum.Terms) -> dict[str, Any]:
   """Terms as JSON."""
   return {
     **dataclasses.asdict(terms),
@@ -547,16 +548,16 @@ def terms_to(terms: secure_sum.Terms) -> dict[str, Any]:
   }
 
 
-def terms_from(said: Mapping[str, Any]) -> secure_sum.Terms:
+def terms_from(said: Mapping[str, Any]) -> masked_sum.Terms:
   """What `terms_to` gave.
 
   Raises:
     InputError: they are none, or not allowed.
   """
   try:
-    number = secure_sum.FixedPoint(**said['number'])
+    number = masked_sum.FixedPoint(**said['number'])
     identities = tuple(bytes.fromhex(key) for key in said['identities'])
-    return secure_sum.Terms(
+    return masked_sum.Terms(
       **{**said, 'number': number, 'identities': identities}
     )
   except (KeyError, TypeError, ValueError) as error:
@@ -643,7 +644,7 @@ def _read(path: pathlib.Path) -> Packet | None:
 
 
 def _write(path: pathlib.Path, packet: Packet) -> None:
-  with files.full_disk_named(path), base_files.replacing(path) as unfinished:
+  with disk.full_disk_named(path), base_files.replacing(path) as unfinished:
     unfinished.touch(mode=0o600)
     unfinished.write_bytes(packet.to_bytes())
 

@@ -8,7 +8,7 @@ from fedjax_gen.errors import InputError
 from fedjax_gen.privacy import ledger as ledger_lib
 from fedjax_gen.privacy.events import Event
 from fedjax_gen.privacy.ledger import BudgetSpentError, Ledger
-from fedjax_gen.running import files
+from fedjax_gen.running.storage import disk
 
 
 class SiteLedger:
@@ -88,7 +88,7 @@ class SiteLedger:
       'rounds': rounds,
       'ledger': None if charged is None else charged.to_json(),
     }
-    files.write_atomically(self._path, json.dumps(text, indent=1) + '\n')
+    disk.write_atomically(self._path, json.dumps(text, indent=1) + '\n')
     self.ledger, self._rounds = charged, rounds
 
 

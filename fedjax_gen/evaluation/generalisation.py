@@ -3,7 +3,7 @@
 Every client has another model, so accuracy is a number for each client: on one
 global test set, with classes that a client may never have seen, and on the
 client's own test examples. All is computed from right answers by client and
-class, which `federated.deployment.scorer` counts.
+class, which `federated.own_models.deployment.scorer` counts.
 """
 
 from collections.abc import Sequence

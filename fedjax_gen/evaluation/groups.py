@@ -19,19 +19,14 @@ import numpy as np
 from fedjax_gen import validate
 from fedjax_gen.data.sources import DataSource
 from fedjax_gen.errors import InputError
-from fedjax_gen.evaluation import (
-  checks,
-  classifiers,
-  distances,
-  features,
-  samples,
-)
+from fedjax_gen.evaluation import checks, distances, samples
 from fedjax_gen.evaluation.group_requests import (
   groups_of,
   metric_names,
   spread,
 )
 from fedjax_gen.evaluation.group_separation import leakage
+from fedjax_gen.evaluation.networks import features, judges
 
 
 class GroupExtractors(NamedTuple):
@@ -61,7 +56,7 @@ def group_classifier(
   source: DataSource,
   *,
   seed: int = 0,
-  recipe: classifiers.Recipe = classifiers.DEFAULT_RECIPE,
+  recipe: judges.Recipe = judges.DEFAULT_RECIPE,
   cache_dir: str | os.PathLike | None = None,
 ) -> features.FeatureExtractor:
   """Trains a classifier of groups on the real training images, or loads it.

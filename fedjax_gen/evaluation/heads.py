@@ -28,7 +28,7 @@ from fedjax_gen import validate
 from fedjax_gen.data.partition_value import Partition
 from fedjax_gen.errors import InputError
 from fedjax_gen.evaluation import checks
-from fedjax_gen.evaluation.linear_heads import (
+from fedjax_gen.evaluation.embeddings.linear_heads import (
   DEFAULT_CONFIG,
   Head,
   HeadConfig,

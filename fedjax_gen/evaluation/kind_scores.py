@@ -15,7 +15,8 @@ import threadpoolctl
 
 from fedjax_gen.data.examples import DataSource, Examples
 from fedjax_gen.errors import InputError
-from fedjax_gen.evaluation import checks, classifiers, neighbours
+from fedjax_gen.evaluation import checks, neighbours
+from fedjax_gen.evaluation.networks import judges
 
 _MOST_ROWS = 2000  # sdmetrics takes every pair of columns
 _LAGS = 8
@@ -102,12 +103,12 @@ def discriminative_score(
   cut = 2 * size // 3
   inputs = np.concatenate([part[:cut] for part in drawn])
   held = np.concatenate([part[cut:] for part in drawn])
-  classifier = classifiers.train(
+  classifier = judges.train(
     inputs,
     np.repeat([0, 1], cut),
     2,
     seed=seed,
-    recipe=classifiers.Recipe(num_steps=400),
+    recipe=judges.Recipe(num_steps=400),
   )
   accuracy = classifier.accuracy(held, np.repeat([0, 1], size - cut))
   return abs(accuracy - 0.5)

@@ -13,7 +13,8 @@ from PIL import Image, ImageDraw
 
 from fedjax_gen import files, validate
 from fedjax_gen.errors import InputError
-from fedjax_gen.evaluation import checks, theme
+from fedjax_gen.evaluation import checks
+from fedjax_gen.evaluation.drawing import theme
 
 _CELL = 72  # pixels an image side is enlarged to, about
 _GAP = 6

@@ -3,7 +3,8 @@
 import numpy as np
 
 from fedjax_gen.errors import InputError
-from fedjax_gen.evaluation import checks, distances, features
+from fedjax_gen.evaluation import checks, distances
+from fedjax_gen.evaluation.networks import features
 
 MIN_SAMPLES = 10
 """Fewest real and fewest generated images: one for each part of the Inception

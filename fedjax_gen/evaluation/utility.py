@@ -3,7 +3,8 @@
 import numpy as np
 
 from fedjax_gen.errors import InputError
-from fedjax_gen.evaluation import checks, classifiers, features
+from fedjax_gen.evaluation import checks
+from fedjax_gen.evaluation.networks import features, judges
 
 
 def tstr_accuracy(
@@ -14,7 +15,7 @@ def tstr_accuracy(
   num_classes: int,
   *,
   seed: int = 0,
-  recipe: classifiers.Recipe = classifiers.DEFAULT_RECIPE,
+  recipe: judges.Recipe = judges.DEFAULT_RECIPE,
 ) -> float:
   """Trains a classifier on synthetic images and tests it on real ones.
 
@@ -42,7 +43,7 @@ def tstr_accuracy(
     synthetic_inputs=synthetic_inputs, test_inputs=test_inputs
   )
   checks.labels(len(test_inputs), num_classes, test_labels=test_labels)
-  classifier = classifiers.train(
+  classifier = judges.train(
     synthetic_inputs, synthetic_labels, num_classes, seed=seed, recipe=recipe
   )
   return classifier.accuracy(test_inputs, test_labels)

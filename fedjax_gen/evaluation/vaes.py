@@ -12,13 +12,12 @@ from fedjax_gen.data.sources import DataSource
 from fedjax_gen.errors import InputError
 from fedjax_gen.evaluation import (
   baselines,
-  classifiers,
-  features,
   kind_scores,
   neighbours,
   samples as samples_lib,
   utility,
 )
+from fedjax_gen.evaluation.networks import features, judges
 from fedjax_gen.models.generator import Generator
 from fedjax_gen.types import Variables
 
@@ -108,7 +107,7 @@ def extractor_builder(
       source.test.labels,
       source.num_classes,
       seed=seed,
-      recipe=classifiers.judge_recipe(source.input_shape),
+      recipe=judges.judge_recipe(source.input_shape),
     )._replace(fitted_rows=rows)
 
   return fitted

@@ -15,8 +15,8 @@ import numpy as np
 
 from fedjax_gen import trees
 from fedjax_gen.data.federated import FederatedDataset
-from fedjax_gen.federated import cohorts
 from fedjax_gen.federated.algorithm import ClientInfo
+from fedjax_gen.federated.execution import cohorts
 from fedjax_gen.types import Tree
 
 

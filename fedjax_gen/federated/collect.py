@@ -22,7 +22,7 @@ from fedjax_gen.data.federated import ClientData, FederatedDataset
 from fedjax_gen.errors import InputError
 from fedjax_gen.federated import aggregates, rounds
 from fedjax_gen.federated.algorithm import ClientInfo
-from fedjax_gen.federated.lanes import Work, map_clients
+from fedjax_gen.federated.execution.lanes import Work, map_clients
 from fedjax_gen.federated.mapping import Mapping
 from fedjax_gen.types import Array, Key, Tree
 

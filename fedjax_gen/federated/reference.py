@@ -25,15 +25,16 @@ import numpy as np
 
 from fedjax_gen import trees, validate
 from fedjax_gen.data.federated import FederatedDataset
-from fedjax_gen.federated import cohorts as cohorts_lib, sampling
+from fedjax_gen.federated import sampling
 from fedjax_gen.federated.aggregates import Aggregate
 from fedjax_gen.federated.algorithm import (
   Algorithm,
   ClientProgram,
   FederatedState,
 )
-from fedjax_gen.federated.cohorts import Member, RunKeys
-from fedjax_gen.federated.round import RoundMetrics
+from fedjax_gen.federated.execution import cohorts as cohorts_lib
+from fedjax_gen.federated.execution.cohorts import Member, RunKeys
+from fedjax_gen.federated.execution.round import RoundMetrics
 from fedjax_gen.types import Key, Tree
 
 

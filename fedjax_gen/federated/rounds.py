@@ -19,20 +19,15 @@ import numpy as np
 
 from fedjax_gen import validate
 from fedjax_gen.data.federated import FederatedDataset
-from fedjax_gen.federated import (
-  cohorts,
-  compiling,
-  memory,
-  placement,
-  sampling,
-)
+from fedjax_gen.federated import sampling
 from fedjax_gen.federated.algorithm import Algorithm, FederatedState
-from fedjax_gen.federated.cohorts import RunKeys
-from fedjax_gen.federated.init import init_state
+from fedjax_gen.federated.execution import cohorts, compiling, memory, placement
+from fedjax_gen.federated.execution.cohorts import RunKeys
+from fedjax_gen.federated.execution.init import init_state
+from fedjax_gen.federated.execution.placement import place
+from fedjax_gen.federated.execution.round import RoundMetrics, federated_round
+from fedjax_gen.federated.execution.traffic import Traffic, traffic
 from fedjax_gen.federated.mapping import Mapping
-from fedjax_gen.federated.placement import place
-from fedjax_gen.federated.round import RoundMetrics, federated_round
-from fedjax_gen.federated.traffic import Traffic, traffic
 from fedjax_gen.types import Key
 
 # Rounds that the program has room for in its metrics; more are several calls.

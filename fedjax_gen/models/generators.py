@@ -7,7 +7,8 @@ import re
 from typing import Any
 
 from fedjax_gen import fields, validate
-from fedjax_gen.models import elbo, flow, gan, latent_flow
+from fedjax_gen.models import elbo, gan
+from fedjax_gen.models.flows import flow, latent_flow
 from fedjax_gen.models.generator import Family, Generator
 from fedjax_gen.models.vae_config import DataSpec
 

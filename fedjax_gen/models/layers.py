@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_gen import validate
-from fedjax_gen.models.correlation import correlate, spread
-from fedjax_gen.models.patches import pad_or_cut
+from fedjax_gen.models.convolutions.correlation import correlate, spread
+from fedjax_gen.models.convolutions.patches import pad_or_cut
 from fedjax_gen.types import LAYER
 
 

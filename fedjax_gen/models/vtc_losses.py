@@ -15,7 +15,7 @@ import optax
 
 from fedjax_gen import fields, trees
 from fedjax_gen.losses import gaussian
-from fedjax_gen.models.classifiers import Classifier, to_signed
+from fedjax_gen.models.classification.classifiers import Classifier, to_signed
 from fedjax_gen.models.vtc import Vtc, total_variation
 from fedjax_gen.types import Array, Key, LossFn, Variables
 
@@ -74,7 +74,10 @@ class GeneratorLosses(fields.Configuration):
 
 
 class Gaussians(Protocol):
-  """Features by class, `[C]` known, as `federated.class_gaussians` has them."""
+  """Features by class, `[C]` known.
+
+  As `federated.statistics.class_gaussians` has them.
+  """
 
   @property
   def known(self) -> Array:

@@ -13,15 +13,11 @@ import numpy as np
 
 from fedjax_gen import fields, validate
 from fedjax_gen.errors import InputError
-from fedjax_gen.privacy import (
-  accounting,
-  events,
-  ledger as ledger_lib,
-  sampling,
-)
-from fedjax_gen.privacy.canaries import Canaries
+from fedjax_gen.privacy import accounting, events, ledger as ledger_lib
+from fedjax_gen.privacy.audit.canaries import Canaries
 from fedjax_gen.privacy.events import Event
 from fedjax_gen.privacy.ledger import Ledger
+from fedjax_gen.privacy.steps import batches
 
 LEVELS = ('none', 'record', 'client')
 PLACEMENTS = ('local', 'distributed')
@@ -269,7 +265,7 @@ def record_plan(
     overflow = before.delta * _OVERFLOW * math.exp(-target)
     kept = before.setting_aside(before.delta * _SET_ASIDE)
   # The neighbour may have a record more.
-  capacity = sampling.capacity_for(
+  capacity = batches.capacity_for(
     most + 1, rate, rounds * steps, overflow=overflow
   )
 

@@ -7,7 +7,7 @@ the masks of clients that dropped out are taken off again. Here all masks come
 from one seed in one process; there is no key agreement, no secret sharing and
 no second mask against a server that lies about who dropped out. It shows what
 the sum costs in precision and range, and that algorithms need the sum alone.
-The protocol between machines, `deployment.secure_sum`, gives the same sums.
+The protocol between machines, `deployment.masked_sum`, gives the same sums.
 
 The sum is exact and is not private by itself: it needs noise as any sum does.
 """

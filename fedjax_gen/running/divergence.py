@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from fedjax_gen.running import leaves
-from fedjax_gen.running.checkpoints import Checkpoints
 from fedjax_gen.running.stopping import DivergedError
+from fedjax_gen.running.storage.checkpoints import Checkpoints
 
 # A metric whose name ends so is `[n, K]`, one number per round and participant.
 # They are not logged; they name the clients behind a loss that is not finite.

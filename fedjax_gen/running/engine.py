@@ -20,7 +20,7 @@ from fedjax_gen.federated import (
 from fedjax_gen.federated.algorithm import Algorithm, FederatedState
 from fedjax_gen.federated.blocks import Blocks
 from fedjax_gen.running import federated_step, leaves
-from fedjax_gen.running.population_checkpoints import Population
+from fedjax_gen.running.storage.population_checkpoints import Population
 from fedjax_gen.streaming import host_blocks, streamed
 from fedjax_gen.types import Array, Key, Tree
 

@@ -16,17 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_gen import validate
-from fedjax_gen.running import (
-  checkpoints as checkpoints_lib,
-  divergence,
-  leaves,
-  population_checkpoints,
-)
+from fedjax_gen.running import divergence, leaves
 from fedjax_gen.running.compile_clock import CompileClock
-from fedjax_gen.running.processes import Processes
+from fedjax_gen.running.distributed.processes import Processes
 from fedjax_gen.running.progress import Progress
 from fedjax_gen.running.stopping import StopSignal
-from fedjax_gen.running.workdir import Workdir
+from fedjax_gen.running.storage import (
+  checkpoints as checkpoints_lib,
+  population_checkpoints,
+)
+from fedjax_gen.running.storage.workdir import Workdir
 
 
 @dataclasses.dataclass(frozen=True)

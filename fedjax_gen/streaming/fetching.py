@@ -9,7 +9,7 @@ import numpy as np
 
 from fedjax_gen.data.federated import FederatedDataset
 from fedjax_gen.federated import rounds, sampling
-from fedjax_gen.federated.cohorts import RunKeys, draw_cohorts
+from fedjax_gen.federated.execution.cohorts import RunKeys, draw_cohorts
 from fedjax_gen.federated.mapping import Mapping
 from fedjax_gen.streaming import gathering
 from fedjax_gen.streaming.row_files import RowFiles

@@ -9,9 +9,10 @@ import numpy as np
 
 from fedjax_gen import trees
 from fedjax_gen.data.federated import FederatedDataset
-from fedjax_gen.federated import blocks, cohorts, init, sampling
+from fedjax_gen.federated import blocks, sampling
 from fedjax_gen.federated.algorithm import ClientInfo, ClientProgram
 from fedjax_gen.federated.blocks import Block
+from fedjax_gen.federated.execution import cohorts, init
 from fedjax_gen.streaming import gathering
 from fedjax_gen.streaming.row_files import RowFiles
 from fedjax_gen.types import Array, Key, Tree

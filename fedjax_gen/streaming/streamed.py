@@ -28,19 +28,18 @@ import numpy as np
 from fedjax_gen import validate
 from fedjax_gen.data.federated import FederatedDataset
 from fedjax_gen.errors import InputError
-from fedjax_gen.federated import (
+from fedjax_gen.federated import rounds, sampling
+from fedjax_gen.federated.algorithm import Algorithm, FederatedState
+from fedjax_gen.federated.blocks import Block
+from fedjax_gen.federated.execution import (
   cohorts,
   compiling,
   init,
   memory,
   placement,
-  rounds,
-  sampling,
 )
-from fedjax_gen.federated.algorithm import Algorithm, FederatedState
-from fedjax_gen.federated.blocks import Block
+from fedjax_gen.federated.execution.round import cohort_round
 from fedjax_gen.federated.mapping import Mapping
-from fedjax_gen.federated.round import cohort_round
 from fedjax_gen.streaming import host_blocks
 from fedjax_gen.streaming.fetching import Fetched, Fetcher
 from fedjax_gen.streaming.host_blocks import Fleet

@@ -18,12 +18,13 @@ from fedjax_gen.errors import InputError
 from fedjax_gen.federated import rounds
 from fedjax_gen.federated.algorithm import Algorithm
 from fedjax_gen.federation import FederationConfig, build_mapping, build_sampler
-from fedjax_gen.privacy import audited, auditing, canaries
+from fedjax_gen.privacy.audit import audited, auditing, canaries
 from fedjax_gen.privacy.plan import Plan
 from fedjax_gen.privacy.secret_keys import Secrets
-from fedjax_gen.running import federated_step, report, report_tables, training
-from fedjax_gen.running.report_tables import Metric
-from fedjax_gen.running.workdir import Workdir
+from fedjax_gen.running import federated_step, training
+from fedjax_gen.running.pages import report, report_tables
+from fedjax_gen.running.pages.report_tables import Metric
+from fedjax_gen.running.storage.workdir import Workdir
 from fedjax_gen.studies import wording
 from fedjax_gen.studies.command import program
 from fedjax_gen.studies.private_run import Protection

@@ -55,7 +55,7 @@ class DataConfig(fields.Configuration):
   schema: str = fields.option(
     '',
     'JSON or TOML file that corrects the columns that were found; python -m '
-    'fedjax_gen.data.table FILE.csv shows them.',
+    'fedjax_gen.data.tables.table FILE.csv shows them.',
     placeholder='FILE',
   )
   window: int = fields.option(

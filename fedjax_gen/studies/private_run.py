@@ -17,11 +17,12 @@ from fedjax_gen.errors import InputError
 from fedjax_gen.federation import FederationConfig
 from fedjax_gen.privacy import plan as plan_lib, releases as releases_lib
 from fedjax_gen.privacy.ledger import Entry, Ledger
+from fedjax_gen.privacy.ledger_rows import rows
 from fedjax_gen.privacy.plan import Plan, PrivacyConfig
 from fedjax_gen.privacy.releases import Releases
-from fedjax_gen.privacy.report import rows
-from fedjax_gen.running import report, run_secrets
-from fedjax_gen.running.workdir import RELEASE
+from fedjax_gen.running.pages import report
+from fedjax_gen.running.storage import run_secrets
+from fedjax_gen.running.storage.workdir import RELEASE
 from fedjax_gen.studies import wording
 
 UNITS = {

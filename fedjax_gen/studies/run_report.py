@@ -11,10 +11,11 @@ import numpy as np
 
 from fedjax_gen.data.partition import Partition
 from fedjax_gen.data.sources import DataSource
-from fedjax_gen.evaluation.gallery import LABELS, Drawn
+from fedjax_gen.evaluation.drawing.gallery import LABELS, Drawn
 from fedjax_gen.federated.rounds import Traffic
 from fedjax_gen.privacy.releases import Releases
-from fedjax_gen.running import environment, report, report_tables
+from fedjax_gen.running import environment
+from fedjax_gen.running.pages import report, report_tables
 from fedjax_gen.running.training import TrainResult
 from fedjax_gen.studies import audits, private_run, wording
 from fedjax_gen.studies.private_run import Protection

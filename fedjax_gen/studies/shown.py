@@ -12,9 +12,9 @@ import pathlib
 from typing import Any, NamedTuple, TypeVar
 
 from fedjax_gen.data.sources import DataSource
-from fedjax_gen.evaluation.gallery import TRAINED, Drawn
-from fedjax_gen.running import report
-from fedjax_gen.running.workdir import Workdir
+from fedjax_gen.evaluation.drawing.gallery import TRAINED, Drawn
+from fedjax_gen.running.pages import report
+from fedjax_gen.running.storage.workdir import Workdir
 from fedjax_gen.studies import audits
 
 _READS_TRAINING = (

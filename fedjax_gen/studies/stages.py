@@ -10,13 +10,10 @@ from fedjax_gen.privacy.ledger import Entry
 from fedjax_gen.privacy.plan import PrivacyConfig
 from fedjax_gen.privacy.releases import Releases
 from fedjax_gen.privacy.secret_keys import Secrets
-from fedjax_gen.running import (
-  files,
-  leaves,
-  run_secrets,
-  saved_files,
-)
-from fedjax_gen.running.workdir import Workdir
+from fedjax_gen.running import leaves
+from fedjax_gen.running.saves import saved_files
+from fedjax_gen.running.storage import disk, run_secrets
+from fedjax_gen.running.storage.workdir import Workdir
 from fedjax_gen.studies import private_run
 from fedjax_gen.studies.command import program
 from fedjax_gen.studies.private_run import Protection
@@ -67,7 +64,7 @@ def _charge(workdir: Workdir, releases: Releases, data: str) -> list[str]:
   """Writes the ledger; what is to be said of it."""
   if not workdir.is_writer:
     return []
-  files.write_atomically(
+  disk.write_atomically(
     workdir.released / run_secrets.LEDGER, releases.to_json() + '\n'
   )
   others = run_secrets.runs_on_same_data(workdir, data)

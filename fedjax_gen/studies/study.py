@@ -25,8 +25,8 @@ from fedjax_gen.running import (
   training,
 )
 from fedjax_gen.running.engine import Engine
+from fedjax_gen.running.storage.workdir import Workdir
 from fedjax_gen.running.training import TrainResult
-from fedjax_gen.running.workdir import Workdir
 from fedjax_gen.studies import audits, private_run, shown as shown_lib, stages
 from fedjax_gen.studies.command.program import Session
 from fedjax_gen.studies.private_run import Protection

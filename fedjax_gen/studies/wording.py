@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 import math
 
-from fedjax_gen.running import report_tables
+from fedjax_gen.running.pages import report_tables
 
 
 def listed(names: Sequence[str]) -> str:

@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_gen import trees
-from fedjax_gen.algorithms import ccvr
+from fedjax_gen.algorithms.classifiers import ccvr
 from fedjax_gen.data.federated import Batch
 from fedjax_gen.errors import InputError
-from fedjax_gen.federated import class_traffic, personal
-from fedjax_gen.federated.class_sums import ByClass
+from fedjax_gen.federated.own_models import personal
+from fedjax_gen.federated.statistics import class_traffic
+from fedjax_gen.federated.statistics.class_sums import ByClass
 from tests.algorithms import table5, zoo
 
 

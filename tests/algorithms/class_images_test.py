@@ -5,10 +5,10 @@ import functools
 import jax
 import numpy as np
 
-from fedjax_gen.algorithms import class_images, fedavg_classifiers
-from fedjax_gen.federated import personal
-from fedjax_gen.federated.finetuning import Finetuning
-from fedjax_gen.models.classifiers import to_signed
+from fedjax_gen.algorithms.classifiers import class_images, fedavg_classifiers
+from fedjax_gen.federated.own_models import personal
+from fedjax_gen.federated.own_models.finetuning import Finetuning
+from fedjax_gen.models.classification.classifiers import to_signed
 from tests.algorithms import zoo
 
 

@@ -12,32 +12,34 @@ import numpy as np
 
 from fedjax_gen.algorithms import (
   averaged_generator,
-  ccvr,
-  class_images,
   dp_cgan,
-  fedavg_classifiers,
-  feddistill,
   fedgan,
-  fedgen,
-  fedgh,
   fedhypevae,
-  fedkd,
-  fedproto,
-  fedtgp,
   fedvae,
   fedvtc,
   fissionvae,
-  fml,
-  lg_fedavg,
   linear_head,
 )
+from fedjax_gen.algorithms.classifiers import (
+  ccvr,
+  class_images,
+  fedavg_classifiers,
+  feddistill,
+  fedgen,
+  fedgh,
+  fedkd,
+  fedproto,
+  fedtgp,
+  fml,
+  lg_fedavg,
+)
 from fedjax_gen.federated import mapping, reference, rounds, sampling
-from fedjax_gen.federated.finetuning import Finetuning
+from fedjax_gen.federated.own_models.finetuning import Finetuning
 from fedjax_gen.models import generators
-from fedjax_gen.models.flow import FlowConfig
+from fedjax_gen.models.flows.flow import FlowConfig
+from fedjax_gen.models.flows.latent_flow import LatentFlowConfig
 from fedjax_gen.models.gan import GanConfig, build_gan
-from fedjax_gen.models.hypernetwork import HyperVaeConfig, build_hyper_vae
-from fedjax_gen.models.latent_flow import LatentFlowConfig
+from fedjax_gen.models.hyper.hypernetwork import HyperVaeConfig, build_hyper_vae
 from fedjax_gen.models.vae import DataSpec, VaeConfig, build_vae
 from fedjax_gen.privacy import plan as plans
 from tests.algorithms import digits, zoo

@@ -15,9 +15,10 @@ from fedjax_gen.algorithms import discovery, fedvae
 from fedjax_gen.data.federated import FederatedDataset, federated_dataset
 from fedjax_gen.data.partition import Partition
 from fedjax_gen.errors import InputError
-from fedjax_gen.federated import grouping, local, rounds
+from fedjax_gen.federated import local, rounds
 from fedjax_gen.federated.collect import collect, collect_bytes
 from fedjax_gen.federated.mapping import Mapping
+from fedjax_gen.federated.statistics import grouping
 from fedjax_gen.models import vae as vaes
 from fedjax_gen.models.elbo import elbo_loss
 from fedjax_gen.models.vae import to_unit

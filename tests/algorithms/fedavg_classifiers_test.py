@@ -6,13 +6,10 @@ import chex
 import jax
 import numpy as np
 
-from fedjax_gen.algorithms import fedavg_classifiers
-from fedjax_gen.federated import (
-  averaging,
-  personal,
-  rounds,
-  traffic as traffic_lib,
-)
+from fedjax_gen.algorithms.classifiers import fedavg_classifiers
+from fedjax_gen.federated import averaging, rounds
+from fedjax_gen.federated.execution import traffic as traffic_lib
+from fedjax_gen.federated.own_models import personal
 from tests.algorithms import zoo
 
 

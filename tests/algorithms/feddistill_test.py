@@ -6,12 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_gen.algorithms import feddistill
+from fedjax_gen.algorithms.classifiers import feddistill
 from fedjax_gen.data.federated import Batch
 from fedjax_gen.errors import InputError
-from fedjax_gen.federated import class_traffic
-from fedjax_gen.federated.prototypes import Prototypes
-from fedjax_gen.models.classifiers import ClassifierConfig, build_classifiers
+from fedjax_gen.federated.statistics import class_traffic
+from fedjax_gen.federated.statistics.prototypes import Prototypes
+from fedjax_gen.models.classification.classifiers import (
+  ClassifierConfig,
+  build_classifiers,
+)
 from tests.algorithms import table5, zoo
 
 

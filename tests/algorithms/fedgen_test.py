@@ -6,10 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_gen.algorithms import fedgen
+from fedjax_gen.algorithms.classifiers import fedgen
 from fedjax_gen.errors import InputError
-from fedjax_gen.federated import class_traffic, personal
-from fedjax_gen.models.classifiers import ClassifierConfig, build_classifiers
+from fedjax_gen.federated.own_models import personal
+from fedjax_gen.federated.statistics import class_traffic
+from fedjax_gen.models.classification.classifiers import (
+  ClassifierConfig,
+  build_classifiers,
+)
 from tests.algorithms import table5, zoo
 
 _SMALL = {

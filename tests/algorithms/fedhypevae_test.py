@@ -21,12 +21,13 @@ from fedjax_gen.federated.algorithm import (
   ClientInfo,
   ClientKeys,
 )
-from fedjax_gen.models import hypernetwork
-from fedjax_gen.models.hypernetwork import HyperVaeConfig, Personal
+from fedjax_gen.models.hyper import hypernetwork
+from fedjax_gen.models.hyper.hypernetwork import HyperVaeConfig, Personal
 from fedjax_gen.models.vae import DataSpec
-from fedjax_gen.privacy import clipping, plan as plans, sampling
-from fedjax_gen.privacy.descent import Parts
-from fedjax_gen.privacy.parts import KeptParts
+from fedjax_gen.privacy import clipping, plan as plans
+from fedjax_gen.privacy.steps import batches
+from fedjax_gen.privacy.steps.descent import Parts
+from fedjax_gen.privacy.steps.parts import KeptParts
 
 _NUM_FEATURES, _NUM_CLASSES = 4, 2
 _SPEC = DataSpec((_NUM_FEATURES,), _NUM_CLASSES)
@@ -164,7 +165,7 @@ def _keys_that_draw_the_last_record_last(mode, count=4):
     data = data.client(jnp.int32(0))
     # In place of classes, positions.
     data = data._replace(labels=jnp.argsort(data.order))
-    drawn = sampling.poisson_batch(sample_key, data, 1.0, _SIZES[0])
+    drawn = batches.poisson_batch(sample_key, data, 1.0, _SIZES[0])
     return drawn.batch.labels
 
   keys = (jax.random.key(i) for i in range(200))

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_gen import trees
-from fedjax_gen.algorithms import fedkd
+from fedjax_gen.algorithms.classifiers import fedkd
 from fedjax_gen.errors import InputError
-from fedjax_gen.federated import class_traffic, cohorts
-from fedjax_gen.models.classifiers import ClassifierConfig
+from fedjax_gen.federated.execution import cohorts
+from fedjax_gen.federated.statistics import class_traffic
+from fedjax_gen.models.classification.classifiers import ClassifierConfig
 from tests.algorithms import table5, zoo
 
 

@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_gen.algorithms import fedproto
+from fedjax_gen.algorithms.classifiers import fedproto
 from fedjax_gen.data.federated import Batch
 from fedjax_gen.errors import InputError
-from fedjax_gen.federated import class_traffic, prototypes
-from fedjax_gen.federated.class_sums import ClassSums
-from fedjax_gen.federated.prototypes import Prototypes
+from fedjax_gen.federated.statistics import class_traffic, prototypes
+from fedjax_gen.federated.statistics.class_sums import ClassSums
+from fedjax_gen.federated.statistics.prototypes import Prototypes
 from tests.algorithms import table5, zoo
 
 

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_gen.algorithms import fedtgp
+from fedjax_gen.algorithms.classifiers import fedtgp
 from fedjax_gen.errors import InputError
-from fedjax_gen.federated import class_traffic, prototypes
-from fedjax_gen.federated.prototypes import Points
+from fedjax_gen.federated.statistics import class_traffic, prototypes
+from fedjax_gen.federated.statistics.prototypes import Points
 from tests.algorithms import table5, zoo
 
 

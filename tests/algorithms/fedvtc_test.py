@@ -12,9 +12,10 @@ import numpy as np
 from fedjax_gen import trees
 from fedjax_gen.algorithms import fedvtc
 from fedjax_gen.errors import InputError
-from fedjax_gen.federated import class_traffic, cohorts
 from fedjax_gen.federated.algorithm import ClientKeys
-from fedjax_gen.federated.class_gaussians import Rules
+from fedjax_gen.federated.execution import cohorts
+from fedjax_gen.federated.statistics import class_traffic
+from fedjax_gen.federated.statistics.class_gaussians import Rules
 from fedjax_gen.models.vtc import VtcConfig, build_vtc
 from fedjax_gen.models.vtc_losses import GeneratorLosses
 from fedjax_gen.privacy import plan as plans
@@ -307,7 +308,7 @@ class ConfigTest(parameterized.TestCase):
       kind(**{name: value})
 
   def test_all_clients_need_features_of_one_size(self):
-    from fedjax_gen.models.classifiers import (
+    from fedjax_gen.models.classification.classifiers import (
       ClassifierConfig,
       build_classifiers,
     )

@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_gen.algorithms import fml
+from fedjax_gen.algorithms.classifiers import fml
 from fedjax_gen.errors import InputError
-from fedjax_gen.federated import class_traffic, traffic as traffic_lib
-from fedjax_gen.models.classifiers import ClassifierConfig
+from fedjax_gen.federated.execution import traffic as traffic_lib
+from fedjax_gen.federated.statistics import class_traffic
+from fedjax_gen.models.classification.classifiers import ClassifierConfig
 from tests.algorithms import table5, zoo
 
 

@@ -6,10 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_gen.algorithms import lg_fedavg
+from fedjax_gen.algorithms.classifiers import lg_fedavg
 from fedjax_gen.errors import InputError
-from fedjax_gen.federated import class_traffic, cohorts
-from fedjax_gen.models.classifiers import ClassifierConfig, build_classifiers
+from fedjax_gen.federated.execution import cohorts
+from fedjax_gen.federated.statistics import class_traffic
+from fedjax_gen.models.classification.classifiers import (
+  ClassifierConfig,
+  build_classifiers,
+)
 from tests.algorithms import table5, zoo
 
 

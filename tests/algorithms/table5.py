@@ -6,8 +6,12 @@ import numpy as np
 
 from fedjax_gen.data import partition
 from fedjax_gen.data.federated import federated_dataset
-from fedjax_gen.federated import personal, traffic as traffic_lib
-from fedjax_gen.models.classifiers import ClassifierConfig, build_classifiers
+from fedjax_gen.federated.execution import traffic as traffic_lib
+from fedjax_gen.federated.own_models import personal
+from fedjax_gen.models.classification.classifiers import (
+  ClassifierConfig,
+  build_classifiers,
+)
 from fedjax_gen.models.vae import DataSpec
 
 SPEC = DataSpec((32, 32, 3), 100)

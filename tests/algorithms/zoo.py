@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_gen.data.federated import Batch
-from fedjax_gen.federated import deployment, personal, rounds
-from fedjax_gen.models.classifiers import (
+from fedjax_gen.federated import rounds
+from fedjax_gen.federated.own_models import deployment, personal
+from fedjax_gen.models.classification.classifiers import (
   Classifier,
   ClassifierConfig,
   build_classifiers,

@@ -7,7 +7,8 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from fedjax_gen.data import named, safe_pickle, sources
+from fedjax_gen.data import named, sources
+from fedjax_gen.data.formats import safe_pickle
 from fedjax_gen.errors import InputError
 
 NAMES = {'cifar10': ['airplane', 'automobile', 'bird'], 'cifar100': ['a', 'b']}

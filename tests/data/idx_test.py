@@ -6,7 +6,8 @@ import struct
 import numpy as np
 import pytest
 
-from fedjax_gen.data import idx, sources
+from fedjax_gen.data import sources
+from fedjax_gen.data.formats import idx
 from fedjax_gen.errors import InputError
 
 PIXELS = np.arange(3 * 2 * 2, dtype=np.uint8).reshape(3, 2, 2)

@@ -8,7 +8,8 @@ from absl.testing import absltest, parameterized
 import numpy as np
 import pytest
 
-from fedjax_gen.data import schema as schema_lib, sources
+from fedjax_gen.data import sources
+from fedjax_gen.data.tables import schema as schema_lib
 from fedjax_gen.errors import InputError
 
 pytest.importorskip('pandas', reason='tables need the extra `tables`')

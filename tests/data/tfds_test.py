@@ -10,7 +10,8 @@ import time
 
 import pytest
 
-from fedjax_gen.data import sources, tfds
+from fedjax_gen.data import sources
+from fedjax_gen.data.formats import tfds
 from fedjax_gen.errors import InputError
 
 HAS_TFDS = all(

@@ -6,7 +6,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from fedjax_gen.data import torch_file
+from fedjax_gen.data.formats import torch_file
 from fedjax_gen.errors import InputError
 from tests import torch_files
 

@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_gen.deployment import roster as rosters
+from fedjax_gen.deployment.agreement import Task
 from fedjax_gen.deployment.collecting import Collector, Patience
 from fedjax_gen.deployment.coordinator import Coordinator
 from fedjax_gen.deployment.site import Site
-from fedjax_gen.deployment.study import Task
 from fedjax_gen.deployment.wire import Packet
-from fedjax_gen.federated import cohorts, init, rounds, traffic
+from fedjax_gen.federated import rounds
+from fedjax_gen.federated.execution import cohorts, init, traffic
 
 INIT, KEY = jax.random.key(0), jax.random.key(1)
 METHOD = 'federated'

@@ -18,10 +18,10 @@ from sklearn import datasets  # noqa: E402
 
 import fedjax_gen  # noqa: E402
 from fedjax_gen.deployment.collecting import Patience  # noqa: E402
-from fedjax_gen.deployment.flower import (  # noqa: E402
+from fedjax_gen.deployment.flower import (
   certificates,
-  local,
-  processes,
+  flower_processes,
+  loopback,
 )
 from fedjax_gen.deployment.flower.transport import FlowerTransport  # noqa: E402
 from tests.algorithms import contract_test  # noqa: E402
@@ -32,22 +32,22 @@ from tests.deployment import federations  # noqa: E402
 def _over_flower(federation, folder):
   """Puts Flower, with TLS and node authentication, between its parts."""
   with contextlib.ExitStack() as stack:
-    port = processes.free_port()
+    port = flower_processes.free_port()
     tls = certificates.coordinator_tls(folder / 'tls', [])
     stack.enter_context(
-      processes.superlink(folder / 'server', '127.0.0.1', port, tls)
+      flower_processes.superlink(folder / 'server', '127.0.0.1', port, tls)
     )
     for place in federation.sites:
       private, public = certificates.node_key(folder / f'node{place}')
-      processes.register(folder / 'server', str(public))
-      meeting, listener = stack.enter_context(local.listening())
+      flower_processes.register(folder / 'server', str(public))
+      meeting, listener = stack.enter_context(loopback.listening())
       # Looked up at each message: a site may have started anew.
-      local.serve(
+      loopback.serve(
         listener,
         lambda message, place=place: federation.sites[place].answer(message),
       )
       stack.enter_context(
-        processes.supernode(
+        flower_processes.supernode(
           folder / f'node{place}',
           f'127.0.0.1:{port}',
           meeting,
@@ -55,10 +55,10 @@ def _over_flower(federation, folder):
           private_key=str(private),
         )
       )
-    meeting, listener = stack.enter_context(local.listening())
-    processes.submit(folder / 'server', meeting)
+    meeting, listener = stack.enter_context(loopback.listening())
+    flower_processes.submit(folder / 'server', meeting)
     transport = FlowerTransport(
-      local.accepted(listener, 300.0), federation.notes.append
+      loopback.accepted(listener, 300.0), federation.notes.append
     )
     stack.callback(transport.close)
     federation.network = transport
@@ -94,7 +94,10 @@ def _command(*args):
 
 def test_the_commands_end_with_report_model_and_images(tmp_path):
   digits = datasets.load_digits()
-  port, environment = processes.free_port(), os.environ | {'XLA_FLAGS': ''}
+  port, environment = (
+    flower_processes.free_port(),
+    os.environ | {'XLA_FLAGS': ''},
+  )
   workdir = tmp_path / 'run'
   with contextlib.ExitStack() as stack:
     for k in range(3):

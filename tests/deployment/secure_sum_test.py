@@ -9,7 +9,7 @@ from scipy import stats
 pytest.importorskip('cryptography', reason='needs the extra flower')
 pytest.importorskip('Crypto', reason='needs the extra flower')
 
-from fedjax_gen.deployment import masking, secure_sum  # noqa: E402
+from fedjax_gen.deployment import masked_sum, masking
 from fedjax_gen.errors import InputError  # noqa: E402
 from fedjax_gen.privacy import secure_sum as simulated  # noqa: E402
 
@@ -20,7 +20,7 @@ _STEPS = ('advertise', 'share', 'mask', 'agree', 'unmask')
 
 def _terms(num_nodes=5, threshold=3, size=4, *, number=_NUMBER, signed=True):
   known = tuple(masking.identity(key) for key in _PRIVATE[:num_nodes])
-  return secure_sum.Terms(
+  return masked_sum.Terms(
     'a sum', num_nodes, threshold, number, size, known if signed else ()
   )
 
@@ -47,7 +47,7 @@ def _run(terms, values, lost=None):
 
   def keep(place, pair):
     # What a site has on its disk between two steps.
-    nodes[place] = secure_sum.Node.from_json(pair[0].to_json())
+    nodes[place] = masked_sum.Node.from_json(pair[0].to_json())
     return pair[1]
 
   identity = _PRIVATE if terms.identities else [None] * terms.num_nodes
@@ -55,29 +55,29 @@ def _run(terms, values, lost=None):
     'advertise',
     lambda i: keep(
       i,
-      secure_sum.advertise(
+      masked_sum.advertise(
         terms, i, masking.derive(b'seed' * 8, 'node', i), identity[i]
       ),
     ),
   )
   sent = answers(
-    'share', lambda i: keep(i, secure_sum.share(terms, nodes[i], adverts))
+    'share', lambda i: keep(i, masked_sum.share(terms, nodes[i], adverts))
   )
-  inboxes = secure_sum.routed(terms, sent)
+  inboxes = masked_sum.routed(terms, sent)
   masked = answers(
     'mask',
-    lambda i: keep(i, secure_sum.mask(terms, nodes[i], inboxes[i], values[i])),
+    lambda i: keep(i, masked_sum.mask(terms, nodes[i], inboxes[i], values[i])),
   )
   signatures = answers(
     'agree',
     lambda i: keep(
-      i, secure_sum.agree(terms, nodes[i], list(masked), identity[i])
+      i, masked_sum.agree(terms, nodes[i], list(masked), identity[i])
     ),
   )
   told = answers(
-    'unmask', lambda i: secure_sum.unmask(terms, nodes[i], signatures)
+    'unmask', lambda i: masked_sum.unmask(terms, nodes[i], signatures)
   )
-  return secure_sum.total(terms, adverts, sent, masked, told), seen
+  return masked_sum.total(terms, adverts, sent, masked, told), seen
 
 
 @pytest.mark.parametrize('step', _STEPS)
@@ -188,15 +188,15 @@ def test_fewer_shares_than_the_threshold_fit_any_secret():
 def _begun(terms):
   """Nodes that advertised and shared; what the server has of them."""
   begun = [
-    secure_sum.advertise(
+    masked_sum.advertise(
       terms, i, masking.derive(b'seed' * 8, 'node', i), _PRIVATE[i]
     )
     for i in range(terms.num_nodes)
   ]
   adverts = {i: advert for i, (_, advert) in enumerate(begun)}
-  shared = [secure_sum.share(terms, node, adverts) for node, _ in begun]
+  shared = [masked_sum.share(terms, node, adverts) for node, _ in begun]
   sent = {i: texts for i, (_, texts) in enumerate(shared)}
-  return [node for node, _ in shared], adverts, secure_sum.routed(terms, sent)
+  return [node for node, _ in shared], adverts, masked_sum.routed(terms, sent)
 
 
 def test_a_server_that_lies_gets_nothing():
@@ -204,35 +204,35 @@ def test_a_server_that_lies_gets_nothing():
   nodes, adverts, inboxes = _begun(terms)
   values = _values(terms)
   # Keys of its own in place of a node's.
-  _, forged = secure_sum.advertise(terms, 1, bytes(32), _PRIVATE[2])
+  _, forged = masked_sum.advertise(terms, 1, bytes(32), _PRIVATE[2])
   with pytest.raises(InputError, match='keys signed by node 1'):
-    secure_sum.share(terms, nodes[0], {**adverts, 1: forged})
+    masked_sum.share(terms, nodes[0], {**adverts, 1: forged})
   with pytest.raises(InputError, match='keys that node 0 advertised'):
-    own = secure_sum.advertise(terms, 0, bytes(32), _PRIVATE[0])[1]
-    secure_sum.share(terms, nodes[0], {**adverts, 0: own})
+    own = masked_sum.advertise(terms, 0, bytes(32), _PRIVATE[0])[1]
+    masked_sum.share(terms, nodes[0], {**adverts, 0: own})
   with pytest.raises(InputError, match='distinct keys'):
-    secure_sum.share(terms, nodes[0], {**adverts, 1: adverts[0]})
+    masked_sum.share(terms, nodes[0], {**adverts, 1: adverts[0]})
   masked = [
-    secure_sum.mask(terms, node, inboxes[i], values[i])
+    masked_sum.mask(terms, node, inboxes[i], values[i])
     for i, node in enumerate(nodes)
   ]
   # The same vector under fewer masks would be told apart.
   fewer = {place: inboxes[0][place] for place in (1, 2)}
   with pytest.raises(InputError, match='with which node 0 masked'):
-    secure_sum.mask(terms, masked[0][0], fewer, values[0])
+    masked_sum.mask(terms, masked[0][0], fewer, values[0])
   # One list to some and another to others.
   lists = {0: (0, 1, 2), 1: (0, 1, 2, 3), 2: (0, 1, 2), 3: (0, 1, 2, 3)}
   agreed = {
-    i: secure_sum.agree(terms, masked[i][0], lists[i], _PRIVATE[i])
+    i: masked_sum.agree(terms, masked[i][0], lists[i], _PRIVATE[i])
     for i in range(4)
   }
   signatures = {i: signed for i, (_, signed) in agreed.items()}
   with pytest.raises(InputError, match=r'3 or more signatures.*\[0, 2\]'):
-    secure_sum.unmask(terms, agreed[0][0], signatures)
+    masked_sum.unmask(terms, agreed[0][0], signatures)
   with pytest.raises(InputError, match='survivors .*which node 0 signed'):
-    secure_sum.agree(terms, agreed[0][0], (0, 1, 2, 3), _PRIVATE[0])
+    masked_sum.agree(terms, agreed[0][0], (0, 1, 2, 3), _PRIVATE[0])
   with pytest.raises(InputError, match='with node 3 among them'):
-    secure_sum.agree(terms, masked[3][0], (0, 1, 2), _PRIVATE[3])
+    masked_sum.agree(terms, masked[3][0], (0, 1, 2), _PRIVATE[3])
 
 
 def test_what_the_server_carries_cannot_be_changed():
@@ -240,9 +240,9 @@ def test_what_the_server_carries_cannot_be_changed():
   nodes, _, inboxes = _begun(terms)
   inboxes[0][1] = inboxes[0][1][:-1] + bytes([inboxes[0][1][-1] ^ 1])
   nodes = [
-    secure_sum.agree(
+    masked_sum.agree(
       terms,
-      secure_sum.mask(terms, node, inboxes[i], np.zeros(4))[0],
+      masked_sum.mask(terms, node, inboxes[i], np.zeros(4))[0],
       [0, 1, 2],
       _PRIVATE[i],
     )
@@ -250,7 +250,7 @@ def test_what_the_server_carries_cannot_be_changed():
   ]
   signatures = {i: signed for i, (_, signed) in enumerate(nodes)}
   with pytest.raises(InputError, match='what node 1 sealed'):
-    secure_sum.unmask(terms, nodes[0][0], signatures)
+    masked_sum.unmask(terms, nodes[0][0], signatures)
 
 
 @pytest.mark.parametrize('value', [8.1, np.nan, -np.inf])
@@ -258,7 +258,7 @@ def test_a_value_out_of_range_is_not_sent(value):
   terms = _terms(3, 2)
   nodes, _, inboxes = _begun(terms)
   with pytest.raises(InputError, match=r'values in \[-8.0, 8.0\]'):
-    secure_sum.mask(terms, nodes[0], inboxes[0], np.full(4, value))
+    masked_sum.mask(terms, nodes[0], inboxes[0], np.full(4, value))
 
 
 @pytest.mark.parametrize(
@@ -278,4 +278,4 @@ def test_terms_that_protect_nobody_are_refused(change, message):
     'size': 1,
   }  # fmt: skip
   with pytest.raises(InputError, match=message):
-    secure_sum.Terms(**fields | change)
+    masked_sum.Terms(**fields | change)

@@ -4,18 +4,18 @@ from PIL import Image
 import pytest
 
 from fedjax_gen.errors import InputError
-from fedjax_gen.evaluation import charts, theme
+from fedjax_gen.evaluation.drawing import plots, theme
 
 _POINTS = np.random.default_rng(0).normal(size=[60, 2])
 _CLASSES = np.arange(60) % 12  # more classes than colours and markers
 
 
 def _scatter(path):
-  charts.scatter(_POINTS, _CLASSES, path, title='Latents')
+  plots.scatter(_POINTS, _CLASSES, path, title='Latents')
 
 
 def _scatter_with_names(path):
-  charts.scatter(_POINTS, _CLASSES % 2, path, class_names=['digits', 'clothes'])
+  plots.scatter(_POINTS, _CLASSES % 2, path, class_names=['digits', 'clothes'])
 
 
 @pytest.mark.parametrize('draw', [_scatter, _scatter_with_names])
@@ -41,10 +41,10 @@ def test_ten_series_differ_in_marker_and_colour():
 @pytest.mark.parametrize(
   'call, message',
   [
-    (lambda p: charts.scatter(_POINTS[:, :1], _CLASSES, p), r'points \[n, 2\]'),
-    (lambda p: charts.scatter(_POINTS, _CLASSES[:3], p), 'classes to be 60'),
+    (lambda p: plots.scatter(_POINTS[:, :1], _CLASSES, p), r'points \[n, 2\]'),
+    (lambda p: plots.scatter(_POINTS, _CLASSES[:3], p), 'classes to be 60'),
     (
-      lambda p: charts.scatter(_POINTS, _CLASSES, p, class_names=['a']),
+      lambda p: plots.scatter(_POINTS, _CLASSES, p, class_names=['a']),
       r'classes in 0\.\.0',
     ),
   ],

@@ -5,11 +5,11 @@ import pytest
 
 from fedjax_gen.data.examples import Examples
 from fedjax_gen.errors import InputError
-from fedjax_gen.evaluation import (
-  charts,
+from fedjax_gen.evaluation.drawing import (
   class_pictures,
   feature_pictures,
   group_pictures,
+  plots,
 )
 from tests.evaluation import drawing
 
@@ -190,7 +190,7 @@ def test_map_names_classes_and_says_how_often_neighbours_agree(
   digits, monkeypatch, names
 ):
   kept = []
-  monkeypatch.setattr(charts, 'save', lambda chart, path: kept.append(chart))
+  monkeypatch.setattr(plots, 'save', lambda chart, path: kept.append(chart))
   real = _features(digits, 80)
   made = Examples(real.inputs[:40] + 1e-4, real.labels[:40].copy())
   made.labels[:10] = (made.labels[:10] + 1) % 10

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from fedjax_gen.errors import InputError
-from fedjax_gen.evaluation import client_pictures
+from fedjax_gen.evaluation.drawing import client_pictures
 from tests.evaluation import drawing
 
 

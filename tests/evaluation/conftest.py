@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sklearn import datasets
 
-from fedjax_gen.evaluation import classifiers, features
+from fedjax_gen.evaluation.networks import features, judges
 
 
 class Images(NamedTuple):
@@ -37,7 +37,7 @@ def extractor(digits, tmp_path_factory) -> features.FeatureExtractor:
     'digits',
     *digits,
     10,
-    recipe=classifiers.Recipe(num_steps=400),
+    recipe=judges.Recipe(num_steps=400),
     cache_dir=tmp_path_factory.mktemp('cache'),
   )
 

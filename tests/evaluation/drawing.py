@@ -5,7 +5,7 @@ import matplotlib
 import numpy as np
 from PIL import Image
 
-from fedjax_gen.evaluation import charts
+from fedjax_gen.evaluation.drawing import plots
 
 
 def check_light_and_reproducible(draw, folder):
@@ -31,7 +31,7 @@ class DrawnTestCase(absltest.TestCase):
     self.charts = []
     self.enter_context(
       absltest.mock.patch.object(
-        charts, 'save', lambda chart, _: self.charts.append(chart)
+        plots, 'save', lambda chart, _: self.charts.append(chart)
       )
     )
 

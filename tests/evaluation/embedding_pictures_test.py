@@ -3,8 +3,8 @@ import pytest
 from sklearn import decomposition
 
 from fedjax_gen.errors import InputError
-from fedjax_gen.evaluation import embedding_pictures, theme
-from fedjax_gen.evaluation.embedding_pictures import LabelledEmbeddings
+from fedjax_gen.evaluation.drawing import embedding_pictures, theme
+from fedjax_gen.evaluation.drawing.embedding_pictures import LabelledEmbeddings
 from tests.evaluation import drawing
 
 _RNG = np.random.default_rng(0)

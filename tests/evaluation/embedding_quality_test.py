@@ -4,7 +4,7 @@ from absl.testing import absltest, parameterized
 import numpy as np
 
 from fedjax_gen.errors import InputError
-from fedjax_gen.evaluation import embedding_quality
+from fedjax_gen.evaluation.embeddings import embedding_quality
 
 
 def _draw(labels, seed, shift=0.0, scale=1.0):

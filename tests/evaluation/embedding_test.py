@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from fedjax_gen.errors import InputError
-from fedjax_gen.evaluation import embedding
+from fedjax_gen.evaluation.drawing import embedding
 
 
 def test_embedding_of_digits_keeps_classes_together(digits):

@@ -5,16 +5,16 @@ import numpy as np
 import pytest
 
 from fedjax_gen.errors import InputError
-from fedjax_gen.evaluation import (
+from fedjax_gen.evaluation import samples
+from fedjax_gen.evaluation.networks import (
   classifier_cache,
-  classifiers,
   features,
   imagenet_networks,
-  samples,
+  judges,
 )
 from tests import efficientnet_weights
 
-_BRIEF = classifiers.Recipe(num_steps=3)
+_BRIEF = judges.Recipe(num_steps=3)
 
 
 def test_digits_classifier_reaches_its_accuracy_and_says_so(digits, tmp_path):
@@ -62,12 +62,12 @@ def _equal(first, second):
 
 def test_second_training_is_read_from_the_cache(digits, tmp_path, monkeypatch):
   params = _params(digits, tmp_path)
-  monkeypatch.setattr(classifiers, '_fit', None)  # any training would fail
+  monkeypatch.setattr(judges, '_fit', None)  # any training would fail
   assert _equal(params, _params(digits, tmp_path))
   other_labels = digits._replace(train_labels=digits.train_labels[::-1])
   for arguments in (
     (digits, {'seed': 1}),
-    (digits, {'recipe': classifiers.Recipe(num_steps=4)}),
+    (digits, {'recipe': judges.Recipe(num_steps=4)}),
     (digits, {'num_classes': 11}),
     (other_labels, {}),
   ):
@@ -109,7 +109,7 @@ def test_cache_folder_follows_the_environment(monkeypatch, tmp_path):
 
 def test_training_is_compiled_once_for_equal_shapes(digits):
   def train(seed):
-    return classifiers.train(
+    return judges.train(
       digits.test_inputs[:100],
       digits.test_labels[:100],
       10,
@@ -118,10 +118,10 @@ def test_training_is_compiled_once_for_equal_shapes(digits):
     )
 
   first = train(0)
-  compiled = classifiers._fit._cache_size()
+  compiled = judges._fit._cache_size()
   assert not _equal(first.params, train(1).params)
   assert _equal(first.params, train(0).params)
-  assert classifiers._fit._cache_size() == compiled
+  assert judges._fit._cache_size() == compiled
 
 
 def test_colour_images_of_other_sizes_can_be_classified():
@@ -129,8 +129,8 @@ def test_colour_images_of_other_sizes_can_be_classified():
   inputs = rng.integers(0, 256, [40, 33, 28, 3], np.uint8)
   inputs[:20, :, :14] //= 8  # the class is a dark left half
   labels = np.repeat([0, 1], 20)
-  classifier = classifiers.train(
-    inputs, labels, 2, recipe=classifiers.Recipe(num_steps=30, batch_size=32)
+  classifier = judges.train(
+    inputs, labels, 2, recipe=judges.Recipe(num_steps=30, batch_size=32)
   )
   assert classifier.accuracy(inputs, labels) == 1
   assert classifier.features(inputs).shape == (40, 128)
@@ -151,11 +151,11 @@ def test_unusable_input_is_refused_by_name(digits):
   with pytest.raises(InputError, match='test_labels to be 360'):
     made(test_labels=digits.test_labels[:3])
   with pytest.raises(InputError, match='num_steps'):
-    classifiers.train(
+    judges.train(
       digits.train_inputs,
       digits.train_labels,
       10,
-      recipe=classifiers.Recipe(num_steps=0),
+      recipe=judges.Recipe(num_steps=0),
     )
 
 

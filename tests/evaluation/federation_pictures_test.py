@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from fedjax_gen.errors import InputError
-from fedjax_gen.evaluation import federation_pictures, theme
+from fedjax_gen.evaluation.drawing import federation_pictures, theme
 from tests.evaluation import drawing
 
 _NAN = float('nan')

@@ -6,7 +6,8 @@ from PIL import Image
 import pytest
 
 from fedjax_gen.data.sources import DataSource, Examples
-from fedjax_gen.evaluation import gallery, pictures, vaes
+from fedjax_gen.evaluation import pictures, vaes
+from fedjax_gen.evaluation.drawing import gallery
 from fedjax_gen.models import elbo
 from fedjax_gen.models.vae import DataSpec, VaeConfig, build_vae
 

@@ -8,12 +8,8 @@ import pytest
 
 from fedjax_gen.data.sources import DataSource, Examples
 from fedjax_gen.errors import InputError
-from fedjax_gen.evaluation import (
-  group_gallery,
-  group_models,
-  group_pictures,
-  pictures,
-)
+from fedjax_gen.evaluation import group_models, pictures
+from fedjax_gen.evaluation.drawing import group_gallery, group_pictures
 from fedjax_gen.evaluation.group_models import GroupGenerator, GroupVae
 from fedjax_gen.models import elbo
 from fedjax_gen.models.vae import DataSpec, VaeConfig, build_vae, to_pixels

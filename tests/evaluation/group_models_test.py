@@ -8,13 +8,13 @@ import pytest
 
 from fedjax_gen.data.sources import DataSource, Examples
 from fedjax_gen.evaluation import (
-  features,
   group_models,
   group_requests,
   group_separation,
   groups as groups_lib,
 )
 from fedjax_gen.evaluation.group_models import GroupGenerator, GroupVae
+from fedjax_gen.evaluation.networks import features
 from fedjax_gen.evaluation.vaes import EvaluationConfig
 from fedjax_gen.losses import gaussian, likelihoods
 from fedjax_gen.models import generators

@@ -3,7 +3,7 @@ from PIL import Image
 import pytest
 
 from fedjax_gen.errors import InputError
-from fedjax_gen.evaluation import group_pictures, theme
+from fedjax_gen.evaluation.drawing import group_pictures, theme
 
 _NUM = 6
 _GREY = np.random.default_rng(0).integers(

@@ -7,13 +7,8 @@ import pytest
 
 from fedjax_gen.data.sources import DataSource, Examples
 from fedjax_gen.errors import InputError
-from fedjax_gen.evaluation import (
-  classifiers,
-  features,
-  group_requests,
-  groups,
-  samples,
-)
+from fedjax_gen.evaluation import group_requests, groups, samples
+from fedjax_gen.evaluation.networks import features, judges
 
 _KIN = (
   'fid', 'kid', 'kid_stddev', 'precision', 'recall', 'density', 'coverage',
@@ -88,7 +83,7 @@ def two_kinds(digits):
 def classifier(two_kinds, tmp_path_factory):
   return groups.group_classifier(
     two_kinds,
-    recipe=classifiers.Recipe(num_steps=60),
+    recipe=judges.Recipe(num_steps=60),
     cache_dir=tmp_path_factory.mktemp('cache'),
   )
 

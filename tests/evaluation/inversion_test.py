@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from fedjax_gen.errors import InputError
-from fedjax_gen.evaluation import inversion, inversion_audit
-from fedjax_gen.models.classifiers import to_pixels, to_signed
+from fedjax_gen.evaluation.attacks import inversion, inversion_audit
+from fedjax_gen.models.classification.classifiers import to_pixels, to_signed
 
 _SHAPE = (8, 8, 1)
 

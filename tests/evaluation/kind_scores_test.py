@@ -11,14 +11,11 @@ from PIL import Image
 from fedjax_gen import encoding
 from fedjax_gen.data import partition as partitions
 from fedjax_gen.data.examples import DataSource, Examples
-from fedjax_gen.data.schema import Column, Schema
+from fedjax_gen.data.tables.schema import Column, Schema
 from fedjax_gen.errors import InputError
-from fedjax_gen.evaluation import (
-  classifiers,
-  kind_pictures,
-  kind_scores,
-  neighbours,
-)
+from fedjax_gen.evaluation import kind_scores, neighbours
+from fedjax_gen.evaluation.drawing import kind_pictures
+from fedjax_gen.evaluation.networks import judges
 
 
 def _waves(num, seed, *, noise=0.1):
@@ -85,8 +82,8 @@ class KindScoresTest(absltest.TestCase):
 
   def test_a_classifier_of_windows_learns_their_classes(self):
     source = _source(_waves, _SERIES)
-    recipe = classifiers.Recipe(num_steps=150)
-    trained = classifiers.train(
+    recipe = judges.Recipe(num_steps=150)
+    trained = judges.train(
       source.train.inputs, source.train.labels, 2, recipe=recipe
     )
     accuracy = trained.accuracy(source.test.inputs, source.test.labels)

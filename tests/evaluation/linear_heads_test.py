@@ -4,7 +4,7 @@ import numpy as np
 from sklearn import linear_model
 
 from fedjax_gen.errors import InputError
-from fedjax_gen.evaluation import linear_heads
+from fedjax_gen.evaluation.embeddings import linear_heads
 from tests.evaluation.blobs import CLASSES, blobs
 
 

@@ -2,7 +2,7 @@ from absl.testing import absltest, parameterized
 import numpy as np
 
 from fedjax_gen.errors import InputError
-from fedjax_gen.evaluation import membership
+from fedjax_gen.evaluation.attacks import membership
 
 
 def _population(num, seed):

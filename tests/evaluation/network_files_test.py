@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from fedjax_gen.errors import InputError
-from fedjax_gen.evaluation import features
+from fedjax_gen.evaluation.networks import features
 
 _INPUTS = np.random.default_rng(0).integers(0, 256, [130, 4, 6, 3], np.uint8)
 

@@ -3,7 +3,8 @@ from PIL import Image
 import pytest
 
 from fedjax_gen.errors import InputError
-from fedjax_gen.evaluation import pictures, theme
+from fedjax_gen.evaluation import pictures
+from fedjax_gen.evaluation.drawing import theme
 
 _INPUTS = np.random.default_rng(0).integers(0, 256, [7, 8, 8, 1], np.uint8)
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from fedjax_gen.errors import InputError
-from fedjax_gen.evaluation import projections
+from fedjax_gen.evaluation.embeddings import projections
 
 
 def test_random_directions_are_orthonormal_and_always_the_same():

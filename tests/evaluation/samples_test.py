@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from fedjax_gen.errors import InputError
-from fedjax_gen.evaluation import features, samples
+from fedjax_gen.evaluation import samples
+from fedjax_gen.evaluation.networks import features
 
 
 def test_real_images_beat_blurred_ones_which_beat_noise(digits, extractor):

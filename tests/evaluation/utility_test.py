@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 
 from fedjax_gen.errors import InputError
-from fedjax_gen.evaluation import classifiers, features, utility
+from fedjax_gen.evaluation import utility
+from fedjax_gen.evaluation.networks import features, judges
 
-_RECIPE = classifiers.Recipe(num_steps=300)
+_RECIPE = judges.Recipe(num_steps=300)
 
 
 def test_training_on_real_digits_is_a_high_upper_bound(digits):

@@ -9,7 +9,8 @@ import pytest
 
 from fedjax_gen.data.sources import DataSource, Examples
 from fedjax_gen.errors import InputError
-from fedjax_gen.evaluation import classifiers, features, samples, vaes
+from fedjax_gen.evaluation import samples, vaes
+from fedjax_gen.evaluation.networks import features, judges
 from fedjax_gen.evaluation.vaes import EvaluationConfig
 from fedjax_gen.models import elbo
 from fedjax_gen.models.vae import DataSpec, VaeConfig, build_vae
@@ -28,13 +29,13 @@ _BOUNDS = {'test_elbo', 'test_reconstruction', 'test_kl', 'test_iw_bound_2'}
 @pytest.fixture(autouse=True)
 def _short_classifiers(monkeypatch):
   """Classifiers of few steps: what they learn is tested elsewhere."""
-  train = classifiers.train
+  train = judges.train
 
   def briefly(*args, recipe=None, **settings):
-    recipe = classifiers.Recipe(num_steps=60)
+    recipe = judges.Recipe(num_steps=60)
     return train(*args, recipe=recipe, **settings)
 
-  monkeypatch.setattr(classifiers, 'train', briefly)
+  monkeypatch.setattr(judges, 'train', briefly)
 
 
 @pytest.fixture(scope='module')

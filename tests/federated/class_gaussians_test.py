@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_gen import trees
-from fedjax_gen.federated import class_gaussians, class_sums
-from fedjax_gen.federated.class_gaussians import Rules
+from fedjax_gen.federated.statistics import class_gaussians, class_sums
+from fedjax_gen.federated.statistics.class_gaussians import Rules
 
 # Three clients of 30, 5 and 200 features, each about another mean.
 _SIZES, _SHIFTS = (30, 5, 200), (0.0, 3.0, -1.0)

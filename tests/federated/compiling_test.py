@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_gen.federated import compiling
+from fedjax_gen.federated.execution import compiling
 
 
 class OptionsTest(absltest.TestCase):

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
-from fedjax_gen.federated import exchange, mapping, placement, rounds, sampling
+from fedjax_gen.federated import mapping, rounds, sampling
+from fedjax_gen.federated.execution import exchange, placement
 from tests.federated import mapping_test, toys
 
 _SIZE = 4096  # floats that a client keeps

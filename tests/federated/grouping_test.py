@@ -4,8 +4,8 @@ from absl.testing import absltest, parameterized
 import numpy as np
 
 from fedjax_gen.errors import InputError
-from fedjax_gen.federated import grouping
-from fedjax_gen.federated.grouping import agreement, assign, discover
+from fedjax_gen.federated.statistics import grouping
+from fedjax_gen.federated.statistics.grouping import agreement, assign, discover
 
 _CENTRES = 100 + 6 * np.random.default_rng(7).normal(size=(5, 6))
 

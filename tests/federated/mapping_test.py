@@ -10,15 +10,9 @@ import numpy as np
 import optax
 
 from fedjax_gen.errors import InputError
-from fedjax_gen.federated import (
-  aggregates,
-  lanes,
-  mapping,
-  rounds,
-  sampling,
-  servers,
-)
+from fedjax_gen.federated import aggregates, mapping, rounds, sampling, servers
 from fedjax_gen.federated.algorithm import Algorithm, ClientInfo, ClientProgram
+from fedjax_gen.federated.execution import lanes
 from tests.federated import toys
 
 _AGGREGATES = {

@@ -7,7 +7,8 @@ from absl.testing import absltest, parameterized
 import jax
 import numpy as np
 
-from fedjax_gen.federated import memory, rounds, sampling
+from fedjax_gen.federated import rounds, sampling
+from fedjax_gen.federated.execution import memory
 from fedjax_gen.federated.mapping import Mapping
 from fedjax_gen.streaming import streamed
 from tests.federated import toys

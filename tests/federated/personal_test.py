@@ -10,14 +10,10 @@ import numpy as np
 
 from fedjax_gen import trees
 from fedjax_gen.errors import InputError
-from fedjax_gen.federated import (
-  class_sums,
-  class_traffic,
-  deployment,
-  local,
-  personal,
-)
-from fedjax_gen.federated.class_sums import ByClass
+from fedjax_gen.federated import local
+from fedjax_gen.federated.own_models import deployment, personal
+from fedjax_gen.federated.statistics import class_sums, class_traffic
+from fedjax_gen.federated.statistics.class_sums import ByClass
 from tests.algorithms import zoo
 from tests.federated import toys
 

@@ -6,8 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_gen.errors import InputError
-from fedjax_gen.models import classifiers, extractors
-from fedjax_gen.models.classifiers import ClassifierConfig, build_classifiers
+from fedjax_gen.models.classification import classifiers, extractors
+from fedjax_gen.models.classification.classifiers import (
+  ClassifierConfig,
+  build_classifiers,
+)
 from fedjax_gen.models.vae import DataSpec
 
 _GREY = DataSpec((28, 28, 1), 10)

@@ -4,10 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from fedjax_gen.data import torch_file
+from fedjax_gen.data.formats import torch_file
 from fedjax_gen.errors import InputError
-from fedjax_gen.evaluation import imagenet_networks
-from fedjax_gen.models import efficientnet, layers
+from fedjax_gen.evaluation.networks import imagenet_networks
+from fedjax_gen.models import layers
+from fedjax_gen.models.classification import efficientnet
 from tests import efficientnet_weights
 
 _RNG = np.random.default_rng(0)

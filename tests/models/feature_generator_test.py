@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_gen.errors import InputError
-from fedjax_gen.models import feature_generator
+from fedjax_gen.models.classification import feature_generator
 
 
 class FeatureGeneratorTest(absltest.TestCase):

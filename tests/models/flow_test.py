@@ -10,9 +10,10 @@ import optax
 import pytest
 
 from fedjax_gen.data.federated import Batch
-from fedjax_gen.models import flow as flows, generators, velocity
-from fedjax_gen.models.flow import Flow, FlowConfig
-from fedjax_gen.models.latent_flow import LatentFlowConfig
+from fedjax_gen.models import generators
+from fedjax_gen.models.flows import flow as flows, velocity
+from fedjax_gen.models.flows.flow import Flow, FlowConfig
+from fedjax_gen.models.flows.latent_flow import LatentFlowConfig
 from fedjax_gen.models.vae import DataSpec, VaeConfig
 
 

@@ -15,12 +15,12 @@ from fedjax_gen.data.sources import DataSource, Examples
 from fedjax_gen.errors import InputError
 from fedjax_gen.models import generators
 from fedjax_gen.models.elbo import ElboConfig
-from fedjax_gen.models.flow import FlowConfig
+from fedjax_gen.models.flows.flow import FlowConfig
+from fedjax_gen.models.flows.latent_flow import LatentFlowConfig
 from fedjax_gen.models.gan import GanConfig
 from fedjax_gen.models.generators import GENERATORS
-from fedjax_gen.models.latent_flow import LatentFlowConfig
 from fedjax_gen.models.vae import DataSpec, VaeConfig
-from fedjax_gen.running import saved, saving
+from fedjax_gen.running.saves import saved, saving
 from fedjax_gen.types import Phase
 
 _SPEC = DataSpec((4, 4, 1), 3)

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_gen.models import hyper_elbo
-from fedjax_gen.models.hyper_elbo import Weights
-from fedjax_gen.models.hypernetwork import (
+from fedjax_gen.models.hyper import hyper_elbo
+from fedjax_gen.models.hyper.hyper_elbo import Weights
+from fedjax_gen.models.hyper.hypernetwork import (
   HyperVaeConfig,
   build_hyper_vae,
   sample_latents,

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_gen.errors import InputError
-from fedjax_gen.models import hyper_config, hyper_layers, hypernetwork
-from fedjax_gen.models.hypernetwork import HyperVaeConfig
+from fedjax_gen.models.hyper import hyper_config, hyper_layers, hypernetwork
+from fedjax_gen.models.hyper.hypernetwork import HyperVaeConfig
 from fedjax_gen.models.vae import DataSpec
 from tests.models.counting import num_parameters
 

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_gen.errors import InputError
-from fedjax_gen.models import hypernetwork, meta_code
-from fedjax_gen.models.hypernetwork import HyperVaeConfig
-from fedjax_gen.models.meta_code import ClassMoments, MetaConfig
+from fedjax_gen.models.hyper import hypernetwork, meta_code
+from fedjax_gen.models.hyper.hypernetwork import HyperVaeConfig
+from fedjax_gen.models.hyper.meta_code import ClassMoments, MetaConfig
 from fedjax_gen.models.vae import DataSpec
 
 _SPEC = DataSpec((5,), 3)

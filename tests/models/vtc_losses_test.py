@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_gen.federated.class_gaussians import ClassGaussians
+from fedjax_gen.federated.statistics.class_gaussians import ClassGaussians
 from fedjax_gen.models import vtc_losses
 
 _C, _F = 20, 4

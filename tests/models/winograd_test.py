@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_gen.models import layers, winograd
+from fedjax_gen.models import layers
+from fedjax_gen.models.convolutions import winograd
 
 _DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
 

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_gen.errors import InputError
-from fedjax_gen.privacy import accounting, adaptive, events
+from fedjax_gen.privacy import accounting, events
+from fedjax_gen.privacy.steps import adaptive
 
 _COHORT = 200
 _DELTA = 1e-5

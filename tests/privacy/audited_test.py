@@ -11,9 +11,10 @@ import numpy as np
 from fedjax_gen.algorithms import fedhypevae
 from fedjax_gen.errors import InputError
 from fedjax_gen.federated import rounds, sampling
-from fedjax_gen.models import hypernetwork
+from fedjax_gen.models.hyper import hypernetwork
 from fedjax_gen.models.vae import DataSpec
-from fedjax_gen.privacy import audited, canaries, clipping, plan as plans
+from fedjax_gen.privacy import clipping, plan as plans
+from fedjax_gen.privacy.audit import audited, canaries
 from tests.federated import toys
 
 _KEY = jax.random.key(3)

@@ -15,14 +15,9 @@ from scipy import stats
 from fedjax_gen import trees
 from fedjax_gen.data.federated import FederatedDataset
 from fedjax_gen.errors import InputError
-from fedjax_gen.privacy import (
-  accounting,
-  auditing,
-  clipping,
-  events,
-  noise,
-  sampling,
-)
+from fedjax_gen.privacy import accounting, clipping, events, noise
+from fedjax_gen.privacy.audit import auditing
+from fedjax_gen.privacy.steps import batches
 
 _DELTA = 1e-5
 
@@ -286,7 +281,7 @@ def _start(key):
 @jax.jit
 def _sum_and_directions(variables, data, extra, key):
   sample_key, loss_key = jax.random.split(key)
-  drawn = sampling.poisson_batch(
+  drawn = batches.poisson_batch(
     sample_key, data.client(0), _RATE, data.max_size
   )
   total = clipping.clipped_sum(

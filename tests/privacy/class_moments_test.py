@@ -13,8 +13,9 @@ from fedjax_gen.data.federated import federated_dataset
 from fedjax_gen.data.partition import Partition
 from fedjax_gen.errors import InputError
 from fedjax_gen.federated import blocks
-from fedjax_gen.privacy import accounting, class_moments, clipping
-from fedjax_gen.privacy.class_moments import ClassSums
+from fedjax_gen.privacy import accounting, clipping
+from fedjax_gen.privacy.one_upload import class_moments
+from fedjax_gen.privacy.one_upload.class_moments import ClassSums
 
 _NUM_CLASSES, _NUM_FEATURES = 3, 8
 _SIZES = np.array([6, 10, 0], np.int32)

@@ -13,8 +13,9 @@ import optax
 
 from fedjax_gen.errors import InputError
 from fedjax_gen.federated import averaging
-from fedjax_gen.privacy import clipping, descent, noise, plan as plans, sampling
-from fedjax_gen.privacy.descent import Parts
+from fedjax_gen.privacy import clipping, noise, plan as plans
+from fedjax_gen.privacy.steps import batches, descent
+from fedjax_gen.privacy.steps.descent import Parts
 from tests.federated import toys
 
 _DATA = toys.dataset([6, 10, 0])
@@ -32,7 +33,7 @@ def _gradients(client, key, noise_multiplier):
   def one(row, key):
     data = _DATA.client(row)
     sample_key, loss_key, noise_key = jax.random.split(key, 3)
-    drawn = sampling.poisson_batch(sample_key, data, _RATE, _CAPACITY)
+    drawn = batches.poisson_batch(sample_key, data, _RATE, _CAPACITY)
     total = clipping.clipped_sum(
       _loss, {'w': jnp.zeros(3)}, drawn.batch, loss_key, _BOUND, chunk_size=5
     ).total
@@ -196,7 +197,7 @@ class TrainerTest(parameterized.TestCase):
       # The keys of the steps are the trainer's.
       sample_key, loss_key, *_ = jax.random.split(key, 4)
       data = _DATA.client(jnp.int32(1))
-      drawn = sampling.poisson_batch(
+      drawn = batches.poisson_batch(
         sample_key, data, _PLAN.sampling_rate, _PLAN.capacity
       )
       total = clipping.clipped_sum(
@@ -268,7 +269,7 @@ class PlainGradientTest(absltest.TestCase):
     step = descent.plain_gradient(loss, 0.5, 16)
     gradient, _ = step(variables, data, jax.random.key(4))
     sample_key, _ = jax.random.split(jax.random.key(4))
-    batch = sampling.poisson_batch(sample_key, data, 0.5, 16).batch
+    batch = batches.poisson_batch(sample_key, data, 0.5, 16).batch
     mean = batch.inputs[np.asarray(batch.mask)].mean(axis=0)
     np.testing.assert_allclose(
       gradient['shared']['w'], 0.1 - mean, rtol=1e-5, atol=1e-6

@@ -7,14 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_gen.privacy import (
+from fedjax_gen.privacy import plan as plans, secret_keys
+from fedjax_gen.privacy.one_upload import (
   class_moments,
-  descent,
   gaussian_release,
   one_release,
-  plan as plans,
-  secret_keys,
 )
+from fedjax_gen.privacy.steps import descent
 from tests.federated import toys
 
 _CLIENTS = 5

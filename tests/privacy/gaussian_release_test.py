@@ -14,16 +14,19 @@ import numpy as np
 from fedjax_gen.data.federated import federated_dataset
 from fedjax_gen.data.partition import Partition
 from fedjax_gen.errors import InputError
-from fedjax_gen.federated import blocks, correlated_gaussians
-from fedjax_gen.privacy import (
-  accounting,
-  clipping,
+from fedjax_gen.federated import blocks
+from fedjax_gen.federated.statistics import correlated_gaussians
+from fedjax_gen.privacy import accounting, clipping
+from fedjax_gen.privacy.one_upload import (
   gaussian_release,
   kernel_release,
   one_release,
 )
-from fedjax_gen.privacy.gaussian_release import STRUCTURES, GaussianStatistic
-from fedjax_gen.privacy.kernel_release import KernelStatistic
+from fedjax_gen.privacy.one_upload.gaussian_release import (
+  STRUCTURES,
+  GaussianStatistic,
+)
+from fedjax_gen.privacy.one_upload.kernel_release import KernelStatistic
 
 _CLASSES, _SIZE = 3, 6
 _SIZES = np.array([400, 600, 0], np.int32)

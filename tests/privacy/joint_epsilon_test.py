@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fedjax_gen.errors import InputError
-from fedjax_gen.privacy import events, ledger as ledgers, releases, report
+from fedjax_gen.privacy import events, ledger as ledgers, ledger_rows, releases
 from fedjax_gen.privacy.releases import Releases
 
 _DELTA = 1e-5
@@ -277,7 +277,7 @@ def test_the_table_has_all_methods():
       'FedAvg': _ledger(*[('heads',)] * 2),
     }
   )
-  header, *rows = report.rows(folder)
+  header, *rows = ledger_rows.rows(folder)
   assert header[:3] == ['Method', 'clients', 'released']
   assert [row[:3] for row in rows] == [
     ['FedVAE', '0', 'moments'],
@@ -285,10 +285,10 @@ def test_the_table_has_all_methods():
     ['', '1', 'training'],
     ['FedAvg', '0-1', 'heads'],
   ]
-  text = report.table(folder)
+  text = ledger_rows.table(folder)
   joint = folder.joint().epsilon
   assert f'All together: epsilon={joint:.4g} at delta=1e-05' in text
   assert "one record's contribution zeroed; the number of records" in text
   assert 'Nominal' not in text
-  assert 'Nominal' in report.table(Releases(folder.parts, is_nominal=True))
-  assert 'Nothing was released' in report.table(Releases({}))
+  assert 'Nominal' in ledger_rows.table(Releases(folder.parts, is_nominal=True))
+  assert 'Nothing was released' in ledger_rows.table(Releases({}))

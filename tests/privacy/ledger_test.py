@@ -7,7 +7,12 @@ from absl.testing import absltest, parameterized
 import numpy as np
 
 from fedjax_gen.errors import InputError
-from fedjax_gen.privacy import accounting, events, ledger as ledgers, report
+from fedjax_gen.privacy import (
+  accounting,
+  events,
+  ledger as ledgers,
+  ledger_rows,
+)
 
 _STEP = events.poisson_gaussian(2.0, 0.1, 1)
 _MOMENTS = events.gaussian(6.0)
@@ -128,7 +133,7 @@ class LedgerTest(parameterized.TestCase):
         ledgers.from_json(wrong)
 
   def test_the_table_says_all_of_it(self):
-    table = report.table(_used().charge('class moments', _MOMENTS, [0, 1]))
+    table = ledger_rows.table(_used().charge('class moments', _MOMENTS, [0, 1]))
     rows = [
       [cell.strip() for cell in line.split('|')[1:-1]]
       for line in table.splitlines()
@@ -143,10 +148,10 @@ class LedgerTest(parameterized.TestCase):
     self.assertEqual([row[0] for row in rows[2:]], ['0', '', '1, 3', '', '2'])
     self.assertIn('Budget: epsilon=3 at delta=1e-05; pld', table)
     self.assertIn("Neighbouring data: one record's contribution zeroed", table)
-    kept = report.table(_used().setting_aside(2e-8))
+    kept = ledger_rows.table(_used().setting_aside(2e-8))
     self.assertIn('delta=1e-05, of which 2e-08 are kept', kept)
     self.assertIn('one record (delta=1e-05)', kept)
-    fresh = report.table(ledgers.ledger(5, math.inf, _DELTA))
+    fresh = ledger_rows.table(ledgers.ledger(5, math.inf, _DELTA))
     self.assertIn('| 0-4 | nothing |', fresh)
 
   @parameterized.parameters(

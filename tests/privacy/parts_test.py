@@ -7,9 +7,9 @@ import numpy as np
 import optax
 
 from fedjax_gen.federated.algorithm import ClientKeys
-from fedjax_gen.privacy import parts
-from fedjax_gen.privacy.descent import Parts
-from fedjax_gen.privacy.parts import StepResult
+from fedjax_gen.privacy.steps import parts
+from fedjax_gen.privacy.steps.descent import Parts
+from fedjax_gen.privacy.steps.parts import StepResult
 from tests.federated import toys
 
 _DATA = toys.dataset([6, 4])

@@ -12,9 +12,9 @@ from fedjax_gen.privacy import (
   events,
   ledger as ledgers,
   plan as plans,
-  sampling,
 )
 from fedjax_gen.privacy.ledger import BudgetSpentError
+from fedjax_gen.privacy.steps import batches
 
 _SIZES = np.array([40, 60, 0, 100])
 _RECORD = plans.PrivacyConfig(privacy='record', epsilon=3.0, delta=1e-3)
@@ -82,13 +82,13 @@ class RecordTest(parameterized.TestCase):
     config = dataclasses.replace(_RECORD, clip_chunk=1)
     plan = plans.record_plan(config, sizes, batch_size=40, epochs=1.0, rounds=3)
     self.assertLess(plan.capacity, 300)
-    cost = sampling.overflow_delta(
+    cost = batches.overflow_delta(
       3.0, 5000, plan.sampling_rate, plan.capacity, 3 * plan.steps
     )
     self.assertGreater(cost, 0.0)
     self.assertLessEqual(plan.ledger.accounted_delta + cost, _RECORD.delta)
     # A few rows less would cost more than was kept, or the room is wasted.
-    tight = sampling.overflow_delta(
+    tight = batches.overflow_delta(
       3.0, 5000, plan.sampling_rate, plan.capacity - 8, 3 * plan.steps
     )
     self.assertGreater(plan.ledger.accounted_delta + tight, _RECORD.delta)

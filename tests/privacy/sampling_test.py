@@ -7,7 +7,7 @@ import numpy as np
 from scipy import stats
 
 from fedjax_gen.errors import InputError
-from fedjax_gen.privacy import sampling
+from fedjax_gen.privacy.steps import batches
 from tests.federated import toys
 
 _DATA = toys.dataset([4, 10, 0], num_features=1)
@@ -19,7 +19,7 @@ def _draws(client, probability, capacity):
 
   def draw(key):
     data = _DATA.client(jnp.asarray(client))
-    return sampling.poisson_batch(key, data, probability, capacity)
+    return batches.poisson_batch(key, data, probability, capacity)
 
   keys = jax.random.split(jax.random.key(0), _DRAWS)
   drawn = jax.device_get(jax.jit(jax.vmap(draw))(keys))
@@ -76,38 +76,38 @@ class PoissonBatchTest(parameterized.TestCase):
 
   @parameterized.parameters((1613, 0.04, 520), (1613, 0.16, 50), (7, 0.5, 3))
   def test_a_capacity_is_rarely_exceeded_and_not_larger(self, n, q, steps):
-    capacity = sampling.capacity_for(n, q, steps, overflow=1e-6)
-    exceeded = steps * sampling.overflow_probability(n, q, capacity)
+    capacity = batches.capacity_for(n, q, steps, overflow=1e-6)
+    exceeded = steps * batches.overflow_probability(n, q, capacity)
     self.assertLessEqual(exceeded, 1e-6)
     if capacity < n:
       self.assertLess(capacity, 2.5 * n * q)
-    less = steps * sampling.overflow_probability(n, q, capacity - 1)
+    less = steps * batches.overflow_probability(n, q, capacity - 1)
     self.assertGreater(less, 1e-6)
 
   def test_overflow_is_what_happens(self):
     _, drawn = _draws(1, 0.5, 6)
-    expected = sampling.overflow_probability(10, 0.5, 6)
+    expected = batches.overflow_probability(10, 0.5, 6)
     np.testing.assert_allclose(np.mean(drawn.left_out > 0), expected, atol=0.03)
 
   def test_what_overflow_adds_to_delta(self):
-    added = sampling.overflow_delta(1.0, 100, 0.1, 30, 50)
+    added = batches.overflow_delta(1.0, 100, 0.1, 30, 50)
     # On the larger neighbour, both ways, in every step.
     once = stats.binom.sf(30, 101, 0.1)
     np.testing.assert_allclose(added, (1 + np.e) * 50 * once, rtol=1e-6)
-    self.assertEqual(sampling.overflow_delta(1.0, 100, 0.9, 30, 50), 1.0)
-    self.assertEqual(sampling.overflow_delta(9.0, 100, 0.9, 101, 50), 0.0)
+    self.assertEqual(batches.overflow_delta(1.0, 100, 0.9, 30, 50), 1.0)
+    self.assertEqual(batches.overflow_delta(9.0, 100, 0.9, 101, 50), 0.0)
 
   @parameterized.parameters(
-    (lambda data: sampling.poisson_batch(jax.random.key(0), data, 1.1, 2),
+    (lambda data: batches.poisson_batch(jax.random.key(0), data, 1.1, 2),
      'sampling_probability=1.1'),
-    (lambda data: sampling.poisson_batch(jax.random.key(0), data, 0.1, 0),
+    (lambda data: batches.poisson_batch(jax.random.key(0), data, 0.1, 0),
      'capacity=0'),
-    (lambda data: sampling.capacity_for(9, 0.1, 2, overflow=0.0),
+    (lambda data: batches.capacity_for(9, 0.1, 2, overflow=0.0),
      'overflow=0.0'),
-    (lambda data: sampling.capacity_for(9, 0.1, 0), 'steps=0'),
-    (lambda data: sampling.overflow_probability(9, 2.0, 1),
+    (lambda data: batches.capacity_for(9, 0.1, 0), 'steps=0'),
+    (lambda data: batches.overflow_probability(9, 2.0, 1),
      'sampling_probability=2.0'),
-    (lambda data: sampling.overflow_delta(-1.0, 9, 0.1, 1, 1), 'epsilon=-1.0'),
+    (lambda data: batches.overflow_delta(-1.0, 9, 0.1, 1, 1), 'epsilon=-1.0'),
   )  # fmt: skip
   def test_bad_arguments_are_refused(self, build, message):
     with self.assertRaisesRegex(InputError, message):

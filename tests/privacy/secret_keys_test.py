@@ -12,7 +12,7 @@ from fedjax_gen.algorithms import fedhypevae
 from fedjax_gen.data import federated, partition, sources
 from fedjax_gen.errors import InputError
 from fedjax_gen.federated import rounds
-from fedjax_gen.models import hypernetwork
+from fedjax_gen.models.hyper import hypernetwork
 from fedjax_gen.models.vae import DataSpec
 from fedjax_gen.privacy import noise, plan as plans, secret_keys
 

@@ -9,8 +9,8 @@ import pytest
 
 from fedjax_gen.errors import InputError
 from fedjax_gen.running import leaves
-from fedjax_gen.running.checkpoints import Checkpoints
-from fedjax_gen.running.files import DiskFullError
+from fedjax_gen.running.storage.checkpoints import Checkpoints
+from fedjax_gen.running.storage.disk import DiskFullError
 
 
 class State(NamedTuple):

@@ -6,7 +6,7 @@ import pytest
 
 from fedjax_gen import validate
 from fedjax_gen.errors import InputError
-from fedjax_gen.running import config_records
+from fedjax_gen.running.storage import config_records
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,16 +5,14 @@ import os
 
 import pytest
 
-from fedjax_gen.running import files
+from fedjax_gen.running.storage import disk
 
 
 def test_room_for_a_file_is_checked_without_writing_it(tmp_path):
   path = tmp_path / 'state'
-  files.check_room(path, 1)
-  with pytest.raises(
-    files.DiskFullError, match=f'{path}.*run the same command'
-  ):
-    files.check_room(path, 2**60)
+  disk.check_room(path, 1)
+  with pytest.raises(disk.DiskFullError, match=f'{path}.*run the same command'):
+    disk.check_room(path, 2**60)
   assert not list(tmp_path.iterdir())
 
 
@@ -28,12 +26,12 @@ def test_room_for_a_file_is_checked_without_writing_it(tmp_path):
 )
 def test_a_full_disk_is_recognised_however_it_is_told(error):
   with (
-    pytest.raises(files.DiskFullError, match='/here'),
-    files.full_disk_named('/here'),
+    pytest.raises(disk.DiskFullError, match='/here'),
+    disk.full_disk_named('/here'),
   ):
     raise error
 
 
 def test_other_errors_pass():
-  with pytest.raises(ValueError, match='mine'), files.full_disk_named('/here'):
+  with pytest.raises(ValueError, match='mine'), disk.full_disk_named('/here'):
     raise ValueError('mine')

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from fedjax_gen.errors import InputError
-from fedjax_gen.federated import grouping as grouping_lib
-from fedjax_gen.running import groupings
+from fedjax_gen.federated.statistics import grouping as grouping_lib
+from fedjax_gen.running.storage import groupings
 
 _STATISTICS = np.array([[5.0, 0.0], [0.125, 0.0], [5.25, 0.0], [0.0, 0.0]])
 

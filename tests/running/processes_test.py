@@ -5,8 +5,8 @@ import atexit
 import jax
 import pytest
 
-from fedjax_gen.running import rendezvous
-from fedjax_gen.running.processes import EndedError, Processes
+from fedjax_gen.running.distributed import rendezvous
+from fedjax_gen.running.distributed.processes import EndedError, Processes
 
 _NAMES = ('process 0 (a, pid 1)', 'process 1 (b, pid 2)')
 

@@ -6,9 +6,9 @@ from PIL import Image
 import pytest
 
 from fedjax_gen.errors import InputError
-from fedjax_gen.running import charts, report as report_lib, report_tables
-from fedjax_gen.running.report import Picture
-from fedjax_gen.running.report_tables import Metric
+from fedjax_gen.running.pages import curves, report as report_lib, report_tables
+from fedjax_gen.running.pages.report import Picture
+from fedjax_gen.running.pages.report_tables import Metric
 
 
 def _png(width=20, height=10):
@@ -55,7 +55,7 @@ def page(tmp_path):
         'Pictures',
         [
           Picture(tmp_path / 'grid.png', 'Drawn.', 'A "grid"'),
-          charts.curves(HISTORY, 'loss', title='Loss, nats'),
+          curves.curves(HISTORY, 'loss', title='Loss, nats'),
           report_lib.Code('python -m experiments.generate'),
         ],
       ),
@@ -131,7 +131,7 @@ def test_traffic_adds_up():
 
 def test_a_chart_stays_in_its_frame():
   points = [(i, 1e6 * (-1) ** i) for i in range(1000)]
-  chart = charts.Chart({'a': points, 'b': [(5, 0.0)]}, 'Loss')
+  chart = curves.Chart({'a': points, 'b': [(5, 0.0)]}, 'Loss')
   for line in chart.lines:
     assert len(line.points) <= 302
     for x, y in line.points:
@@ -139,11 +139,11 @@ def test_a_chart_stays_in_its_frame():
       assert chart.top <= y <= chart.bottom
   assert chart.lines[0].points[-1][0] == chart.right
   assert 3 <= len(chart.y_ticks) <= 8
-  assert charts.Chart({'a': [(1, 2.0)]}, 'One point').y_ticks
+  assert curves.Chart({'a': [(1, 2.0)]}, 'One point').y_ticks
 
 
 def test_a_metric_that_nobody_has_gives_no_chart():
-  assert charts.curves(HISTORY, 'fid', title='FID') is None
+  assert curves.curves(HISTORY, 'fid', title='FID') is None
 
 
 def test_what_is_no_png_is_refused(tmp_path):

@@ -6,8 +6,8 @@ import pytest
 
 from fedjax_gen.errors import InputError
 from fedjax_gen.privacy import secret_keys
-from fedjax_gen.running import files, run_secrets
-from fedjax_gen.running.workdir import Workdir
+from fedjax_gen.running.storage import disk, run_secrets
+from fedjax_gen.running.storage.workdir import Workdir
 
 
 def _open(path, **config):
@@ -58,7 +58,7 @@ def test_without_its_secrets_a_run_that_released_is_refused(tmp_path):
     path = workdir.kept / run_secrets.NAME
     path.unlink()  # before anything was released it may begin anew
     run_secrets.secrets_of(workdir, -1)
-    files.write_atomically(workdir.released / run_secrets.LEDGER, '{}')
+    disk.write_atomically(workdir.released / run_secrets.LEDGER, '{}')
     path.unlink()
     with pytest.raises(InputError, match='second release'):
       run_secrets.secrets_of(workdir, -1)

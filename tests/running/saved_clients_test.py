@@ -11,10 +11,13 @@ import fedjax_gen
 from fedjax_gen import trees
 from fedjax_gen.data.sources import DataSource, Examples
 from fedjax_gen.errors import InputError
-from fedjax_gen.federated import personal
-from fedjax_gen.models.classifiers import ClassifierConfig, build_classifiers
+from fedjax_gen.federated.own_models import personal
+from fedjax_gen.models.classification.classifiers import (
+  ClassifierConfig,
+  build_classifiers,
+)
 from fedjax_gen.models.vae import DataSpec
-from fedjax_gen.running import saved, saved_clients
+from fedjax_gen.running.saves import saved, saved_clients
 
 _PART = Examples(np.zeros((2, 8, 8, 1), np.uint8), np.zeros(2, np.int32))
 _SOURCE = DataSource('toy', _PART, _PART, ('zero', 'eins', 'deux'))

@@ -13,8 +13,9 @@ import pytest
 import fedjax_gen
 from fedjax_gen.data.sources import DataSource, Examples
 from fedjax_gen.errors import InputError
-from fedjax_gen.models import elbo, gan, meta_code
-from fedjax_gen.models.hypernetwork import HyperVaeConfig, build_hyper_vae
+from fedjax_gen.models import elbo, gan
+from fedjax_gen.models.hyper import meta_code
+from fedjax_gen.models.hyper.hypernetwork import HyperVaeConfig, build_hyper_vae
 from fedjax_gen.models.vae import (
   DataSpec,
   VaeConfig,
@@ -22,7 +23,7 @@ from fedjax_gen.models.vae import (
   fixed_prior,
   learnable_prior,
 )
-from fedjax_gen.running import saved, saving
+from fedjax_gen.running.saves import saved, saving
 
 _PART = Examples(np.zeros((2, 4, 4, 1), np.uint8), np.zeros(2, np.int32))
 _SOURCE = DataSource('toy', _PART, _PART, ('zero', 'eins', 'deux'))

@@ -10,11 +10,11 @@ import pytest
 import fedjax_gen
 from fedjax_gen.data.sources import DataSource, Examples
 from fedjax_gen.errors import InputError
-from fedjax_gen.federated.class_gaussians import ClassGaussians
-from fedjax_gen.models.classifiers import to_pixels
+from fedjax_gen.federated.statistics.class_gaussians import ClassGaussians
+from fedjax_gen.models.classification.classifiers import to_pixels
 from fedjax_gen.models.vae import DataSpec
 from fedjax_gen.models.vtc import VtcConfig, build_vtc
-from fedjax_gen.running import saving
+from fedjax_gen.running.saves import saving
 
 _PART = Examples(np.zeros((2, 4, 4, 1), np.uint8), np.zeros(2, np.int32))
 _SOURCE = DataSource('toy', _PART, _PART, ('zero', 'eins', 'deux'))

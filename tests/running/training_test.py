@@ -12,8 +12,8 @@ from fedjax_gen.running.stopping import (
   StoppedError,
   StopSignal,
 )
+from fedjax_gen.running.storage.workdir import Workdir
 from fedjax_gen.running.training import Pace, Schedule, train
-from fedjax_gen.running.workdir import Workdir
 
 
 class Quiet:

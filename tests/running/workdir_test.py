@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from fedjax_gen.errors import InputError
-from fedjax_gen.running import files, workdir as workdir_lib
 from fedjax_gen.running.stopping import DivergedError
-from fedjax_gen.running.workdir import Workdir
+from fedjax_gen.running.storage import disk, workdir as workdir_lib
+from fedjax_gen.running.storage.workdir import Workdir
 
 CONFIG = {'seed': 0, 'data': {'name': 'digits', 'alpha': 0.5}, 'widths': (4, 3)}
 
@@ -120,14 +120,14 @@ def test_a_finished_run_is_known_by_its_summary(tmp_path):
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
   path = tmp_path / 'summary.json'
-  files.write_atomically(path, 'old')
+  disk.write_atomically(path, 'old')
 
   def full(unused):
     raise OSError(28, 'No space left on device')
 
   monkeypatch.setattr('os.fsync', full)
-  with pytest.raises(files.DiskFullError, match='summary.json'):
-    files.write_atomically(path, 'new')
+  with pytest.raises(disk.DiskFullError, match='summary.json'):
+    disk.write_atomically(path, 'new')
   assert path.read_text() == 'old'
   assert [p.name for p in tmp_path.iterdir()] == ['summary.json']
 

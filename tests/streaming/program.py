@@ -11,7 +11,7 @@ from fedjax_gen.federated import sampling
 from fedjax_gen.federated.algorithm import Algorithm
 from fedjax_gen.running import federated_step, leaves, training
 from fedjax_gen.running.progress import progress
-from fedjax_gen.running.workdir import Workdir
+from fedjax_gen.running.storage.workdir import Workdir
 from fedjax_gen.streaming import streamed
 from tests.streaming import toys
 

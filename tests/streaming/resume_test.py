@@ -13,7 +13,9 @@ import numpy as np
 
 from fedjax_gen.federated import sampling
 from fedjax_gen.running import leaves
-from fedjax_gen.running.population_checkpoints import PopulationCheckpoints
+from fedjax_gen.running.storage.population_checkpoints import (
+  PopulationCheckpoints,
+)
 from fedjax_gen.streaming import streamed
 from tests.streaming import toys
 

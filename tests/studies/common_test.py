@@ -13,8 +13,8 @@ import pytest
 
 from fedjax_gen import validate
 from fedjax_gen.errors import InputError
-from fedjax_gen.running.files import DiskFullError
 from fedjax_gen.running.stopping import DivergedError
+from fedjax_gen.running.storage.disk import DiskFullError
 from fedjax_gen.studies.command import config_flags, preset_files, program
 
 

@@ -11,7 +11,7 @@ pytest.importorskip('cryptography', reason='needs the extra flower')
 pytest.importorskip('Crypto', reason='needs the extra flower')
 
 from fedjax_gen.data.partition import Partition  # noqa: E402
-from fedjax_gen.deployment import study as study_lib  # noqa: E402
+from fedjax_gen.deployment import agreement as study_lib
 from fedjax_gen.errors import InputError  # noqa: E402
 from fedjax_gen.studies import options  # noqa: E402
 from fedjax_gen.studies.command import main  # noqa: E402

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from fedjax_gen.errors import InputError
-from fedjax_gen.federated import mapping, placement, rounds
+from fedjax_gen.federated import mapping, rounds
 from fedjax_gen.federated.algorithm import FederatedState
-from fedjax_gen.running import leaves, processes, rendezvous
+from fedjax_gen.federated.execution import placement
+from fedjax_gen.running import leaves
+from fedjax_gen.running.distributed import processes, rendezvous
 from fedjax_gen.studies.command import process_flags
 
 

@@ -8,12 +8,8 @@ from PIL import Image
 import pytest
 
 from fedjax_gen.data import shapes, sources
-from fedjax_gen.evaluation import (
-  classifiers,
-  features,
-  imagenet_networks,
-  projections,
-)
+from fedjax_gen.evaluation.embeddings import projections
+from fedjax_gen.evaluation.networks import features, imagenet_networks, judges
 from fedjax_gen.studies.command import program
 from fedjax_gen.studies.tools import embed_images
 from tests import efficientnet_weights
@@ -29,13 +25,13 @@ def execute(monkeypatch, capsys, tmp_path, cache):
   """Runs a command line; returns its status, output and errors."""
   monkeypatch.chdir(tmp_path)
   monkeypatch.setenv('FEDJAX_GEN_CACHE', str(cache))
-  train = classifiers.train
+  train = judges.train
 
   def briefly(*args, recipe, **settings):
     recipe = recipe._replace(num_steps=150)
     return train(*args, recipe=recipe, **settings)
 
-  monkeypatch.setattr(classifiers, 'train', briefly)
+  monkeypatch.setattr(judges, 'train', briefly)
 
   def execute(*args):
     status = program.execute(embed_images.PROGRAM, ['embed', *args])

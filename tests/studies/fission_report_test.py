@@ -13,13 +13,13 @@ import pytest
 from fedjax_gen.data.partition import Partition
 from fedjax_gen.data.sources import DataSource, Examples
 from fedjax_gen.evaluation import group_models, groups as groups_lib
-from fedjax_gen.evaluation.features import FeatureExtractor
 from fedjax_gen.evaluation.group_models import GroupVae
+from fedjax_gen.evaluation.networks.features import FeatureExtractor
 from fedjax_gen.federated.rounds import Traffic
 from fedjax_gen.models import generators
 from fedjax_gen.models.gan import GanConfig
 from fedjax_gen.models.vae import DataSpec, VaeConfig, build_vae
-from fedjax_gen.running import report as report_lib, report_tables
+from fedjax_gen.running.pages import report as report_lib, report_tables
 from fedjax_gen.running.training import TrainResult
 from fedjax_gen.studies import shown
 from fedjax_gen.studies.fissionvae import (

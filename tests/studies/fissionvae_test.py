@@ -11,9 +11,10 @@ from fedjax_gen.algorithms import discovery as discovery_lib
 from fedjax_gen.data import sources
 from fedjax_gen.data.federated import federated_dataset
 from fedjax_gen.data.partition import Partition
-from fedjax_gen.federated import collect, grouping as grouping_lib
+from fedjax_gen.federated import collect
+from fedjax_gen.federated.statistics import grouping as grouping_lib
 from fedjax_gen.privacy import releases
-from fedjax_gen.running import groupings
+from fedjax_gen.running.storage import groupings
 from fedjax_gen.studies.command import program
 from fedjax_gen.studies.fissionvae import fission_study
 from fedjax_gen.studies.tools import generate_samples

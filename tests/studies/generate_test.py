@@ -11,7 +11,7 @@ import fedjax_gen
 from fedjax_gen.data import sources
 from fedjax_gen.evaluation import pictures
 from fedjax_gen.models.vae import DataSpec, VaeConfig, build_vae
-from fedjax_gen.running import saving, trained_model
+from fedjax_gen.running.saves import saving, trained_model
 from fedjax_gen.studies.command import program
 from fedjax_gen.studies.tools import generate_samples
 

@@ -16,9 +16,11 @@ from fedjax_gen.algorithms.hyper_pretraining import PretrainingConfig
 from fedjax_gen.algorithms.linear_head import LinearConfig
 from fedjax_gen.errors import InputError
 from fedjax_gen.federated import rounds
-from fedjax_gen.federated.correlated_gaussians import CorrelatedGaussians
+from fedjax_gen.federated.statistics.correlated_gaussians import (
+  CorrelatedGaussians,
+)
 from fedjax_gen.federation import FederationConfig
-from fedjax_gen.models.hypernetwork import HyperVaeConfig
+from fedjax_gen.models.hyper.hypernetwork import HyperVaeConfig
 from fedjax_gen.models.vae import DataSpec
 from fedjax_gen.privacy import accounting
 from fedjax_gen.privacy.ledger import BudgetSpentError

@@ -21,7 +21,7 @@ from fedjax_gen.data.partition import Partition
 from fedjax_gen.evaluation import heads
 from fedjax_gen.federated.rounds import Traffic
 from fedjax_gen.federation import FederationConfig
-from fedjax_gen.models.hypernetwork import HyperVaeConfig
+from fedjax_gen.models.hyper.hypernetwork import HyperVaeConfig
 from fedjax_gen.models.vae import DataSpec
 from fedjax_gen.running.training import TrainResult
 from fedjax_gen.studies import shown, study

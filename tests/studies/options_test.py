@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fedjax_gen.errors import InputError
-from fedjax_gen.running import config_records
+from fedjax_gen.running.storage import config_records
 from fedjax_gen.studies import options
 
 

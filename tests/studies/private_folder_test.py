@@ -16,11 +16,8 @@ import pytest
 
 import fedjax_gen
 from fedjax_gen.privacy import releases, secret_keys
-from fedjax_gen.running import (
-  checkpoints,
-  training,
-  workdir as workdir_lib,
-)
+from fedjax_gen.running import training
+from fedjax_gen.running.storage import checkpoints, workdir as workdir_lib
 from fedjax_gen.studies import private_run
 from fedjax_gen.studies.command import program
 from fedjax_gen.studies.fedhypevae import hype_study

@@ -8,9 +8,9 @@ import pytest
 
 import fedjax_gen
 from fedjax_gen.data.sources import DataSource, Examples
-from fedjax_gen.evaluation.gallery import LABELS, TRAINED, Drawn
-from fedjax_gen.running import report
-from fedjax_gen.running.workdir import Workdir
+from fedjax_gen.evaluation.drawing.gallery import LABELS, TRAINED, Drawn
+from fedjax_gen.running.pages import report
+from fedjax_gen.running.storage.workdir import Workdir
 from fedjax_gen.studies import shown as shown_lib
 from fedjax_gen.studies.command import program
 from fedjax_gen.studies.tools import generate_samples

@@ -14,7 +14,7 @@ import pytest
 from sklearn import datasets
 
 import fedjax_gen
-from fedjax_gen.evaluation import classifiers, features
+from fedjax_gen.evaluation.networks import features, judges
 from fedjax_gen.studies.command.program import Program
 from fedjax_gen.studies.fedhypevae import hype_methods, hype_study
 from fedjax_gen.studies.fedvae import vae_study
@@ -88,12 +88,12 @@ def _write_digits(folder: Path) -> None:
 
 
 def _train_briefly(patch: pytest.MonkeyPatch) -> None:
-  train = classifiers.train
+  train = judges.train
 
   def briefly(*args, recipe, **settings):
     return train(*args, recipe=recipe._replace(num_steps=60), **settings)
 
-  patch.setattr(classifiers, 'train', briefly)
+  patch.setattr(judges, 'train', briefly)
 
 
 def _write_kinds(folder: Path) -> None:

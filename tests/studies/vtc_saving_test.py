@@ -15,8 +15,11 @@ from fedjax_gen.algorithms.fedvtc import VtcClient, VtcServer
 from fedjax_gen.data import heldout, partition
 from fedjax_gen.data.sources import DataSource, Examples
 from fedjax_gen.errors import InputError
-from fedjax_gen.federated.class_gaussians import ClassGaussians, Rules
-from fedjax_gen.models.classifiers import (
+from fedjax_gen.federated.statistics.class_gaussians import (
+  ClassGaussians,
+  Rules,
+)
+from fedjax_gen.models.classification.classifiers import (
   ClassifierConfig,
   build_classifiers,
   to_pixels,

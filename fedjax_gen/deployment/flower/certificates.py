@@ -7,7 +7,7 @@ import os
 import pathlib
 
 from fedjax_gen import files
-from fedjax_gen.deployment.flower.processes import Tls
+from fedjax_gen.deployment.flower.flower_processes import Tls
 
 _YEARS = 2
 

@@ -12,7 +12,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 import numpy as np
 
-from fedjax_gen.deployment.flower import local
+from fedjax_gen.deployment.flower import loopback
 
 ACTION = 'fedjax_gen'
 _RECORD = 'message'
@@ -26,7 +26,7 @@ def client_app() -> ClientApp:
 
   @app.query(ACTION)
   def relay(message: Message, context: Context) -> Message:
-    with local.connected(str(context.node_config[FOLDER])) as site:
+    with loopback.connected(str(context.node_config[FOLDER])) as site:
       site.send_bytes(_bytes(message))
       return Message(_record(site.recv_bytes()), reply_to=message)
 
@@ -40,7 +40,7 @@ def server_app() -> ServerApp:
   @app.main()
   def main(grid: Grid, context: Context) -> None:
     folder = str(context.run_config[FOLDER])
-    with local.connected(folder) as coordinator:
+    with loopback.connected(folder) as coordinator:
       while True:
         try:
           asked = json.loads(coordinator.recv_bytes())

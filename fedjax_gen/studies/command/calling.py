@@ -9,9 +9,10 @@ import sys
 from typing import Any
 
 from fedjax_gen.errors import InputError
-from fedjax_gen.running import saved, saved_clients, stopping
+from fedjax_gen.running import stopping
 from fedjax_gen.running.notebook import Table
-from fedjax_gen.running.workdir import RELEASE
+from fedjax_gen.running.saves import saved, saved_clients
+from fedjax_gen.running.storage.workdir import RELEASE
 from fedjax_gen.studies.command import main as command, program
 
 _MOST_PICTURES = 4  # that a notebook shows

@@ -7,8 +7,8 @@ import sys
 
 from fedjax_gen import fields, validate
 from fedjax_gen.errors import InputError
-from fedjax_gen.running import rendezvous
-from fedjax_gen.running.processes import ALONE, Processes
+from fedjax_gen.running.distributed import rendezvous
+from fedjax_gen.running.distributed.processes import ALONE, Processes
 
 
 @dataclasses.dataclass(frozen=True)

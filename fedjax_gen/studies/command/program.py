@@ -22,13 +22,13 @@ from absl import flags
 
 from fedjax_gen import fields
 from fedjax_gen.errors import InputError
-from fedjax_gen.running import (
+from fedjax_gen.running import stopping
+from fedjax_gen.running.distributed.processes import EndedError, Processes
+from fedjax_gen.running.storage import (
   config_records,
-  files,
-  stopping,
+  disk,
   workdir as workdir_lib,
 )
-from fedjax_gen.running.processes import EndedError, Processes
 from fedjax_gen.studies.command import (
   config_flags,
   help_page,
@@ -37,7 +37,7 @@ from fedjax_gen.studies.command import (
 )
 
 if TYPE_CHECKING:
-  from fedjax_gen.deployment.engine import Deployment
+  from fedjax_gen.deployment.remote_engine import Deployment
   from fedjax_gen.running.progress import Progress
 
 COMMAND = 'fedjax-gen'  # of the installed package, for all programs
@@ -246,7 +246,7 @@ def _answer(
   match error:
     case InputError():
       return 2, str(error)
-    case stopping.DivergedError() | files.DiskFullError():
+    case stopping.DivergedError() | disk.DiskFullError():
       return 1, str(error)
     case EndedError():
       return error.status, str(error) if error.status else ''
@@ -323,7 +323,7 @@ def _train(program: Program, asked: Any, session: Session) -> None:
   if processes.from_writer(lambda: _is_finished(path, session.config)):
     return
   _prepare_jax(asked.run)
-  with files.full_disk_named(path):
+  with disk.full_disk_named(path):
     try:
       program.main(session, asked)
     except workdir_lib.FinishedError:
@@ -405,7 +405,7 @@ def _help(program: Program, called: str) -> str:
 
 
 def _default_path(record: dict[str, Any]) -> str:
-  digest = hashlib.sha256(files.to_json(record).encode()).hexdigest()
+  digest = hashlib.sha256(disk.to_json(record).encode()).hexdigest()
   return os.path.join('runs', f'{record["experiment"]}-{digest[:8]}')
 
 

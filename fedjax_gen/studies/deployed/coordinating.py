@@ -15,12 +15,16 @@ from fedjax_gen import fields, validate
 from fedjax_gen.data.partition import Partition
 from fedjax_gen.deployment import masking, roster as rosters
 from fedjax_gen.deployment.collecting import Collector, Patience
-from fedjax_gen.deployment.engine import Deployment
-from fedjax_gen.deployment.flower import certificates, local, processes
+from fedjax_gen.deployment.flower import (
+  certificates,
+  flower_processes,
+  loopback,
+)
 from fedjax_gen.deployment.flower.transport import FlowerTransport
+from fedjax_gen.deployment.remote_engine import Deployment
 from fedjax_gen.deployment.securing import Securing
 from fedjax_gen.errors import InputError
-from fedjax_gen.running import files
+from fedjax_gen.running.storage import disk
 from fedjax_gen.studies import options
 from fedjax_gen.studies.command import program as programs
 from fedjax_gen.studies.deployed import tasks
@@ -133,7 +137,7 @@ def program_of(study: programs.Program) -> programs.Program:
 def _main(study: programs.Program, session, asked: Any) -> None:
   config: CoordinateConfig = asked.coordination
   masking.check_installed()
-  processes.check_installed()
+  flower_processes.check_installed()
   source = options.load_source(asked.data, seed=asked.run.seed)
   if not source.spec.is_image:
     raise InputError(
@@ -164,7 +168,7 @@ def _main(study: programs.Program, session, asked: Any) -> None:
     roster.agree(tasks.sent(study.name, asked, source, sizes))
     if config.dry_run:
       study_path = folder / 'study.json'
-      files.write_atomically(study_path, json.dumps(roster.config, indent=1))
+      disk.write_atomically(study_path, json.dumps(roster.config, indent=1))
       session.say(
         f'Before training sites are sent {study_path}. What they would send '
         'back says `fedjax-gen site --dry_run --study=FILE`.'
@@ -223,14 +227,14 @@ def _connected(
     say(f'Sites need {tls.authority} as their --authority.')
   host = '127.0.0.1' if config.insecure else '0.0.0.0'
   stack.enter_context(
-    processes.superlink(folder / 'flower', host, config.port, tls)
+    flower_processes.superlink(folder / 'flower', host, config.port, tls)
   )
   for key in keys:
-    processes.register(folder / 'flower', str(key))
-  meeting, listener = stack.enter_context(local.listening())
-  processes.submit(folder / 'flower', meeting)
+    flower_processes.register(folder / 'flower', str(key))
+  meeting, listener = stack.enter_context(loopback.listening())
+  flower_processes.submit(folder / 'flower', meeting)
   try:
-    relay = local.accepted(listener, _PATIENCE)
+    relay = loopback.accepted(listener, _PATIENCE)
   except TimeoutError as error:
     raise InputError(
       f'Flower’s server app does not start: see {folder / "flower"}.'

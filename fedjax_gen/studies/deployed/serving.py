@@ -16,9 +16,13 @@ from fedjax_gen.data.federated import FederatedDataset, federated_dataset
 from fedjax_gen.data.partition import Partition
 from fedjax_gen.data.sources import DataSource
 from fedjax_gen.deployment import masking
-from fedjax_gen.deployment.flower import certificates, local, processes
+from fedjax_gen.deployment.agreement import Node, Task
+from fedjax_gen.deployment.flower import (
+  certificates,
+  flower_processes,
+  loopback,
+)
 from fedjax_gen.deployment.site import Allowance, Site
-from fedjax_gen.deployment.study import Node, Task
 from fedjax_gen.errors import InputError
 from fedjax_gen.privacy import accounting, ledger as ledger_lib
 from fedjax_gen.studies import options
@@ -134,7 +138,7 @@ class Configs(NamedTuple):
 def main(asked: Configs) -> None:
   """Serves until it is told to end."""
   masking.check_installed()
-  processes.check_installed()
+  flower_processes.check_installed()
   config = asked.site
   folder = pathlib.Path(config.state)
   if not config.insecure and not config.authority and not config.dry_run:
@@ -183,11 +187,11 @@ def _serve(site: Site, config: SiteConfig, folder: pathlib.Path) -> None:
   if not config.insecure:
     private = str(certificates.node_key(folder)[0])
   signal.signal(signal.SIGTERM, _interrupted)
-  with local.listening() as (meeting, listener):
-    local.serve(listener, site.answer)
+  with loopback.listening() as (meeting, listener):
+    loopback.serve(listener, site.answer)
     with contextlib.suppress(KeyboardInterrupt):
       while True:
-        with processes.supernode(
+        with flower_processes.supernode(
           folder / 'flower',
           config.coordinator,
           meeting,

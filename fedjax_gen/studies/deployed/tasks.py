@@ -14,11 +14,11 @@ from fedjax_gen.algorithms import averaged_generator
 from fedjax_gen.data.federated import federated_dataset
 from fedjax_gen.data.partition import Partition
 from fedjax_gen.data.sources import DataSource
-from fedjax_gen.deployment.study import Task
+from fedjax_gen.deployment.agreement import Task
 from fedjax_gen.errors import InputError
 from fedjax_gen.kinds import DataSpec
 from fedjax_gen.models import generators
-from fedjax_gen.running import config_records
+from fedjax_gen.running.storage import config_records
 from fedjax_gen.studies import private_run
 from fedjax_gen.studies.fedvae import vae_study
 
@@ -48,7 +48,7 @@ def sent(
 
 
 def built(config: Mapping[str, Any]) -> Mapping[str, Task]:
-  """The tasks by method: `deployment.study.Study`.
+  """The tasks by method: `deployment.agreement.Study`.
 
   Raises:
     InputError: the configuration is not one, or is refused.

@@ -13,7 +13,7 @@ from fedjax_gen.data.sources import DataSource
 from fedjax_gen.errors import InputError
 from fedjax_gen.evaluation.heads import ClientRows
 from fedjax_gen.federation import FederationConfig, build_partition
-from fedjax_gen.models import hypernetwork
+from fedjax_gen.models.hyper import hypernetwork
 from fedjax_gen.studies.options import MeasuredConfig
 
 _ROWS = 100_000  # normalised at once, on the device

@@ -10,7 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedjax_gen.evaluation import embedding_quality, heads, membership
+from fedjax_gen.evaluation import heads
+from fedjax_gen.evaluation.attacks import membership
+from fedjax_gen.evaluation.embeddings import embedding_quality
 from fedjax_gen.evaluation.heads import Evaluation, Head, HeadConfig
 from fedjax_gen.studies.fedhypevae import hype_synthesis
 from fedjax_gen.studies.fedhypevae.hype_clients import Clients

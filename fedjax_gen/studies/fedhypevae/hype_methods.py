@@ -27,11 +27,14 @@ from fedjax_gen.algorithms.one_upload import one_upload
 from fedjax_gen.data.federated import FederatedDataset
 from fedjax_gen.errors import InputError
 from fedjax_gen.federated.algorithm import Algorithm, FederatedState
-from fedjax_gen.federated.correlated_gaussians import CorrelatedGaussians
+from fedjax_gen.federated.statistics.correlated_gaussians import (
+  CorrelatedGaussians,
+)
 from fedjax_gen.federation import FederationConfig, build_mapping, build_sampler
-from fedjax_gen.models.hypernetwork import HyperVaeConfig, build_hyper_vae
+from fedjax_gen.models.hyper.hypernetwork import HyperVaeConfig, build_hyper_vae
 from fedjax_gen.models.vae import DataSpec
-from fedjax_gen.privacy import noise, one_release
+from fedjax_gen.privacy import noise
+from fedjax_gen.privacy.one_upload import one_release
 from fedjax_gen.privacy.plan import Plan
 from fedjax_gen.studies.audits import Target
 from fedjax_gen.studies.fedhypevae import hype_budgets

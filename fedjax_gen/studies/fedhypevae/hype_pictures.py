@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_gen import trees
-from fedjax_gen.evaluation import client_pictures, embedding_pictures, heads
-from fedjax_gen.evaluation.embedding_pictures import LabelledEmbeddings
-from fedjax_gen.evaluation.gallery import Drawn
-from fedjax_gen.models import meta_code
+from fedjax_gen.evaluation import heads
+from fedjax_gen.evaluation.drawing import client_pictures, embedding_pictures
+from fedjax_gen.evaluation.drawing.embedding_pictures import LabelledEmbeddings
+from fedjax_gen.evaluation.drawing.gallery import Drawn
+from fedjax_gen.models.hyper import meta_code
 from fedjax_gen.studies.fedhypevae.hype_clients import Clients
 from fedjax_gen.studies.fedhypevae.hype_methods import HypeMethod
 from fedjax_gen.studies.fedhypevae.hype_synthesis import Synthetic

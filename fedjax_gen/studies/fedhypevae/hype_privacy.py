@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any
 
+from fedjax_gen.privacy.ledger_rows import rows as ledger_rows
 from fedjax_gen.privacy.releases import Releases
-from fedjax_gen.privacy.report import rows as ledger_rows
-from fedjax_gen.running import report
+from fedjax_gen.running.pages import report
 from fedjax_gen.studies import audits, wording
 from fedjax_gen.studies.fedhypevae.hype_budgets import HypePrivacyConfig
 from fedjax_gen.studies.fedhypevae.hype_methods import HypeMethod

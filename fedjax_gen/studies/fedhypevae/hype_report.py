@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from fedjax_gen.models.hypernetwork import HyperVae
-from fedjax_gen.running import charts, leaves, report, report_tables
+from fedjax_gen.models.hyper.hypernetwork import HyperVae
+from fedjax_gen.running import leaves
+from fedjax_gen.running.pages import curves, report, report_tables
 from fedjax_gen.studies import run_report
 from fedjax_gen.studies.fedhypevae import (
   hype_pictures,
@@ -286,27 +287,27 @@ def _curves(facts: Facts) -> report.Section:
     if isinstance(facts.methods[name].model, HyperVae)
   }
   blocks = [
-    charts.curves(
+    curves.curves(
       of_vaes, 'loss', title='Training loss, nats per record',
       caption='Mean over clients; without what regularises codes and heads.',
     ),
-    charts.curves(
+    curves.curves(
       of_vaes, 'reconstruction', title='Reconstruction, nats per record',
       caption='−log p(x | z, y).',
     ),
-    charts.curves(
+    curves.curves(
       of_vaes, 'kl', title='KL term, nats per record',
       caption='Near zero means that the latent is not used.',
     ),
-    charts.curves(
+    curves.curves(
       of_vaes, 'mmd', title='MMD term per record',
       caption='Up to a constant of the data; lower is nearer.',
     ),
-    charts.curves(
+    curves.curves(
       histories, 'share_clipped', title='Share of records that are clipped',
       caption='Near one, all records weigh alike; near zero, noise is wasted.',
     ),
-    charts.curves(
+    curves.curves(
       histories, 'update_norm', title='Norm of the update',
       caption='How far the server moved in the round.',
     ),

@@ -20,9 +20,9 @@ from fedjax_gen.data.sources import DataSource
 from fedjax_gen.errors import InputError
 from fedjax_gen.evaluation.heads import HeadConfig
 from fedjax_gen.federation import FederationConfig, build_partition
-from fedjax_gen.models.hypernetwork import HyperVaeConfig
-from fedjax_gen.models.meta_code import MetaConfig
-from fedjax_gen.running import saving
+from fedjax_gen.models.hyper.hypernetwork import HyperVaeConfig
+from fedjax_gen.models.hyper.meta_code import MetaConfig
+from fedjax_gen.running.saves import saving
 from fedjax_gen.studies import audits, options, study
 from fedjax_gen.studies.audits import AuditConfig
 from fedjax_gen.studies.command import program

@@ -17,10 +17,10 @@ from fedjax_gen import fields, keys
 from fedjax_gen.errors import InputError
 from fedjax_gen.federated import blocks
 from fedjax_gen.federated.blocks import Block
-from fedjax_gen.models import hypernetwork, meta_code
-from fedjax_gen.models.hypernetwork import HyperVae
-from fedjax_gen.models.meta_code import ClassMoments, MetaConfig
-from fedjax_gen.privacy import class_moments
+from fedjax_gen.models.hyper import hypernetwork, meta_code
+from fedjax_gen.models.hyper.hypernetwork import HyperVae
+from fedjax_gen.models.hyper.meta_code import ClassMoments, MetaConfig
+from fedjax_gen.privacy.one_upload import class_moments
 from fedjax_gen.privacy.plan import PrivacyConfig
 from fedjax_gen.privacy.secret_keys import Secrets
 from fedjax_gen.running.engine import Engine

@@ -16,12 +16,12 @@ from fedjax_gen.algorithms import dp_merf
 from fedjax_gen.algorithms.dp_merf import MerfConfig
 from fedjax_gen.data.sources import DataSource
 from fedjax_gen.errors import InputError
-from fedjax_gen.federated import correlated_gaussians
+from fedjax_gen.federated.statistics import correlated_gaussians
 from fedjax_gen.models.vae import DataSpec
-from fedjax_gen.privacy import gaussian_release, kernel_release
-from fedjax_gen.privacy.gaussian_release import GaussianStatistic
-from fedjax_gen.privacy.one_release import Statistic
-from fedjax_gen.running import saving
+from fedjax_gen.privacy.one_upload import gaussian_release, kernel_release
+from fedjax_gen.privacy.one_upload.gaussian_release import GaussianStatistic
+from fedjax_gen.privacy.one_upload.one_release import Statistic
+from fedjax_gen.running.saves import saving
 from fedjax_gen.types import Array, Key, Tree
 
 

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedjax_gen.evaluation import baselines, gallery, samples, vaes
-from fedjax_gen.evaluation.features import FeatureExtractor
+from fedjax_gen.evaluation import baselines, samples, vaes
+from fedjax_gen.evaluation.drawing import gallery
+from fedjax_gen.evaluation.networks.features import FeatureExtractor
 from fedjax_gen.models.generator import Generator
 from fedjax_gen.studies.fedvae.vae_methods import VaeMethod
 from fedjax_gen.studies.study import Comparison, Followed, Results, Run

@@ -11,12 +11,13 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table as TerminalTable
 
-from fedjax_gen.evaluation import gallery
-from fedjax_gen.evaluation.features import FeatureExtractor
+from fedjax_gen.evaluation.drawing import gallery
+from fedjax_gen.evaluation.networks.features import FeatureExtractor
 from fedjax_gen.federated.rounds import Traffic
 from fedjax_gen.models.generators import GENERATORS
-from fedjax_gen.running import charts, leaves, report, report_tables
-from fedjax_gen.running.report_tables import Metric
+from fedjax_gen.running import leaves
+from fedjax_gen.running.pages import curves, report, report_tables
+from fedjax_gen.running.pages.report_tables import Metric
 from fedjax_gen.studies import audits, run_report
 from fedjax_gen.studies.fedvae.vae_judge import Measured, VaeComparison
 from fedjax_gen.studies.run_report import RunFacts
@@ -305,23 +306,23 @@ def _curves(facts: Facts) -> report.Section:
   is_vae = facts.config['generator']['generator'] == 'vae'
   loss = f'Training loss{", nats per example" * is_vae}'
   blocks = [
-    charts.curves(
+    curves.curves(
       histories, 'loss', title=loss,
       caption='Mean over the local steps of the round.',
     ),
-    charts.curves(
+    curves.curves(
       histories, 'test_flow_error', title='Held-out error of the velocity',
       caption='Of the model at the end of the round.',
     ),
-    charts.curves(
+    curves.curves(
       histories, 'test_elbo', title='Held-out ELBO, nats per example',
       caption='Of the model at the end of the round.',
     ),
-    charts.curves(
+    curves.curves(
       histories, 'kl', title='KL term, nats per example',
       caption='Near zero means that the latent is not used.',
     ),
-    charts.curves(
+    curves.curves(
       histories, 'update_norm', title='Norm of the mean update',
       caption='How far the server moved in the round.',
     ),

@@ -20,7 +20,7 @@ from fedjax_gen.models.elbo import ElboConfig
 from fedjax_gen.models.generators import GeneratorConfig
 from fedjax_gen.models.vae import VaeConfig
 from fedjax_gen.privacy.plan import PrivacyConfig
-from fedjax_gen.running import saving
+from fedjax_gen.running.saves import saving
 from fedjax_gen.studies import audits, options, private_run, stages, study
 from fedjax_gen.studies.audits import AuditConfig
 from fedjax_gen.studies.command import program

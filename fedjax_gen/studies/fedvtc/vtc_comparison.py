@@ -8,15 +8,16 @@ from typing import NamedTuple
 from fedjax_gen import fields, validate
 from fedjax_gen.algorithms import fedvtc as fedvtc_lib
 from fedjax_gen.errors import InputError
-from fedjax_gen.federated import class_traffic, personal
-from fedjax_gen.federated.class_gaussians import Rules
+from fedjax_gen.federated.own_models import personal
 from fedjax_gen.federated.rounds import Traffic
+from fedjax_gen.federated.statistics import class_traffic
+from fedjax_gen.federated.statistics.class_gaussians import Rules
 from fedjax_gen.federation import (
   FederationConfig,
   build_mapping,
   build_samplers,
 )
-from fedjax_gen.models.classifiers import (
+from fedjax_gen.models.classification.classifiers import (
   Classifier,
   ClassifierConfig,
   build_classifiers,

@@ -14,9 +14,10 @@ from fedjax_gen.data.federated import FederatedDataset, federated_dataset
 from fedjax_gen.data.partition import Partition
 from fedjax_gen.data.sources import DataSource
 from fedjax_gen.errors import InputError
-from fedjax_gen.federated import blocks as blocks_lib, deployment
+from fedjax_gen.federated import blocks as blocks_lib
 from fedjax_gen.federated.blocks import Block, Blocks
-from fedjax_gen.federated.deployment import Method
+from fedjax_gen.federated.own_models import deployment
+from fedjax_gen.federated.own_models.deployment import Method
 from fedjax_gen.federation import FederationConfig, build_partition
 from fedjax_gen.studies.options import MeasuredConfig
 from fedjax_gen.types import Tree

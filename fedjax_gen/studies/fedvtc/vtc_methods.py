@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
 from typing import Any, NamedTuple
 
-from fedjax_gen.algorithms import (
+from fedjax_gen.algorithms import fedvtc
+from fedjax_gen.algorithms.classifiers import (
   ccvr,
   class_images,
   fedavg_classifiers,
@@ -17,26 +18,31 @@ from fedjax_gen.algorithms import (
   fedkd,
   fedproto,
   fedtgp,
-  fedvtc,
   fml,
   lg_fedavg,
 )
-from fedjax_gen.algorithms.ccvr import Config as CcvrConfig
-from fedjax_gen.algorithms.class_images import Config as ClassImagesConfig
-from fedjax_gen.algorithms.fedavg_classifiers import Config as SmallConfig
-from fedjax_gen.algorithms.feddistill import Config as FedDistillConfig
-from fedjax_gen.algorithms.fedgen import Config as FedGenConfig
-from fedjax_gen.algorithms.fedgh import Config as FedGhConfig
-from fedjax_gen.algorithms.fedkd import Config as FedKdConfig
-from fedjax_gen.algorithms.fedproto import Config as FedProtoConfig
-from fedjax_gen.algorithms.fedtgp import Config as FedTgpConfig
-from fedjax_gen.algorithms.fml import Config as FmlConfig
-from fedjax_gen.algorithms.lg_fedavg import Config as LgFedAvgConfig
-from fedjax_gen.federated import personal
-from fedjax_gen.federated.class_gaussians import Rules
-from fedjax_gen.federated.finetuning import Finetuning
-from fedjax_gen.federated.personal import Method
-from fedjax_gen.models.classifiers import (
+from fedjax_gen.algorithms.classifiers.ccvr import Config as CcvrConfig
+from fedjax_gen.algorithms.classifiers.class_images import (
+  Config as ClassImagesConfig,
+)
+from fedjax_gen.algorithms.classifiers.fedavg_classifiers import (
+  Config as SmallConfig,
+)
+from fedjax_gen.algorithms.classifiers.feddistill import (
+  Config as FedDistillConfig,
+)
+from fedjax_gen.algorithms.classifiers.fedgen import Config as FedGenConfig
+from fedjax_gen.algorithms.classifiers.fedgh import Config as FedGhConfig
+from fedjax_gen.algorithms.classifiers.fedkd import Config as FedKdConfig
+from fedjax_gen.algorithms.classifiers.fedproto import Config as FedProtoConfig
+from fedjax_gen.algorithms.classifiers.fedtgp import Config as FedTgpConfig
+from fedjax_gen.algorithms.classifiers.fml import Config as FmlConfig
+from fedjax_gen.algorithms.classifiers.lg_fedavg import Config as LgFedAvgConfig
+from fedjax_gen.federated.own_models import personal
+from fedjax_gen.federated.own_models.finetuning import Finetuning
+from fedjax_gen.federated.own_models.personal import Method
+from fedjax_gen.federated.statistics.class_gaussians import Rules
+from fedjax_gen.models.classification.classifiers import (
   Classifier,
   ClassifierConfig,
   build_classifiers,

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from fedjax_gen.evaluation import generalisation
-from fedjax_gen.federated import personal
+from fedjax_gen.federated.own_models import personal
 from fedjax_gen.federated.rounds import Traffic
 from fedjax_gen.running.engine import Engine
 from fedjax_gen.running.training import TrainResult

@@ -9,13 +9,13 @@ import numpy as np
 
 from fedjax_gen import trees
 from fedjax_gen.data.examples import Examples
-from fedjax_gen.evaluation import (
+from fedjax_gen.evaluation.drawing import (
   class_pictures,
   feature_pictures,
   federation_pictures,
 )
-from fedjax_gen.evaluation.gallery import LABELS, TRAINED, Drawn
-from fedjax_gen.models.classifiers import Classifier
+from fedjax_gen.evaluation.drawing.gallery import LABELS, TRAINED, Drawn
+from fedjax_gen.models.classification.classifiers import Classifier
 from fedjax_gen.running.training import TrainResult
 from fedjax_gen.studies.fedvtc.vtc_judge import Clients, Judged
 from fedjax_gen.studies.fedvtc.vtc_methods import SUBJECT

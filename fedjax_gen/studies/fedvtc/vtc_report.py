@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fedjax_gen.running import charts, report, report_tables
+from fedjax_gen.running.pages import curves, report, report_tables
 from fedjax_gen.studies import run_report
 from fedjax_gen.studies.fedvtc import vtc_tables
 from fedjax_gen.studies.fedvtc.vtc_methods import SUBJECT
@@ -173,20 +173,20 @@ def _curves(facts: Facts) -> report.Section:
     if name.startswith(SUBJECT)
   }
   blocks = [
-    charts.curves(
+    curves.curves(
       histories, 'accuracy', title='Accuracy on the global test set',
       caption='Mean over clients, as each would predict after the round.',
     ),
-    charts.curves(
+    curves.curves(
       histories, 'cross_entropy', title='Cross-entropy of training, nats',
       caption='On the clients’ own examples, mean over the round.',
     ),
-    charts.curves(
+    curves.curves(
       of_generators, 'reconstruction',
       title='Squared error of the generator, summed over pixels',
       caption='Of images made from the features of real ones.',
     ),
-    charts.curves(
+    curves.curves(
       of_generators, 'matching', title='Distribution matching',
       caption='How far features of generated images are from their class.',
     ),

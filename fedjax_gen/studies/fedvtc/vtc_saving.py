@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from fedjax_gen.federated.blocks import Blocks
-from fedjax_gen.federated.deployment import Method
-from fedjax_gen.models.classifiers import ClassifierConfig
+from fedjax_gen.federated.own_models.deployment import Method
+from fedjax_gen.models.classification.classifiers import ClassifierConfig
 from fedjax_gen.models.vtc import VtcConfig
-from fedjax_gen.running import saved_clients, saving
+from fedjax_gen.running.saves import saved_clients, saving
 from fedjax_gen.studies.fedvtc import vtc_synthesis
 from fedjax_gen.studies.fedvtc.vtc_judge import Clients, Judge, Judged
 from fedjax_gen.studies.fedvtc.vtc_methods import SUBJECT, MainMethod

@@ -9,11 +9,12 @@ import numpy as np
 
 from fedjax_gen import trees
 from fedjax_gen.data.examples import Examples
-from fedjax_gen.evaluation import inversion, inversion_audit
-from fedjax_gen.federated import class_gaussians, personal
+from fedjax_gen.evaluation.attacks import inversion, inversion_audit
 from fedjax_gen.federated.blocks import Block, Blocks
-from fedjax_gen.federated.class_gaussians import ClassGaussians
-from fedjax_gen.models.classifiers import Classifier, to_pixels
+from fedjax_gen.federated.own_models import personal
+from fedjax_gen.federated.statistics import class_gaussians
+from fedjax_gen.federated.statistics.class_gaussians import ClassGaussians
+from fedjax_gen.models.classification.classifiers import Classifier, to_pixels
 from fedjax_gen.studies.fedvtc.vtc_judge import Clients
 from fedjax_gen.studies.fedvtc.vtc_methods import MainMethod
 from fedjax_gen.types import Array, Tree, Variables

@@ -7,8 +7,8 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.table import Table as TerminalTable
 
-from fedjax_gen.running import report, report_tables
-from fedjax_gen.running.report_tables import Metric
+from fedjax_gen.running.pages import report, report_tables
+from fedjax_gen.running.pages.report_tables import Metric
 from fedjax_gen.studies.fedvtc import vtc_methods
 
 # What does not tell how well classifiers predict, nor hangs on it.

@@ -17,11 +17,13 @@ from fedjax_gen.algorithms import discovery as discovery_lib
 from fedjax_gen.data.federated import FederatedDataset
 from fedjax_gen.data.partition import Partition
 from fedjax_gen.errors import InputError
-from fedjax_gen.federated import collect, grouping as grouping_lib, local
+from fedjax_gen.federated import collect, local
+from fedjax_gen.federated.statistics import grouping as grouping_lib
 from fedjax_gen.models.vae import build_vae
-from fedjax_gen.running import groupings, saving
+from fedjax_gen.running.saves import saving
+from fedjax_gen.running.storage import groupings
+from fedjax_gen.running.storage.workdir import Workdir
 from fedjax_gen.running.training import TrainResult
-from fedjax_gen.running.workdir import Workdir
 from fedjax_gen.studies.fissionvae import fission_methods
 from fedjax_gen.studies.fissionvae.fission_methods import GroupMethod
 from fedjax_gen.types import Variables

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 from fedjax_gen.data.sources import DataSource
 from fedjax_gen.evaluation import group_models, groups as groups_lib
-from fedjax_gen.evaluation.features import FeatureExtractor
 from fedjax_gen.evaluation.group_models import GroupGenerator
 from fedjax_gen.evaluation.groups import GroupReference
+from fedjax_gen.evaluation.networks.features import FeatureExtractor
 from fedjax_gen.studies.fissionvae.fission_discovery import DiscoveryResult
 from fedjax_gen.studies.fissionvae.fission_methods import GroupMethod, Setting
 from fedjax_gen.studies.study import Comparison, Followed, Results, Run

@@ -30,7 +30,7 @@ from fedjax_gen.models import generators
 from fedjax_gen.models.gan import GanConfig
 from fedjax_gen.models.vae import DataSpec, Vae, VaeConfig, build_vae
 from fedjax_gen.privacy.plan import Plan
-from fedjax_gen.running import saving
+from fedjax_gen.running.saves import saving
 from fedjax_gen.studies import private_run, study
 from fedjax_gen.studies.private_run import Protection
 from fedjax_gen.studies.shown import without_training

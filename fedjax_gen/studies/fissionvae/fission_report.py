@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from fedjax_gen.evaluation import group_gallery, groups as groups_lib
-from fedjax_gen.evaluation.gallery import Drawn
-from fedjax_gen.running import charts, leaves, report, report_tables
+from fedjax_gen.evaluation import groups as groups_lib
+from fedjax_gen.evaluation.drawing import group_gallery
+from fedjax_gen.evaluation.drawing.gallery import Drawn
+from fedjax_gen.running import leaves
+from fedjax_gen.running.pages import curves, report, report_tables
 from fedjax_gen.studies import run_report
 from fedjax_gen.studies.fissionvae import fission_tables
 from fedjax_gen.studies.fissionvae.fission_judge import (
@@ -234,23 +236,23 @@ def _curves(facts: Facts) -> report.Section:
   # The loss of a GAN is another quantity.
   of_vaes = {n: h for n, h in histories.items() if _has_models(facts, n)}
   blocks = [
-    charts.curves(
+    curves.curves(
       histories, 'group_leakage', title='Group leakage',
       caption='Share of images that look like another group.',
     ),
-    charts.curves(
+    curves.curves(
       histories, 'latent_separation', title='Latent separation',
       caption='Accuracy of a linear classifier of groups on latent means.',
     ),
-    charts.curves(
+    curves.curves(
       histories, fission_tables.fid_name(facts), title='FID of all images',
       caption='Of few images, hence above the final one.',
     ),
-    charts.curves(
+    curves.curves(
       histories, 'test_elbo', title='Held-out ELBO, nats per example',
       caption='Of the model at the end of the round.',
     ),
-    charts.curves(
+    curves.curves(
       of_vaes, 'loss', title='Training loss, nats per example',
       caption='Mean over the local steps of the round.',
     ),

@@ -15,7 +15,7 @@ from fedjax_gen.evaluation import groups as groups_lib
 from fedjax_gen.evaluation.group_models import GroupGenerator
 from fedjax_gen.evaluation.groups import GroupReference
 from fedjax_gen.federated.rounds import Traffic
-from fedjax_gen.running import report, report_tables
+from fedjax_gen.running.pages import report, report_tables
 from fedjax_gen.studies.fedvae import vae_report
 from fedjax_gen.studies.fissionvae.fission_discovery import DiscoveryResult
 from fedjax_gen.studies.run_report import RunFacts

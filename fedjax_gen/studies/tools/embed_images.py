@@ -40,8 +40,9 @@ from fedjax_gen import fields, files
 from fedjax_gen.data import examples, images
 from fedjax_gen.data.sources import DataSource, Examples
 from fedjax_gen.errors import InputError
-from fedjax_gen.evaluation import features, imagenet_networks, projections
-from fedjax_gen.running import files as running_files
+from fedjax_gen.evaluation.embeddings import projections
+from fedjax_gen.evaluation.networks import features, imagenet_networks
+from fedjax_gen.running.storage import disk as running_files
 from fedjax_gen.studies import options
 from fedjax_gen.studies.command import program
 

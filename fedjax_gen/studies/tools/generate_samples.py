@@ -10,8 +10,9 @@ import numpy as np
 from fedjax_gen import fields, files
 from fedjax_gen.errors import InputError
 from fedjax_gen.evaluation import pictures
-from fedjax_gen.running import files as running_files, saved
-from fedjax_gen.running.trained_model import TrainedModel
+from fedjax_gen.running.saves import saved
+from fedjax_gen.running.saves.trained_model import TrainedModel
+from fedjax_gen.running.storage import disk as running_files
 from fedjax_gen.studies.command import program
 
 _MAX_PICTURES = 100

@@ -1,0 +1,1 @@
+"""FedVTC’s baselines: clients with classifiers of their own."""

@@ -1,0 +1,1 @@
+"""Series and tables: columns, schema, encoding."""

@@ -1,0 +1,1 @@
+"""How rounds run: cohorts, lanes, devices, memory."""

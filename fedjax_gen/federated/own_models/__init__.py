@@ -1,0 +1,1 @@
+"""Clients that keep models of their own."""

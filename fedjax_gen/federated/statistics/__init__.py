@@ -1,0 +1,1 @@
+"""Statistics by class and by client, as sums."""

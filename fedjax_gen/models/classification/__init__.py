@@ -1,0 +1,1 @@
+"""Classifiers and extractors of features."""

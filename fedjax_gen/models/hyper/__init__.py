@@ -1,0 +1,1 @@
+"""Hypernetworks: personal generators from codes."""

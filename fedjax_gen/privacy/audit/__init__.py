@@ -1,0 +1,1 @@
+"""Empirical audits of differential privacy."""

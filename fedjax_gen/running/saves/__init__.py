@@ -1,0 +1,1 @@
+"""Saved models: written, read, sampled from."""
