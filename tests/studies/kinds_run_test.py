@@ -14,7 +14,8 @@ def test_a_private_table_charges_its_ranges_and_is_written_in_its_columns(
   launch, capsys
 ):
   run = launch(
-    systems.FEDVAE, 'of_wine/wine', '--data=wine', '--methods=federated', '--privacy=record',
+    systems.FEDVAE, 'of_wine/wine', '--data=wine', '--methods=federated',
+    '--privacy=record',
     '--epsilon=8', '--delta=1e-3', '--importance_samples=0',
   )  # fmt: skip
   assert run.status == 0, run.err
