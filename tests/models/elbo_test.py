@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
+from fedjax_gen import kinds
 from fedjax_gen.data.federated import Batch
 from fedjax_gen.errors import InputError
 from fedjax_gen.losses import gaussian, likelihoods
@@ -73,6 +74,7 @@ _LINEAR = Vae(
   likelihood=likelihoods.gaussian(_STDDEV, bounded=False),
   latent_sizes=core.FrozenDict({'z': 2}),
   conditional=False,
+  kind=kinds.KINDS['features'],
 )
 
 

@@ -89,7 +89,7 @@ def test_another_study_is_refused(change, cause):
 
 
 def test_a_dry_run_says_what_would_leave(tmp_path, capsys, monkeypatch):
-  monkeypatch.setattr(serving.processes, 'check_installed', lambda: None)
+  monkeypatch.setattr(serving.flower_processes, 'check_installed', lambda: None)
   source = options.load_source(_asked().data, seed=0)
   study = tmp_path / 'study.json'
   sent = tasks.sent('fedvae', _asked(), source, _SIZES)

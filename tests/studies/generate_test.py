@@ -258,5 +258,5 @@ def test_help_is_for_newcomers(execute):
   status, out, _ = execute('--help')
   assert status == 0
   assert out.startswith('Samples from the model that a finished run trained.')
-  assert out.count('python -m experiments.generate') == 4
+  assert out.count('python -m experiments.generate') == 5
   assert max(map(len, out.splitlines())) <= 80

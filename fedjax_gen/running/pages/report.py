@@ -140,7 +140,7 @@ def write_report(path: str | os.PathLike, report: Report) -> None:
     DiskFullError: the disk is full; an older report is as it was.
   """
   environment = jinja2.Environment(
-    loader=jinja2.PackageLoader('fedjax_gen.running'),
+    loader=jinja2.PackageLoader('fedjax_gen.running.pages'),
     autoescape=True,
     trim_blocks=True,
     lstrip_blocks=True,
