@@ -83,9 +83,10 @@ class Collector:
     """
     if journal is not None and pathlib.Path(journal).exists():
       kept = Packet.from_bytes(pathlib.Path(journal).read_bytes()).arrays
+      # In the order of the first time, on which what is asked next depends.
       return {
-        int(i): read(int(i), Packet.from_bytes(reply.tobytes()))
-        for i, reply in kept.items()
+        i: read(i, Packet.from_bytes(kept[str(i)].tobytes()))
+        for i in sorted(map(int, kept))
       }
     found: dict[int, Read] = {}
     raw: dict[int, bytes] = {}

@@ -82,18 +82,7 @@ class _Killed(Exception):
   """Of the coordinator, wherever it stands."""
 
 
-@pytest.mark.parametrize(
-  'secured',
-  [
-    False,
-    pytest.param(
-      True,
-      marks=pytest.mark.skip(
-        reason='on a busy machine a secured sum loses a site; cause not found'
-      ),
-    ),
-  ],
-)
+@pytest.mark.parametrize('secured', [False, True])
 def test_after_twenty_kills_the_bits_are_those_without(
   tmp_path, secured, undisturbed, monkeypatch
 ):

@@ -118,3 +118,9 @@ def test_what_is_missing_is_said_before_anything_starts(tmp_path, capsys):
   assert '--site_keys' in capsys.readouterr().out
   with pytest.raises(InputError, match='insecure=true'):
     coordinating.CoordinateConfig(insecure=True, site_keys='keys')
+
+
+def test_a_table_is_refused_before_anyone_is_asked():
+  source = options.load_source(options.DataConfig(data='wine'), seed=0)
+  with pytest.raises(InputError, match='images or features.*table'):
+    tasks.sent('fedvae', _asked(), source, _SIZES)

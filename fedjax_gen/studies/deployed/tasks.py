@@ -33,7 +33,16 @@ def sent(
     asked: the configurations of the command line.
     source: of the coordinator; its shapes alone are told.
     sizes: training examples of each site.
+
+  Raises:
+    InputError: the data are series or a table, with scales that sites would
+      have to agree on first.
   """
+  if source.schema is not None:
+    raise InputError(
+      f'Expected images or features between machines, got {source.name}, a '
+      f'{source.kind.name}.'
+    )
   return {
     'study': study,
     'configs': {
