@@ -1,4 +1,4 @@
-"""What a round over Flower costs beside training: against an empty exchange.
+"""What a round over Flower costs without training, and an empty exchange.
 
 python -m benchmarks.flower_round --sites=3 --rounds=5
 
@@ -127,7 +127,7 @@ def main(unused_argv) -> None:
   print(
     f'{_SITES.value} sites, {bytes_up / _SITES.value:,.0f} bytes up each: '
     f'an empty exchange {np.median(empty):.1f} s ({min(empty):.1f} to '
-    f'{max(empty):.1f}), a round beside training {np.median(beside):.1f} s '
+    f'{max(empty):.1f}), a round less its training {np.median(beside):.1f} s '
     f'({min(beside):.1f} to {max(beside):.1f}), medians of {len(empty)}.'
   )
 

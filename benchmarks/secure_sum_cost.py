@@ -93,7 +93,7 @@ def cost(num_nodes: int, size: int, bits: int) -> dict[str, float]:
 
 def rows() -> Iterator[str]:
   """A table of all that flags ask for, a line at a time."""
-  yield '| d | nodes | lost | node, s | server, s | vector, bytes | beside |'
+  yield '| d | nodes | lost | node, s | server, s | vector, bytes | others |'
   yield '| ---: | ---: | ---: | ---: | ---: | ---: | ---: |'
   for size in map(int, _SIZES.value):
     for number in map(int, _NODES.value):

@@ -108,7 +108,7 @@ def public(source: DataSource) -> DataSource:
 
 
 def hidden(codec: Codec | None) -> list[str]:
-  """Names of columns of which nothing stood out from the noise.
+  """Names of columns that do not stand out from the noise.
 
   They have a scale from -1 to 1, and values beyond it are lost.
   """

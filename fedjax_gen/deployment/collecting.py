@@ -15,7 +15,7 @@ from fedjax_gen.deployment.wire import Packet
 from fedjax_gen.errors import InputError
 from fedjax_gen.running.storage import disk
 
-_HEADER_BYTES = 1 << 16  # of a reply beside its arrays, and for each site
+_HEADER_BYTES = 1 << 16  # of a reply without its arrays, and for each site
 _PAUSE = 1.0
 
 Read = TypeVar('Read')

@@ -90,7 +90,7 @@ class Coordinator:
     reveals = algorithm.server.aggregate.reveals
     if securing and reveals:
       raise InputError(
-        f'Expected a method whose server needs sums alone, got {method!r} '
+        f'Expected a method that needs sums alone, got {method!r} '
         f'({reveals}): a secure sum hides nothing there.'
       )
     validate.non_negative_int(least=least)

@@ -405,7 +405,7 @@ def total(
   Args:
     terms: of the sum.
     adverts: of all who advertised.
-    shared: places whose shares were routed.
+    shared: places with shares that were routed.
     masked: vectors of the survivors, by place.
     told: what survivors told, by place; `threshold` of them or more.
 

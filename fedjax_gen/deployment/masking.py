@@ -118,7 +118,7 @@ def opened(key: bytes, text: bytes, sender: int, context: bytes) -> bytes:
 
 
 def shares(secret: bytes, threshold: int, number: int) -> list[bytes]:
-  """Shares of a 32-byte secret, of which `threshold` give it and fewer nothing.
+  """Shares of a 32-byte secret: `threshold` give it, fewer give nothing.
 
   Shamir, "How to share a secret", 1979, over each half of the secret.
 
@@ -136,7 +136,7 @@ def shares(secret: bytes, threshold: int, number: int) -> list[bytes]:
 
 
 def recovered(found: Mapping[int, bytes], threshold: int) -> bytes:
-  """The secret of which `shares` were made.
+  """The secret that `shares` were made from.
 
   Args:
     found: shares by their place in the list, `threshold` or more.

@@ -140,7 +140,7 @@ def gathered(
     transport: to whom it may talk.
     path: of the file that remembers them.
     num_sites: how many to wait for.
-    assign: who is of which fleet.
+    assign: the fleet of each site.
     note: writes down what happens.
     seconds: to wait for an answer.
     patience: seconds to wait for all, altogether.

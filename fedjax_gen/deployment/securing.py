@@ -213,7 +213,7 @@ class _Leader:
       requests,
       checked,
       least=max(self.terms.threshold, min(wanted, len(requests))),
-      # Sealed shares for all, in hexadecimal, are the most beside vectors.
+      # Sealed shares for all, in hexadecimal, are the most after vectors.
       most_bytes=8 * self.terms.size + 1024 * self.terms.num_nodes,
       journal=self.folder / step,
     )

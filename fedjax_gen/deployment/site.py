@@ -433,7 +433,7 @@ class Site:
   ) -> None:
     if reason := task.algorithm.server.aggregate.reveals:
       raise Refused(
-        f'Expected a method whose server needs sums alone, got '
+        f'Expected a method that needs sums alone, got '
         f'{header["method"]!r} ({reason}): a secure sum hides nothing there.'
       )
     own = terms.identities[int(header['row'])].hex()

@@ -21,7 +21,7 @@ from fedjax_gen.models.vae import (
 )
 from fedjax_gen.types import Array, Key, LossFn, Variables
 
-_DRAW = 1  # folded into the key of an example, of which latents are split
+_DRAW = 1  # folded into the key of an example, which latents are split from
 
 
 @dataclasses.dataclass(frozen=True)
@@ -286,7 +286,7 @@ def generated(
     variables: its variables.
     latents: `[B, Z]` by level.
     labels: `[B]`.
-    key: of the examples; may be that of which the latents were drawn.
+    key: of the examples; may be the one that the latents were drawn with.
   """
   if vae.likelihood.generated is None:
     return _decoded(vae, variables, latents, labels)

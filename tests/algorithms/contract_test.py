@@ -259,7 +259,7 @@ def _start(name):
 
 
 def _with_absences(build, algorithm, **layout):
-  """Rounds of an algorithm whose last clients fail in each of them."""
+  """Rounds of an algorithm in which the last clients fail."""
   samplers = [_all_but_the_last] * len(algorithm.fleets)
   return build(algorithm, samplers=samplers, **layout)
 

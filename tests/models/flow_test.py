@@ -1,4 +1,4 @@
-"""Flows of which the velocity is known: their loss, their ways, their ends."""
+"""Flows with a known velocity: their loss, their ways, their ends."""
 
 import functools
 import math

@@ -22,7 +22,7 @@ _PIECES = 4  # of a device's share in flight at once: a quarter
 
 
 class Exchange(NamedTuple):
-  """Which device needs which row of which other; the same on all devices.
+  """Which rows a device needs from the others; the same on all devices.
 
   Attributes:
     rows: `[D, k]` rows that each device needs, N or more where it needs none.

@@ -1,7 +1,7 @@
 """Synthetic client codes: fitting, mixing, interpolation.
 
 After training, FedHypeVAE (see `fedjax_gen.models.hyper.hypernetwork`) looks
-for a neutral code whose generated embeddings have the class moments that
+for a neutral code that generates embeddings with the class moments that
 clients released (eq. 11), and mixes codes (eq. 13). All of it is
 post-processing of what was released: no client is asked again.
 

@@ -1,7 +1,7 @@
 """Checkpoints of any state: written whole or not at all, the best one kept.
 
 A thin layer over Orbax that adds what a run needs: rounds as names, a policy
-that keeps the last and the best, and errors that say which leaf of which file
+that keeps the last and the best, and errors that name leaf and file
 is wrong. The leaves are saved by name, next to a JSON record of their types and
 shapes; the caller gives the tree that they form.
 """

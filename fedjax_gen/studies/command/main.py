@@ -29,7 +29,7 @@ PROGRAMS = {
   ),
   'embed': 'Turns images into embeddings with a frozen encoder.',
   'generate': 'Samples from the model that a finished run trained.',
-  'coordinate': 'coordinate NAME: a study whose clients are other machines.',
+  'coordinate': 'coordinate NAME: a study with other machines as its clients.',
   'site': 'Trains on data of this machine, as a coordinator asks.',
 }
 _MODULES = {

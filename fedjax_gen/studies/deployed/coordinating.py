@@ -1,4 +1,4 @@
-"""`fedjax-gen coordinate NAME`: a study whose clients are other machines."""
+"""`fedjax-gen coordinate NAME`: a study with other machines as its clients."""
 
 from collections import namedtuple
 from collections.abc import Mapping
@@ -141,7 +141,7 @@ def _main(study: programs.Program, session, asked: Any) -> None:
   source = options.load_source(asked.data, seed=asked.run.seed)
   if not source.spec.is_image:
     raise InputError(
-      'Expected images, whose form sites know without a word, got '
+      'Expected images, the form that sites know without a word, got '
       f'{source.name}, of kind {source.spec.kind.name}.'
     )
   folder = session.path.with_name(f'{session.path.name}.federation')
@@ -245,7 +245,7 @@ def _connected(
 
 
 def _layout(sizes: list[int], listed: str, num_rows: int) -> Partition:
-  """Sizes as a partition, whose rows mean nothing: examples stay at sites."""
+  """Sizes as a partition. Its rows mean nothing: examples stay at sites."""
   rows = np.arange(sum(sizes), dtype=np.int64) % num_rows
   return Partition(
     rows,

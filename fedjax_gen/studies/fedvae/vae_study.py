@@ -148,7 +148,7 @@ def build(
 def prepare(
   running: Run, compared: vae_judge.VaeComparison
 ) -> vae_judge.VaeComparison:
-  """Encodes series and tables of a private run, whose ledger is charged."""
+  """Encodes series and tables of a private run, once the ledger is charged."""
   if running.secrets is None or compared.source.schema is None:
     return compared
   key = running.secrets.key('federated', encoding.LABEL)
