@@ -1,4 +1,4 @@
-"""Rounds of a large population beside those of a small one: time and memory.
+"""Rounds of a large population next to those of a small one: time and memory.
 
 python -m benchmarks.population --clients=1000000 --cohort=1000 --out=F.json
 

@@ -1,11 +1,11 @@
-"""Where a client's step spends its time, beside what the machine can do.
+"""Where a client's step spends its time, next to what the machine can do.
 
 python -m benchmarks.profile --task=emnist_conv
 
 One round of a task (`ours:one`), compiled and traced on one core, and its
 operations added up by layer, direction and kind: milliseconds of a step, the
 floating-point operations of its matrix products, and the bytes that they and
-the loops between them read and write (`benchmarks.hlo`). Beside them the rate
+the loops between them read and write (`benchmarks.hlo`). Next to them the rate
 of the best matrix product and of copies, measured on the same core in the same
 run: what is slower than both has no such excuse.
 """

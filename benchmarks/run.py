@@ -1,4 +1,4 @@
-"""The speed of a round beside what else one could use, in one table.
+"""The speed of a round next to what else one could use, in one table.
 
 python -m benchmarks.run --quick --out=quick.json
 python -m benchmarks.run --task=conv_vae --out=conv_vae.json

@@ -1,4 +1,4 @@
-"""What the random order of an epoch costs, beside the epoch itself.
+"""What the random order of an epoch costs, next to the epoch itself.
 
 python -m benchmarks.shuffle
 

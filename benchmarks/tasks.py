@@ -185,7 +185,8 @@ ALL = (
   with_steps('emnist_conv', 10, 20),
   with_steps('mlp_vae', 100, 32),
   with_steps('mlp_vae', 1000, 32),
-  # Algorithms of the library, beside a loop that calls their clients' programs.
+  # Algorithms of the library, next to a loop that calls their clients'
+  # programs.
   Task('fedvae_paper', 4, 2, 128),
   Task('fissionvae', 20, 4, 32),
   Task('fedhypevae', 100, 1, 32),

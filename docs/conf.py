@@ -1,4 +1,4 @@
-"""How the pages become a site: Markdown beside docstrings, no other host.
+"""How the pages become a site: Markdown and docstrings, no other host.
 
     pip install -e '.[docs]'
     sphinx-build -W --keep-going -b html docs docs/_build/html

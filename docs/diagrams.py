@@ -133,9 +133,9 @@ DIAGRAMS = {
     [(0, 1), (1, 2), (2, 5), (1, 6), (3, 4), (4, 5), (5, 6), (6, 7)],
   ),
   'fedvtc': Diagram(
-    'A client’s own extractor takes its images x to features z, of which its '
-    'own head tells the class; both stay with it. It sends means and spread of '
-    'the features of its classes, which the server joins to a Gaussian for '
+    'A client’s own extractor takes its images x to features z, and its '
+    'own head tells their class; both stay with it. It sends means and spread '
+    'of the features of its classes, which the server joins to a Gaussian for '
     'every class. Draws from these Gaussians become images of every class in a '
     'small generator, and with those the client fine-tunes extractor and head.',
     [Box('for every class y:|N(c^y, σ²)', 0, columns=2), net('generator|ψ', 3)],

@@ -19,7 +19,7 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
   file as it was. Missing parent folders are made.
 
   Args:
-    path: the file to write. The temporary one lies beside it, because only
+    path: the file to write. The temporary one lies next to it, because only
       within one file system a rename is atomic, and has the same suffix,
       because some writers choose the format by it.
 

@@ -25,7 +25,7 @@ def start(
   Args:
     module: its name, as `python -m` takes it.
     task: which `lent` gives to the module.
-    environment: variables beside this process's.
+    environment: variables next to this process's.
     stdout: as `subprocess.Popen` takes it.
   """
   lent_task = json.dumps({field: getattr(task, field) for field in _FIELDS})

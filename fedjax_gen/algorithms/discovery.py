@@ -5,9 +5,9 @@ Latent Space and Decoder Decomposition", IJCAI 2025) is given the group of every
 client. Discovery is ours and no part of it: after a few rounds of plain FedVAE
 every client reports a small statistic (`federated.collect`), the server
 clusters the clients (`federated.statistics.grouping`), and a client that comes
-later is put in the group whose centre is nearest, or chooses the group whose
-model fits its data best. Reports are read by the server one by one, which sums
-are not.
+later is put in the group with the nearest centre, or chooses the group with the
+model that fits its data best. Reports are read by the server one by one, which
+sums are not.
 
 No report reads `info.group`.
 """
@@ -203,7 +203,7 @@ def update_direction(
     vae: the model.
     optimizer: descends the negative ELBO, from a fresh state.
     work: how much the client trains.
-    module: whose change is looked at.
+    module: its change is looked at.
     num_features: F.
     beta: weight of the KL term.
     seed: of the sketch; clients that are compared need the same.
@@ -211,7 +211,7 @@ def update_direction(
   Returns:
     A report of the model's variables: a `Statistic` of `[F]` features, of
     length about 1, without errors; NaN for a client without examples, or
-    whose model did not move.
+    with a model that did not move.
 
   Raises:
     InputError: a number is out of range; when first used, if the model has no
@@ -287,7 +287,7 @@ def group_bounds(
 def best_bound_group(
   vaes: Sequence[Vae], *, batch_size: int = 64, max_examples: int = 512
 ) -> Report:
-  """The group whose model gives a client's own data the highest ELBO.
+  """The group with the model of highest ELBO on a client's own data.
 
   How a client that comes later may choose for itself: it tells the server
   nothing but a number. Bounds of different likelihoods do not compare.

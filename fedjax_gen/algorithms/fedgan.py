@@ -9,8 +9,8 @@ K steps both are averaged, weighted by the client's number of examples, and
 sent back. The players' learning rates may differ ("two time scales").
 
 Ours: a round is a number of passes over the client's own data, so that a
-larger client makes more steps; Adam, whose moments stay with the client if so
-configured; client sampling and dropouts, server optimizers and FedProx; and
+larger client makes more steps; Adam, with moments that stay with the client if
+so configured; client sampling and dropouts, server optimizers and FedProx; and
 the networks and the loss with its penalty, see `fedjax_gen/models/gan.py`. The
 paper's networks are not reproduced.
 """

@@ -175,11 +175,11 @@ def fedhypevae(
     )
   if mode == 'record_server_code':
     raise InputError(
-      "Expected with_server_codes for privacy='record_server_code', whose "
+      "Expected with_server_codes for privacy='record_server_code': its "
       'server holds the codes.'
     )
   if mode == 'record_joint' and config.local_mode == 'epochs':
-    _refuse_shares(plan, 'local_mode=epochs, whose steps use each gradient')
+    _refuse_shares(plan, 'local_mode=epochs: its steps use each gradient')
   step_fn = _paper_step(config, model, plan) if mode == 'paper' else (
     _joint_step(config, model, mode, plan)
   )  # fmt: skip
@@ -216,8 +216,8 @@ def with_server_codes(
   in place of a million. The server takes it through the hypernetwork to heads
   and codes, one vector-Jacobian product a client (pFedHN, Shamsian et al.,
   ICML 2021, as differential privacy would have it). The price: codes are not
-  private, and the decoder's base weights, of which no gradient is sent, stay as
-  `base_key` made them, a constant that all can make.
+  private, and the decoder's base weights, for which no gradient is sent, stay
+  as `base_key` made them, a constant that all can make.
 
   Guarantees:
     As `descent.private_gradient`, over what is sent and the client's encoder
@@ -244,7 +244,7 @@ def with_server_codes(
         f'Expected {name}={needed!r} with privacy=record_server_code, got '
         f'{name}={got!r}.'
       )
-  _refuse_shares(plan, 'record_server_code, whose server sees each message')
+  _refuse_shares(plan, 'record_server_code: its server sees each message')
   base = {'base': model.init(base_key)['base']}
   optimizer = optax.partition(
     {

@@ -125,13 +125,13 @@ def fissionvae(
   """One VAE with parts shared by all clients and parts shared by a group.
 
   With nothing for groups alone, or with one group and no prior of its own, it
-  is FedVAE. Groups whose entries of `models` are the same value share an
+  is FedVAE. Groups with the same value in `models` share an
   architecture and make one fleet; all but the decoders must be alike in all.
 
   Guarantees:
     With a plan of records those of `descent.trainer`, of what every client
     sends; with one of clients those of `modular.private_server`, all clients
-    counting alike. Priors that are fixed hold no data. Who is of which group
+    counting alike. Priors that are fixed hold no data. The group of a client
     is taken as public. Without a plan, none.
 
   Args:
@@ -410,7 +410,7 @@ def _fleets(models: tuple[Vae, ...]) -> tuple[tuple[int, ...], ...]:
       if trees.first_differing_leaf(shapes[0].get(name), variables.get(name)):
         raise InputError(
           f'Expected models that differ in their decoder only, got models '
-          f'whose {name} differs.'
+          f'with another {name}.'
         )
   return tuple(tuple(groups) for groups in fleets.values())
 

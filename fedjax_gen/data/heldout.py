@@ -51,8 +51,8 @@ def split_clients(
   Of the m rows that a client has of a class, `test * m` go to the test, up or
   down to a whole number; up or down is drawn such that sums over classes come
   as near to their share, and that no class is at an advantage. Then validation
-  is taken of what remains likewise. One row at least stays in train: a class
-  of which a client has one row is not held out there.
+  is taken of what remains likewise. One row at least stays in train: where a
+  client has one row of a class, it is not held out.
 
   Args:
     partition: of rows of `labels`; clients may be empty, rows may be missing.

@@ -19,7 +19,7 @@ _BLOCK = 1 << 21  # points computed at once, at most
 # Lengths in shares of the image's size.
 _RADII = (0.31, 0.44)  # of the circle around a shape, or nearly
 _MARGIN = 0.02  # of the ground, around that circle
-# Of half the angle, whose tangent is drawn; about 17 degrees either way.
+# Half the angle; its tangent is drawn; about 17 degrees either way.
 # More would make squares of 8 x 8 pixels into discs.
 _MAX_TANGENT = 0.15
 _GROUND = (176, 256)  # grey levels, the last one excluded

@@ -72,7 +72,7 @@ def load(
     arrays as npy files, which are not read into memory (`npy.read`), of idx
     files, an archive of CIFAR or Tiny ImageNet, unpacked, or a folder of
     pictures, one folder per class (`folder.read`);
-  * `clients:PATH` or `groups:PATH`, a folder of pictures whose first level is
+  * `clients:PATH` or `groups:PATH`, a folder of pictures with a first level of
     one folder per client, or per kind of images;
   * a table, `FILE.csv`, `.tsv` or `.parquet` (extra `tables`), or
     `clients:PATH`, a folder with a table for each client (`table.read`); with a

@@ -25,7 +25,7 @@ def keep(
   whole number, and one at least where `num` is no smaller than the number of
   classes: the largest classes give way to those. Inside a class, groups and
   users keep their shares likewise. Examples stay in the order of the source,
-  and names of classes, users and groups of which none is left stay too.
+  and names of classes, users and groups stay even if none is left of them.
 
   Args:
     source: What is drawn from.

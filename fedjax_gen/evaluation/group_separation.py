@@ -84,7 +84,7 @@ def linear_probe(
     held_out_groups: `[m]`; a group that is not in `groups` cannot be found.
 
   Returns:
-    the share of held-out latents whose group is found, in [0, 1]. Latents
+    the share of held-out latents with their group found, in [0, 1]. Latents
     that say nothing give the share of the largest group.
   """
   checks.features(1, latents=latents, held_out_latents=held_out_latents)

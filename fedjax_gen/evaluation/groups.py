@@ -102,8 +102,8 @@ def group_reference(
     the reference for `evaluate_group_samples` and `curve_metrics`.
 
   Raises:
-    InputError: no images, no groups, or an extractor whose probabilities are
-      not of these groups.
+    InputError: no images, no groups, or an extractor with probabilities of
+      other groups.
   """
   inputs, groups = source.test.inputs, groups_of(source, 'test')
   names = metric_names(source.group_names)

@@ -7,8 +7,8 @@ interpolated,
 
     share * p_local(y | x) + (1 - share) * p_synthetic(y | x),
 
-with one share for all clients, the one of 0, 0.1, ..., 1 whose validation
-accuracy, averaged over clients, is best.
+with one share for all clients, the one of 0, 0.1, ..., 1 with the best
+validation accuracy, averaged over clients.
 
 The interpolated rule is that of DP-CVAE's code (Di Salvo, Nguyen, Ledig,
 "Embedding-Based Federated Data Sharing via Differentially Private Conditional

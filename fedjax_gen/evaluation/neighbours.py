@@ -25,8 +25,8 @@ def nearest(
   10,000 MNIST images among 60,000 take about ten seconds on 2 CPU cores.
 
   Args:
-    inputs: uint8 `[n, H, W, C]`, or encoded series or rows, whose distances
-      are those of the encoding.
+    inputs: uint8 `[n, H, W, C]`, or encoded series or rows, with the
+      distances of the encoding.
     train_inputs: `[m, ...]` likewise.
     block_size: images of each set at a time; memory is about
       `8 * block_size * (block_size + H * W * C)` bytes, for any n and m.

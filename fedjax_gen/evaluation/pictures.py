@@ -138,8 +138,8 @@ def _paste(
   """Draws a row: its title left of `left`, its images at the size `cell`."""
   width, height = cell
   draw, font = ImageDraw.Draw(canvas), theme.font(_TEXT_SIZE)
-  beside = (left - 2 * _GAP, top + height // 2)
-  draw.text(beside, row.title, theme.INK, font, anchor='rm')
+  corner = (left - 2 * _GAP, top + height // 2)
+  draw.text(corner, row.title, theme.INK, font, anchor='rm')
   for column, pixels in enumerate(row.inputs):
     x = left + column * (width + _GAP)
     enlarged = _image(pixels).resize(cell, Image.Resampling.NEAREST)

@@ -73,7 +73,7 @@ def compare_features(
   """Does what `evaluate_samples` does, from features at hand.
 
   For many comparisons with the same real images (methods, rounds, groups and
-  the pool of them), whose features are then computed once.
+  the pool of them): their features are computed once.
 
   Args:
     extractor_name: what the features come from.

@@ -128,7 +128,7 @@ class Named(NamedTuple):
 def by_client(num_clients: int) -> Aggregate:
   """Each client's message in a row of its own: leaves gain an `[N]` axis.
 
-  A sum in form alone: THE SERVER SEES EVERY MESSAGE AND WHOSE IT IS, and a
+  A sum in form alone: THE SERVER SEES EVERY MESSAGE AND ITS SENDER, and a
   secure summation hides nothing. For servers that learn from what clients say
   one by one, as from points with labels.
 

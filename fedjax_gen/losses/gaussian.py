@@ -41,7 +41,7 @@ def relative(step: Gaussian, base: Gaussian) -> Gaussian:
 
 
 def clipped(mean: Array, logvar: Array) -> Gaussian:
-  """A Gaussian whose log-variance is kept in `LOGVAR_RANGE`, see `kept_in`."""
+  """A Gaussian with its log-variance kept in `LOGVAR_RANGE`; see `kept_in`."""
   return Gaussian(mean, kept_in(logvar, *LOGVAR_RANGE))
 
 

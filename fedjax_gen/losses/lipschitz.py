@@ -1,6 +1,6 @@
 """How fast a network may change with its input: three ways to hold it back.
 
-For networks whose weights are the only thing they read besides the input: none
+For networks that read their weights and the input, and nothing else: none
 of this looks at data, so none of it costs privacy. A layer `x @ kernel` of
 kernel K grows distances by at most its largest singular value; a chain of such
 layers and of activations that grow none (ReLU, tanh) by at most their product.

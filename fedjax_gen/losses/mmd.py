@@ -1,7 +1,7 @@
 """Maximum mean discrepancy of two samples, with a sum of Gaussian kernels.
 
 Gretton et al., "A kernel two-sample test", JMLR 13, 2012. Bandwidths are fixed
-numbers times the dimension and do not look at the data, of which the median
+numbers times the dimension and do not look at the data: the median
 distance, the usual choice, would be an undeclared release.
 """
 
@@ -14,8 +14,8 @@ from fedjax_gen.errors import InputError
 from fedjax_gen.types import Array
 
 SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)
-"""Bandwidths s, for embeddings whose expected squared distance is about 2 F,
-as it is of those with coordinates of mean 0 and variance 1."""
+"""Bandwidths s, for embeddings with an expected squared distance of about 2 F,
+as coordinates of mean 0 and variance 1 have."""
 
 
 def multi_kernel(
@@ -123,8 +123,7 @@ def _among(values: Array, name: str, scales: Sequence[float]) -> Array:
   num = values.shape[0]
   if num < 2:
     raise InputError(
-      f'Expected 2 or more {name} examples, of which the MMD takes pairs, got '
-      f'{num}.'
+      f'Expected 2 or more {name} examples, for the MMD takes pairs, got {num}.'
     )
   kernels = multi_kernel(values, values, scales)
   # Masked and not subtracted: rounding may leave the diagonal below 1.

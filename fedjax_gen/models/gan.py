@@ -10,7 +10,7 @@ normalisation in both but at the generator's output and the discriminator's
 input, images in [-1, 1], Adam with 2e-4 and beta 1 of 0.5, weights drawn from
 N(0, 0.02^2), latents from a uniform distribution.
 
-Ours: GroupNorm in place of batch normalisation, whose statistics are those of
+Ours: GroupNorm in place of batch normalisation. Statistics of the latter are of
 a client's own images: their average over clients is that of no client. The
 penalty R1 on the discriminator, see `gan_loss`: with neither of the two in the
 discriminator, on 8 x 8 digits, all images were alike after 900 steps a client.

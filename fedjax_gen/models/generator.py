@@ -35,8 +35,8 @@ class Generator(NamedTuple):
     reconstruct: `(variables, inputs, labels) -> (latents, examples)`, `[n, Z]`
       latents of given examples and what they are decoded to; None for a model
       without latents of examples.
-    best: metric of `bounds` of which more is better, by which the best
-      checkpoint is kept; None for none.
+    best: metric of `bounds`, higher is better, that decides which checkpoint
+      is kept as the best; None for none.
     optimizer: makes the optimizer of training from the house's Adam; None for
       Adam with the learning rate of the training.
     sampled: modules that `sample` reads, which are what is saved; None for all.

@@ -34,7 +34,7 @@ def build(name: str, configs: Iterable[Any], spec: DataSpec) -> Generator:
 
   Args:
     name: of the family, a key of `GENERATORS`.
-    configs: configurations, of which the family takes those of its classes, or
+    configs: configurations; the family takes those of its classes, or
       of classes derived from them; by default as they are made without values.
     spec: shape of the data and number of classes.
 

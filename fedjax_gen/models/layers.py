@@ -94,7 +94,7 @@ def depthwise_conv(
 ) -> jax.Array:
   """A filter for each channel, padding SAME, as a sum over shifted images.
 
-  Equal to `jax.lax.conv_general_dilated` with `feature_group_count=C`, whose
+  Equal to `jax.lax.conv_general_dilated` with `feature_group_count=C`: its
   groups would be C times the number of mapped clients.
 
   Args:

@@ -169,7 +169,7 @@ def group_means(
   unscaled = pairwise_distances(means)[pairs].mean()
   if unscaled == 0:
     raise InputError(
-      f'Expected distance=0 for strategy={strategy!r}, whose groups all '
+      f'Expected distance=0 for strategy={strategy!r}, where all groups '
       f'coincide, got distance={distance!r}.'
     )
   return (means.astype(np.float64) * (distance / unscaled)).astype(np.float32)

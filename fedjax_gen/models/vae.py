@@ -318,7 +318,7 @@ def _kl(
 ) -> dict[str, Array]:
   """`[B]` KL term of each level.
 
-  KL(q || p) in closed form, but for the level `sampled`, whose prior depends on
+  KL(q || p) in closed form, but for the level `sampled`: its prior depends on
   a draw that depends on its own: there KL(q || p) at that draw is not what log
   q - log p is on average, which is estimated at the draw.
   """

@@ -114,7 +114,7 @@ def generator_loss(
   gaussians: Gaussians,
   own: Gaussians,
 ) -> LossFn:
-  """L_e = L_rc + w_KL D_KL + w_DM L_DM of a client, with what is beside L_DM.
+  """L_e = L_rc + w_KL D_KL + w_DM L_DM of a client, and its terms but L_DM.
 
   Args:
     losses: weights and choices.
@@ -122,7 +122,7 @@ def generator_loss(
     model: the client's classifier.
     classifier: its variables, not to be descended.
     gaussians: of all clients.
-    own: of the client, whose means serve for classes not known yet.
+    own: of the client; its means serve for classes not known yet.
 
   Returns:
     A loss of `{'generator': ..., 'log_stddev': [F]}`.
@@ -236,7 +236,7 @@ def matching(
   if losses.dm_mode == 'mean':
     gap = (features - means).reshape(num_classes, each, -1).mean(axis=1)
     squared = gaussians.known[classes] * jnp.sum(gap**2, axis=-1)
-    # A sum over all known classes, of which these are a sample.
+    # A sum over all known classes; these are a sample of them.
     num_chosen = jnp.maximum(gaussians.known[classes].sum(), 1)
     distance = squared.sum() * (gaussians.known.sum() / num_chosen)
   elif losses.dm_mode == 'sample':

@@ -197,7 +197,7 @@ def calibrate(
   spent = cost()
   if spent >= target_epsilon:
     raise InputError(
-      f'Expected epsilon={target_epsilon!r} to leave something beside what '
+      f'Expected epsilon={target_epsilon!r} to leave something next to what '
       f'else is released, got {len(others)} other events, which cost '
       f'{spent:.4g}.'
     )

@@ -32,8 +32,8 @@ class ClippedSum(NamedTuple):
     total: the sum over the batch's records, like the variables, float32.
     norms: `[B]` norms before clipping; 0 for records that did not count,
       because of the mask or because their gradient is not finite.
-    share_clipped: scalar, the part of the records that counted whose norm
-      exceeds the bound; 0 if none counted.
+    share_clipped: scalar, of the records that counted, the part with a norm
+      above the bound; 0 if none counted.
     metrics: means over the records that counted; 0 if none did.
   """
 
@@ -59,8 +59,8 @@ def tree_norm(tree: Tree) -> Array:
 def clip(tree: Tree, max_norm: float | Array) -> tuple[Tree, Array]:
   """Scales a whole tree down to a norm of at most `max_norm`.
 
-  One norm over all leaves, not one a leaf. A tree that holds a NaN or an
-  infinity, or whose squares overflow float32 (from a norm of 1.8e19), becomes
+  One norm over all leaves, not one a leaf. A tree with a NaN, an infinity or
+  squares that overflow float32 (from a norm of 1.8e19) becomes
   zero: anything else would make the sum it enters NaN, which reveals it.
 
   Guarantees:
@@ -106,7 +106,7 @@ def clipped_sum(
   accelerators too.
 
   All that a record's loss differentiates is clipped jointly, so `variables`
-  must hold everything that is trained on these records: a part trained beside
+  must hold everything that is trained on these records: a part trained next to
   it, without noise, voids the guarantee, as the other records' gradients then
   depend on the record that is removed.
 
@@ -125,7 +125,7 @@ def clipped_sum(
     batch: `[B]` records; rows that the mask hides are never counted.
     key: consumed; each record's slot gives it a key.
     max_norm: C, above zero.
-    chunk_size: records whose gradients are in memory at a time.
+    chunk_size: how many gradients of records are in memory at a time.
   """
   _check_max_norm(max_norm)
   validate.positive_int(chunk_size=chunk_size)

@@ -1,12 +1,12 @@
 """What was released about each client, and whether more may be.
 
 A ledger is a value: `charge` gives a new one. Charge *before* releasing; a run
-whose budget is spent stops there (`BudgetSpentError`). Everything that leaves
+with a spent budget stops there (`BudgetSpentError`). Everything that leaves
 is to be charged: training steps, moments, histograms, and choices made by
 looking at the data.
 
 Budgets hold for schedules fixed in advance, and for stopping when they are
-spent. If noise is chosen by what was released before, use `rdp`, whose budget
+spent. If noise is chosen by what was released before, use `rdp`: its budget
 is known to hold then too (Feldman and Zrnic, "Individual privacy accounting
 via a Renyi filter", 2021).
 """
@@ -207,7 +207,7 @@ class Ledger:
         f'Expected {label!r} to fit the privacy budget epsilon='
         f'{self.epsilon:g} at delta={self.delta:g}, got '
         f'{self._cost(history):.4g} for client {client} '
-        f'({len(exceeding)} clients in all would exceed it), of which '
+        f'({len(exceeding)} clients in all would exceed it); '
         f'{self._cost(self.histories[client]):.4g} are spent.'
       )
     histories = (

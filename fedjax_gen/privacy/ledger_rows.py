@@ -52,8 +52,7 @@ def promise(released: Ledger | Releases) -> str:
     kept = ''
     if released.set_aside:
       kept = (
-        f', of which {released.set_aside:.3g} are kept for batches that lack '
-        'room'
+        f'; {released.set_aside:.3g} of it are kept for batches that lack room'
       )
     return (
       f'Budget: epsilon={released.epsilon:g} at delta={released.delta:g}{kept}'

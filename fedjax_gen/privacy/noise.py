@@ -1,9 +1,9 @@
 """Gaussian noise, and who adds it.
 
-Noise goes on the sum, never on the mean: a sum whose contributions are clipped
-to C changes by at most C, so noise of standard deviation `noise_multiplier * C`
-on it is the Gaussian mechanism, and dividing by a fixed number afterwards
-costs nothing.
+Noise goes on the sum, never on the mean: a sum of contributions that are
+clipped to C changes by at most C, so noise of standard deviation
+`noise_multiplier * C` on it is the Gaussian mechanism, and dividing by a fixed
+number afterwards costs nothing.
 
 Who knows the key subtracts the noise. A guarantee needs a key of
 `secret_keys.Secrets.key`; with one of `jax.random.key(seed)` it is nominal.
@@ -155,13 +155,13 @@ def private_server(
 
 
 def with_private_server(algorithm: Algorithm, plan: Plan) -> Algorithm:
-  """An algorithm whose server is a `private_server`, as a plan has it.
+  """An algorithm with a `private_server`, as a plan has it.
 
   Guarantees:
     Those of `private_server`, with the plan's norm, noise and denominator.
 
   Args:
-    algorithm: whose aggregate is a tree like one message.
+    algorithm: its aggregate is a tree like one message.
     plan: made by `plan.client_plan`.
   """
   server = private_server(
@@ -180,7 +180,7 @@ class Placement(NamedTuple):
     name: one of `PLACEMENTS`.
     client: of the noise that each client adds to its message.
     server: of the noise that the server adds to the sum.
-    num_shares: m', the clients whose noise together is what was asked for;
+    num_shares: m': the noise of so many clients together is what was asked for;
       0 where it does not matter.
     colluding: clients who may pool what they know; they subtract their shares.
   """

@@ -86,7 +86,7 @@ class PrivacyConfig(fields.Configuration):
   )
   clip_chunk: int = fields.positive_int(
     16,
-    'Records whose gradients are in memory at once; decides no number',
+    'Gradients of records in memory at once; decides no number',
     recorded=False,
   )
 
@@ -134,7 +134,7 @@ class Plan(NamedTuple):
     share: part of the noise's standard deviation that each client adds to
       what it sends: 1, or less where noise is distributed, so that the shares
       of all but those who pool theirs add up to the noise that is charged.
-    chunk_size: records whose gradients are in memory at once.
+    chunk_size: gradients of records in memory at once.
     expected_cohort: clients expected in a round, the denominator of clipped
       messages; 0 with records as the unit.
     canaries: of an audit, how records say that they are canaries; None outside
@@ -247,7 +247,7 @@ def record_plan(
     rounds: of training.
     cohort_size: clients with records that a round has at least, for the
       shares of distributed noise; all of them by default.
-    ledger: what was, or will be, released beside; an empty one by default.
+    ledger: what else was, or will be, released; an empty one by default.
 
   Raises:
     InputError: an argument is out of range, the ledger is of other clients or
@@ -424,7 +424,7 @@ def _least_noise(ledger: Ledger, event_of: Callable[[float], Event]) -> float:
     for history, cost in zip(ledger.histories, ledger.spent(), strict=True)
   }
   noise = 0.0
-  # Of two histories the one that costs more need not be the one beside which
+  # Of two histories the one that costs more need not be the one with which
   # the event needs more noise: all are looked at.
   for others, cost in sorted(spent.items(), key=lambda item: -item[1]):
     if cost >= ledger.epsilon:

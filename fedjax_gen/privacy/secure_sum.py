@@ -96,7 +96,7 @@ class FixedPoint:
     return signed * self.resolution
 
   def sensitivity(self, max_norm: float, num_values: int) -> float:
-    """L2 bound of an encoded message whose norm was at most `max_norm`.
+    """L2 bound of an encoded message with a norm of at most `max_norm`.
 
     Rounding moves every value by half a resolution at most.
 
@@ -155,7 +155,7 @@ def secure_sum(
   Guarantees:
     Released: exactly the sum of the survivors' encoded messages, which differs
       from the sum of their messages by half a resolution a client at most.
-      Neither which message was whose, nor a message by itself, if two or more
+      Neither who sent a message, nor a message by itself, if two or more
       survive. No differential privacy.
     Sensitivity: `FixedPoint.sensitivity` for messages clipped before.
 

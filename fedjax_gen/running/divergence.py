@@ -9,8 +9,9 @@ from fedjax_gen.running import leaves
 from fedjax_gen.running.stopping import DivergedError
 from fedjax_gen.running.storage.checkpoints import Checkpoints
 
-# A metric whose name ends so is `[n, K]`, one number per round and participant.
-# They are not logged; they name the clients behind a loss that is not finite.
+# A metric with a name that ends so is `[n, K]`, one number per round and
+# participant. They are not logged; they name the clients behind a loss that is
+# not finite.
 PER_CLIENT = '_per_client'
 CLIENT_NUMBERS = f'client{PER_CLIENT}'
 
@@ -23,11 +24,11 @@ def find(
   """Returns in words the first number that is not finite, or None.
 
   Args:
-    rounds: per round its number, `round`, and its metrics; those whose names
-      end in `loss` must be finite unless the round had no `participants`.
+    rounds: per round its number, `round`, and its metrics; those with names
+      that end in `loss` must be finite unless the round had no `participants`.
     metrics: the same metrics as arrays, with those per client; None to look at
       what is trained alone.
-    trained: a tree of arrays whose floats must be finite.
+    trained: a tree of arrays; floats must be finite.
   """
   for i, record in enumerate(rounds if metrics is not None else ()):
     if record.get('participants') == 0:

@@ -91,8 +91,8 @@ def summarise(
     `bytes_down` and `bytes_up` (of all participants together), the server's
     metrics, and each metric of the clients as its mean over participants,
     weighted like their messages: NaN in a round without any. `[R, K]` arrays
-    `loss_per_client` and `client_per_client` say whose loss it was, a client
-    being named by its row in its own fleet.
+    `loss_per_client` and `client_per_client` say which client had which loss; a
+    client is named by its row in its own fleet.
   """
   present = [np.asarray(cohort.present) for cohort in metrics.cohorts]
   fleet_weights = [

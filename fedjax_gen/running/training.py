@@ -129,14 +129,14 @@ def train(
       bits must not depend on how rounds are divided among calls: which call
       has how many follows the clock (`Pace`), at most `rounds_per_step`.
       Returns the state and metrics: `[n]` arrays, one number a round, and
-      arrays `[n, K]` whose names end in `_per_client`. `client_per_client`
+      arrays `[n, K]` with names that end in `_per_client`. `client_per_client`
       holds the clients' numbers, if cohorts are drawn.
     schedule: when to evaluate and save.
     workdir: where to log and save.
     progress: where to show the advance.
     evaluate: returns more metrics of what is `evaluated`, logged with its
       round. Of several processes the first alone calls it.
-    best_metric: the metric, of rounds or of evaluation, whose best checkpoint
+    best_metric: the metric, of rounds or of evaluation; its best checkpoint
       is kept in addition to the last ones; None for none.
     best_mode: 'max' or 'min'.
     trained: the part of the state that must stay finite.

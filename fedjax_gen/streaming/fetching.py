@@ -40,7 +40,7 @@ class Fetched(NamedTuple):
     data: its clients' examples, on the device.
     kept: what they keep, leaves `[K, ...]`, on the host; zeros where `is_late`
       and where nothing is kept.
-    is_late: `[K]` bool, clients that the round before has at work, whose rows
+    is_late: `[K]` bool, clients that the round before has at work; their rows
       are not written yet.
   """
 

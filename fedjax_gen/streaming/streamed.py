@@ -58,7 +58,7 @@ class _Ahead(NamedTuple):
 class StreamedRunner:
   """Rounds that move the cohort only; `streamed_runner` makes it.
 
-  Its state is a `FederatedState` whose `fleets` are tables of `RowFiles`,
+  Its state is a `FederatedState` with tables of `RowFiles` as `fleets`,
   `[N]` uint8: a population in files, as small as a checkpoint of it.
 
   Attributes:

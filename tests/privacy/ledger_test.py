@@ -149,7 +149,7 @@ class LedgerTest(parameterized.TestCase):
     self.assertIn('Budget: epsilon=3 at delta=1e-05; pld', table)
     self.assertIn("Neighbouring data: one record's contribution zeroed", table)
     kept = ledger_rows.table(_used().setting_aside(2e-8))
-    self.assertIn('delta=1e-05, of which 2e-08 are kept', kept)
+    self.assertIn('delta=1e-05; 2e-08 of it are kept', kept)
     self.assertIn('one record (delta=1e-05)', kept)
     fresh = ledger_rows.table(ledgers.ledger(5, math.inf, _DELTA))
     self.assertIn('| 0-4 | nothing |', fresh)

@@ -177,7 +177,7 @@ def low_rank(tree: Tree, energy: ArrayLike) -> LowRank:
 
 
 def rank_for(singular_values: Array, energy: ArrayLike) -> Array:
-  """The least r >= 1 whose largest r values `[k]` hold the energy; int32."""
+  """The least r >= 1 so that the r largest of `[k]` hold the energy; int32."""
   squares = jnp.cumsum(singular_values**2)
   total = squares[-1]
   # Nothing at all has all of its energy in any rank.

@@ -86,8 +86,8 @@ def latent_search(
 
   Returns:
     `run(classifier, generator, means [M, F], stddevs, key)`; `stddevs` is
-    `[M, F]`, or `[1, F]` for all alike, and a feature whose standard deviation
-    is 0 stays where the mean has it.
+    `[M, F]`, or `[1, F]` for all alike, and a feature with a standard deviation
+    of 0 stays where the mean has it.
   """
   _check_search(num_steps, num_starts, learning_rate)
 

@@ -99,12 +99,12 @@ def group_rows(
   font = theme.font(max(14, wide // 32))
   words = [word for method in rows for word in method.split()]
   longest = max((font.getlength(word) for word in words), default=0)
-  beside = min(int(longest) + 1, wide // 3)
-  labels = {method: _wrapped(method, font, beside) for method in rows}
+  margin = min(int(longest) + 1, wide // 3)
+  labels = {method: _wrapped(method, font, margin) for method in rows}
   heads = {group: _wrapped(group, font, cell) for group in groups}
-  title = _wrapped(title, font, beside + wide)
+  title = _wrapped(title, font, margin + wide)
 
-  left = 2 * _MARGIN + beside
+  left = 2 * _MARGIN + margin
   heads_top = _MARGIN + _height(title, font)
   top = heads_top + max(_height(head, font) for head in heads.values())
   heights = {

@@ -77,8 +77,8 @@ def marginals(
 ) -> None:
   """Writes the distribution of each column, of several tables together.
 
-  Of numbers shares in twenty cells, at whose ends the first table has its first
-  and its last percent; of categories the share of each.
+  Numbers: shares in twenty cells, from the first to the last percentile of the
+  first table. Categories: the share of each.
 
   Args:
     codec: names the columns; the first 24 are drawn.

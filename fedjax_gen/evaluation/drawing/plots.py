@@ -89,7 +89,7 @@ def name_at_right(
   height of the line's end as it can without touching another.
 
   Args:
-    axes: with limits that are set, of a figure whose size is.
+    axes: limits and the size of the figure are set.
     named: what was drawn, by name.
     bold: the name to stress.
   """

@@ -9,7 +9,7 @@ What a network must be:
 - TorchScript: input uint8. `network(images, return_features=True)` gives
   `[n, F]` features; `network(images, no_output_bias=True)` gives class
   probabilities (NVIDIA's convention for `inception-2015-12-05.pt`). A network
-  whose `forward` has no argument of these names has features only, by
+  with a `forward` without arguments of these names has features only, by
   `network(images)`.
 - ONNX: one input with a free batch dimension, of any integer or floating
   type. The output named `features`, or else the only output, is `[n, F]`

@@ -31,7 +31,7 @@ class Work(NamedTuple):
     skip: the same for a member that is absent, without the work; what it
       kept comes back as it was.
     is_present: `member -> bool`.
-    absent: `members -> members` that count for nothing, whose results are
+    absent: `members -> members` that count for nothing; their results are
       thrown away; they pad the cohort to whole blocks.
   """
 
@@ -89,8 +89,8 @@ def map_population(
 ) -> tuple[Tree, Tree, Tree]:
   """`map_clients` for members that keep something between cohorts.
 
-  What clients keep is carried through the blocks, each of which reads the rows
-  of its members and writes them back. A compiled program to which the
+  What clients keep is carried through the blocks: each reads the rows of its
+  members and writes them back. A compiled program to which the
   population was donated updates it in place, and besides it one block's rows
   are alive. With a mesh devices hold the population between them, and rows go
   to the device that needs them and back (`exchange`). Where rows are known to
@@ -272,7 +272,7 @@ def _padded(members, num_members, size, absent):
 def _padded_rows(rows, size):
   """Rows up to `size`, the added ones beyond any population.
 
-  Padding copies a member, whose row it must not write: writes beyond the
+  Padding copies a member and must not write its row: writes beyond the
   population are dropped.
   """
   pad = np.pad if isinstance(rows, np.ndarray) else jnp.pad

@@ -59,8 +59,8 @@ class Mlp(nn.Module):
 class BasicBlock(nn.Module):
   """Two 3 x 3 convolutions and a shortcut (He et al., 2016).
 
-  GroupNorm in place of BatchNorm, whose statistics clients would have to keep
-  or to share.
+  GroupNorm in place of BatchNorm: clients would have to keep or to share the
+  statistics of the latter.
   """
 
   features: int

@@ -68,8 +68,8 @@ def spread(
   if winograd.suits(kernel.shape, strides, inputs.shape[0], inputs.shape[1:3]):
     return winograd.spread(inputs, kernel, low, size)
   # In sub-pixel form: the s x t outputs of a cell are channels of a
-  # correlation of stride 1, whose kernel runs backwards. Where there is no
-  # stride the cells are the outputs, and none is computed to be cut off.
+  # correlation of stride 1, with a kernel that runs backwards. Where there is
+  # no stride the cells are the outputs, and none is computed to be cut off.
   cells, cut = [], []
   for extent, before, stride in zip(size, low, strides, strict=True):
     first = before // stride

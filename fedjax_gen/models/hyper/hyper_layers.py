@@ -51,7 +51,7 @@ class PriorHead(nn.Module):
   """A code to a Gaussian over latents for each class, N(0, I) at first.
 
   The code goes through a network of its own, h, the label through a learned
-  embedding e; both together through g, whose last kernel begins at zero.
+  embedding e; both together through g; its last kernel begins at zero.
 
   Attributes:
     num_classes: C.

@@ -40,7 +40,7 @@ class ClassMoments(NamedTuple):
   """What is known of each class of embeddings.
 
   Attributes:
-    counts: `[C]` examples; a class whose count is not above zero (it may be
+    counts: `[C]` examples; a class with a count of zero or less (it may be
       noisy) is unknown.
     means: `[C, F]`.
     variances: `[C, F]` of each feature.
@@ -189,7 +189,7 @@ def mixed_personal(
     model: the model.
     hyper: what all share.
     codes: `[K, V]`.
-    weights: `[K]`, of which only the proportions count.
+    weights: `[K]`; only their proportions count.
   """
   personals = _personals(model, hyper, codes)
   return trees.weighted_sum(personals, weights / jnp.sum(weights))
@@ -214,7 +214,7 @@ def generate_mixture(
     hyper: what all share.
     codes: `[K, V]`; of a model in which nothing depends on codes, anything of
       K rows.
-    weights: `[K]`, of which only the proportions count; with mix='samples' also
+    weights: `[K]`; only their proportions count; with mix='samples' also
       `[C, K]`, others for each class.
     labels: `[n]` class of each embedding.
     key: consumed. Embedding i depends on the key and i alone.

@@ -1,9 +1,9 @@
 """An audit of a whole federated training, from one training.
 
-Some of the clients' records are replaced by canaries, each of which is there or
-not by a coin; the algorithm trains on them as on any other; and whoever sees
-what clients send scores each canary by how far the messages point its way. How
-well the scores tell the coins bounds epsilon from below:
+Some of the clients' records are replaced by canaries; a coin decides for each
+whether it is there; the algorithm trains on them as on any other; and whoever
+sees what clients send scores each canary by how far the messages point its way.
+How well the scores tell the coins bounds epsilon from below:
 
   hidden = canaries.hide(key, data, num_canaries, num_classes)
   watched = audited.audited(
@@ -13,7 +13,7 @@ well the scores tell the coins bounds epsilon from below:
   # ... as many rounds on hidden.data as the plan has; then
   audited.lower_bound(hidden, state, delta)
 
-The plan is that of the training whose epsilon is claimed: it decides rate, room
+The plan is that of the training with the claimed epsilon: it decides rate, room
 in a batch, clipping norm, noise, steps and rounds.
 """
 

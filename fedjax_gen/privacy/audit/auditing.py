@@ -2,7 +2,7 @@
 
 An accountant bounds epsilon from above, by what a mechanism is meant to do. An
 audit bounds it from below, by what it did. A lower bound above the claim is
-evidence of a defect: noise on the wrong scale, a gradient beside the clipped
+evidence of a defect: noise on the wrong scale, a gradient next to the clipped
 one, another law of sampling. One below it proves nothing; the attack may be
 weak.
 
@@ -64,7 +64,7 @@ def canary_inclusion(num_canaries: int, key: Key) -> Array:
 
   Guarantees:
     Released: nothing. It is the secret that scores must guess: whatever
-      computes scores must not read it, and what is kept equal beside it, such
+      computes scores must not read it, and what is kept equal with it, such
       as a denominator, must not follow from it.
 
   Args:
@@ -159,7 +159,7 @@ def gradient_scores(released: Tree, directions: Tree) -> Array:
   """White box: the part of a released sum that points each canary's way.
 
   Linear in what was released. Over a run, add up the scores of its steps; if
-  the directions never change (Dirac canaries, whose gradient is one coordinate
+  the directions never change (Dirac canaries: their gradient is one coordinate
   whatever the variables), score the sum of the releases instead.
 
   Guarantees:
@@ -191,9 +191,9 @@ def epsilon_lower_bound(
 ) -> float:
   """A lower bound on epsilon from the scores of canaries, in and out.
 
-  A canary whose score reaches a threshold is guessed to be in; of the others
-  nothing is guessed. The more of the guesses are right, the larger epsilon must
-  be.
+  A canary with a score at or above a threshold is guessed to be in; of the
+  others nothing is guessed. The more of the guesses are right, the larger
+  epsilon must be.
 
   Guarantees:
     If what computed the scores is (epsilon, delta)-DP, the result is at most

@@ -1,4 +1,4 @@
-"""Canaries for an audit of a training: records whose gradient stands out.
+"""Canaries for an audit of a training: records with a gradient that stands out.
 
 A canary's gradient is one coordinate of what is sent, longer than C, whatever
 the variables are: the worst record that clipping allows, and the one that is

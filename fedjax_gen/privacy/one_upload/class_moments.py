@@ -37,7 +37,7 @@ def class_sums(
   rows: Array | None = None,
   before: ClassSums | None = None,
 ) -> ClassSums:
-  """The sums over all clients, each of which adds noise to its own.
+  """The sums over all clients; each adds noise to its own.
 
   `class_sums_by_client` has them apart.
 

@@ -37,7 +37,7 @@ from fedjax_gen.privacy.one_upload import class_moments
 from fedjax_gen.types import Array
 
 STRUCTURES = ('pooled', 'by_class', 'diagonal')
-_COUNT = 0.2  # weight of the count beside the two moments, each of norm 1
+_COUNT = 0.2  # weight of the count next to the two moments, each of norm 1
 _BOUND = math.sqrt(_COUNT**2 + 2)
 # Squares of features with mean square 1 have a norm of sqrt(3 F) where they are
 # about Gaussian; few have one beyond this multiple of sqrt(F).
@@ -109,7 +109,7 @@ class GaussianStatistic:
     """Second moments of records in the unit ball."""
     size = unit.shape[-1]
     if self.structure == 'diagonal':
-      # x^2 / (2 sqrt(F)), of which norms above 1 are brought to 1.
+      # x^2 / (2 sqrt(F)); norms above 1 are brought to 1.
       squares = unit**2 * (math.sqrt(size) / _SQUARES_BOUND)
       norms = jnp.sqrt(jnp.sum(squares**2, axis=-1, keepdims=True))
       return _product(member, squares / jnp.maximum(norms, 1.0))
@@ -141,7 +141,7 @@ def fit(
     Released: nothing more; post-processing of the sums.
 
   Args:
-    statistic: of which the sums are.
+    statistic: what was summed.
     sums: in units of sensitivity, as `one_release.release` returns them.
     stddev: of the noise on every value of them.
     floor: eigenvalues of a covariance within the noise become their mean;

@@ -28,7 +28,7 @@ from fedjax_gen.errors import InputError
 from fedjax_gen.privacy.one_upload import class_moments, gaussian_release
 from fedjax_gen.types import Array
 
-_COUNT = 0.2  # weight of the count beside phi, of norm 1
+_COUNT = 0.2  # weight of the count next to phi, of norm 1
 _BOUND = math.sqrt(_COUNT**2 + 1)
 
 
@@ -48,7 +48,7 @@ class MeanEmbeddings(NamedTuple):
   """What is known of each class.
 
   Attributes:
-    known: `[C]` bool, classes of which enough is known.
+    known: `[C]` bool, classes with enough records to be known.
     counts: `[C]` records of each class, with noise; 0 where unknown.
     means: `[C, D]` of phi(x); zero where unknown.
   """
@@ -129,7 +129,7 @@ def mean_embeddings(
     Released: nothing more; post-processing of the sums.
 
   Args:
-    statistic: of which the sums are.
+    statistic: what was summed.
     sums: in units of sensitivity, as `one_release.release` returns them.
     stddev: of the noise on every value of them.
   """

@@ -39,7 +39,7 @@ def release(
   rows: Array | None = None,
   before: Tree | None = None,
 ) -> Tree:
-  """The sum of a statistic over all clients, each of which adds noise.
+  """The sum of a statistic over all clients; each adds noise.
 
   Guarantees:
     Released: the noised sums of every client; with a share below 1, their sum

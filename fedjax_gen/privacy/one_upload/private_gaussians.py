@@ -21,7 +21,7 @@ def joined(
 ) -> ClassGaussians:
   """The Gaussians of all clients, from noised means of contributions.
 
-  A class whose share is within two standard deviations of the noise counts as
+  A class with a share within two standard deviations of the noise counts as
   one that nobody holds. Clients count alike, whatever they hold.
 
   Guarantees:
@@ -30,7 +30,7 @@ def joined(
   Args:
     before: what there was.
     sent: the aggregate of `noise.private_server`.
-    rules: of which the shape of sigma is used.
+    rules: the shape of sigma is used.
     feature_scale: what features were divided by.
     stddev: of the noise on `sent`.
   """

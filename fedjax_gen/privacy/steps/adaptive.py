@@ -2,7 +2,7 @@
 
 Andrew, Thakkar, McMahan and Ramaswamy, "Differentially private learning with
 adaptive clipping", 2021, Algorithm 1. The norm of round t clips the messages
-of round t; beside its message a client says whether its norm was below, and
+of round t; with its message a client says whether its norm was below, and
 the noised share of those who were moves the norm of round t + 1.
 """
 

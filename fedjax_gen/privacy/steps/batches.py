@@ -98,7 +98,7 @@ def capacity_for(
   """The smallest capacity that is rarely exceeded in a whole run.
 
   Guarantees:
-    Released: nothing beside n, which the capacity depends on. With
+    Released: nothing but n, which the capacity depends on. With
       probability 1 - `overflow` no draw of the run is truncated; what the
       rest costs says `overflow_delta`.
 

@@ -2,7 +2,7 @@
 
 A client trains variables in two parts: `shared`, which the server holds and
 descends, and `own`, which never leaves it. Both are clipped and noised as one:
-a part trained beside the other without noise would make the other records'
+a part trained next to the other without noise would make the other records'
 gradients depend on the record that is to be hidden.
 """
 
@@ -139,7 +139,7 @@ def trainer(
   plan: Plan,
   optimizer: optax.GradientTransformation | None = None,
 ) -> Trainer:
-  """`averaging.trainer` by DP-SGD: for models of which all is averaged.
+  """`averaging.trainer` by DP-SGD: for models that are averaged as a whole.
 
   Takes the place of passes over the data: `plan.steps` steps a round, each on
   a Poisson sample. FedProx's pull holds no data and is added after the noise.

@@ -26,15 +26,15 @@ def private_server(
   `noise.private_server` for `modules.modular_server`. A client's message is
   clipped as a whole, all its modules together, so that of everything the
   server sees, sums of groups included, one client moves at most `max_norm`.
-  A copy of a group whose clients were all away is given noise and moves, as
+  A copy of a group with all clients away is given noise and moves, as
   any other does: who was there is data.
 
   Guarantees:
     Released: in each round the sum of the messages by module and by copy, with
       N(0, (noise_multiplier * max_norm)^2) on every value of each, over
       constants; the server's state is made from that.
-    Neighbouring: one client added or removed, with all its data; of which
-      group it is, is public.
+    Neighbouring: one client added or removed, with all its data; its
+      group is public.
     Sensitivity: `max_norm`, of all sums together. Charge as for
       `noise.private_server`.
 

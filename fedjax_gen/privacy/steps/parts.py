@@ -99,7 +99,7 @@ def client_program(
   Args:
     step_fn: one step.
     init: `key -> parts`; the shared part for its shapes alone.
-    own_optimizer: of the own part, whose state is kept.
+    own_optimizer: of the own part; its state is kept.
     shared_optimizer: of the client's copy of the shared part; None to send
       the gradient of one step, for the server to descend.
     num_steps: of a round; 1 where gradients are sent.

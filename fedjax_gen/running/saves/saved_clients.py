@@ -149,7 +149,7 @@ def save_clients(
     clients: numbers of the clients of each fleet, each at most once; some may
       be left out.
     variables: `{'extractor', 'head'}` of each fleet, leaves `[N, ...]`. They
-      predict by the head. Of a method whose clients predict otherwise, by the
+      predict by the head. Where clients of a method predict otherwise, by the
       nearest prototype as in FedProto, that is another prediction than the
       method's own.
 

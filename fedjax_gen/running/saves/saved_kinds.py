@@ -93,7 +93,7 @@ def _generator(description: dict[str, Any], spec: DataSpec) -> Built:
 
 
 def _configs(family: Family, record: dict[str, Any]) -> list[Any]:
-  """Configurations of a model, whose fields have one record.
+  """Configurations of a model; their fields have one record.
 
   Raises:
     InputError: see `config_records.from_record`.
@@ -312,7 +312,7 @@ def generator_record(
 def stored_once(
   variables: Sequence[Variables],
 ) -> tuple[Tree, list[dict[str, int]]]:
-  """Trees by module and group, and of each group whose tree is its own.
+  """Trees by module and group, and for each group which tree is its own.
 
   Equal trees are kept for the first group that has them.
   """

@@ -15,7 +15,7 @@ Config = TypeVar('Config')
 def to_record(config: Any) -> dict[str, Any]:
   """Returns the fields of a dataclass that decide a run's numbers.
 
-  Fields whose metadata hold `recorded=False` are left out: where results go,
+  Fields with `recorded=False` in their metadata are left out: where results go,
   how they are shown. JSON has no infinity: it is recorded as the text 'inf'.
   """
   return {

@@ -25,7 +25,7 @@ class Population(Protocol):
 
 
 class PopulationCheckpoints(Checkpoints):
-  """`Checkpoints` of states whose `fleets` say where in files rows lie.
+  """`Checkpoints` of states with `fleets` that say where in files rows lie.
 
   Args:
     path: the directory of the checkpoints.

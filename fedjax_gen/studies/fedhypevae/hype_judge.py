@@ -164,15 +164,15 @@ def quality(
   }
   rows = clients.rows
   test = rows.test.order
-  beside = embedding_quality.quality(
+  distances = embedding_quality.quality(
     rows.inputs[test], rows.labels[test], made.inputs, made.labels, seed
   )
   if not by_training:
-    return alone | beside
+    return alone | distances
   guessed = membership.membership_auc(
     rows.inputs[rows.train.order], rows.inputs[test], made.inputs
   )
-  return alone | beside | {'membership_auc': guessed}
+  return alone | distances | {'membership_auc': guessed}
 
 
 def _without_prefix(found: Evaluation, prefix: str) -> dict[str, float]:

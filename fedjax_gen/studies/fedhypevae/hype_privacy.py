@@ -110,7 +110,7 @@ def _held_section(
   given: Releases,
 ) -> report.Section:
   """The section `Privacy`: the first method in full, the others in a row."""
-  subject, *beside = held
+  subject, *rest = held
   section = held[subject].section(
     [subject], others, releases=given, remarks=remarks
   )
@@ -119,7 +119,7 @@ def _held_section(
     _headed_by(about, f'Privacy of {subject}'),
     ledger,
   ]
-  if beside:
+  if rest:
     rows = [_protection_row(name, p) for name, p in held.items()]
     blocks.append(
       report.Table(
@@ -158,9 +158,9 @@ def _remarks(
   """What is particular to what is compared here."""
   texts = []
   if len(held) > 1:
-    subject, *beside = held
+    subject, *rest = held
     texts.append(
-      f'{wording.listed(beside)} had the same budget for the same records, '
+      f'{wording.listed(rest)} had the same budget for the same records, '
       'each by itself.'
     )
   if has_lambda:

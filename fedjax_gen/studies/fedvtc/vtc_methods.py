@@ -85,7 +85,7 @@ ABLATIONS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 class BaselineConfigs(NamedTuple):
-  """Configurations of the baselines, whose fields are flags."""
+  """Configurations of the baselines; their fields are flags."""
 
   class_images: ClassImagesConfig = ClassImagesConfig()
   small: SmallConfig = SmallConfig()

@@ -90,9 +90,9 @@ def attack(
 
   The means and standard deviation of single clients are attacked, as one who
   sees a message without secure summation would have them. `decode` puts them
-  through the generator; `search` looks for a latent whose image has the mean
-  as its features, and needs the client's extractor, which is never sent: the
-  worst case. Held-out images are of the global test set.
+  through the generator; `search` looks for a latent with an image that has the
+  mean as its features, and needs the client's extractor, which is never sent:
+  the worst case. Held-out images are of the global test set.
 
   Args:
     subject: FedVTC, as it was trained.

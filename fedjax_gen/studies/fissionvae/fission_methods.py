@@ -92,7 +92,7 @@ class Setting(NamedTuple):
     federation: who holds what and takes part; the groups of its clients are
       those that are trained for.
     num_groups: groups that are trained for.
-    model_of_group: for each true group the group whose model is asked for its
+    model_of_group: for each true group the group with the model that makes its
       images; the same number unless groups were discovered.
     vae: of the models, with two levels of latents where a method has them.
     fissionvae: how clients train.

@@ -101,7 +101,7 @@ def measures(facts: Facts, max_groups: int | None = None) -> list[_Measure]:
   separation = _Column('Latent separation', 'latent_separation', '', percent)
   leakage = columns('group_leakage', 'lower', percent)
   elbo = columns('test_elbo', 'higher')
-  # Beside what it explains, if that was measured.
+  # Next to what it explains, if that was measured.
   (elbo if facts.reference is None else leakage).append(separation)
   wanted = [
     ('Group leakage', 'lower', leakage),
@@ -273,7 +273,7 @@ def mean_traffic(fleets: Sequence[Traffic]) -> tuple[int, int]:
 
 
 def metrics_of(facts: Facts, group: str, title: str) -> report.Table:
-  """Metrics whose names end in a group, explained where they end in none."""
+  """Metrics named with a group at the end, explained where none is there."""
   methods: dict[str, dict[str, float]] = {
     method: {
       base: value
