@@ -58,6 +58,9 @@ html_theme_options = {
   'navbar_persistent': [],  # one field to search in, that of the sidebar
   'use_download_button': False,
 }
+html_sidebars = {
+  '_api/*': ['navbar-logo.html', 'search-button-field.html', 'parents.html']
+}
 html_context = {'default_mode': 'auto'}
 html_use_index = html_domain_indices = False  # there is a search
 html_show_sourcelink = False

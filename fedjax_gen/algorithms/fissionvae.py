@@ -398,9 +398,9 @@ def _fleets(models: tuple[Vae, ...]) -> tuple[tuple[int, ...], ...]:
     InputError: there is no model, or modules that all share differ.
   """
   validate.positive_int(num_models=len(models))
-  fleets: dict[int, list[int]] = {}
+  fleets: dict[Vae, list[int]] = {}
   for group, vae in enumerate(models):
-    fleets.setdefault(id(vae), []).append(group)
+    fleets.setdefault(vae, []).append(group)
   shapes = [
     jax.eval_shape(models[groups[0]].init, jax.random.key(0))
     for groups in fleets.values()

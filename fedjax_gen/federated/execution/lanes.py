@@ -116,13 +116,12 @@ def map_population(
   members = _padded(members, num_members, math.prod(layout), work.absent)
   rows = _padded_rows(rows, math.prod(layout))
   run = functools.partial(_run_lanes, mapping, aggregate, work)
+  slots = _Slots(layout, members, rows, num_members)
   if mapping.mesh is None:
-    sums, population, outputs = run(
-      shared, population, _laid_out(layout, (members, rows))
-    )
+    sums, population, outputs = run(shared, population, slots.with_rows(rows))
   else:
     sums, population, outputs = _run_devices(
-      mapping, run, work, shared, population, layout, members, rows, num_members
+      mapping, run, work, shared, population, slots
     )
   outputs = jax.tree.map(
     lambda leaf: leaf.reshape(-1, *leaf.shape[3:])[:num_members], outputs
@@ -130,20 +129,35 @@ def map_population(
   return sums, population, outputs
 
 
-def _run_devices(
-  mapping, run, work, shared, population, layout, members, rows, num_members
-):
+class _Slots(NamedTuple):
+  """Members and their rows, as a layout places them; padding is at the end."""
+
+  layout: tuple[int, ...]
+  members: Tree
+  rows: Array | np.ndarray
+  num_members: int
+
+  def with_rows(self, rows):
+    """By lane and block, with rows of another numbering."""
+    return jax.tree.map(
+      lambda leaf: leaf.reshape(*self.layout, *leaf.shape[1:]),
+      (self.members, rows),
+    )
+
+
+def _run_devices(mapping, run, work, shared, population, slots):
   """The lanes of all devices, which hold the population between them."""
-  on_devices = functools.partial(_on_devices, mapping, layout, shared, members)
+  on_devices = functools.partial(_on_devices, mapping, slots, shared)
+  rows = slots.rows
   # What a device is given of others' is a population of its own.
-  slots = jnp.arange(len(rows)) % (len(rows) // mapping.num_devices)
-  if placement.in_parts(population, mapping, num_members):
+  given = jnp.arange(len(rows)) % (len(rows) // mapping.num_devices)
+  if placement.in_parts(population, mapping, slots.num_members):
     constrained = functools.partial(
       jax.lax.with_sharding_constraint,
       shardings=placement.split(population, mapping),
     )
     needed = constrained(_read(population, rows))
-    sums, needed, outputs = on_devices(run, needed, slots)
+    sums, needed, outputs = on_devices(run, needed, given)
     population = trees.put(population, rows, constrained(needed))
     return sums, constrained(population), outputs
   held = placement.by_client(population, mapping)
@@ -151,15 +165,15 @@ def _run_devices(
     sums, held, outputs = on_devices(run, held, own)
   else:
     # Of the absent nothing is needed.
-    is_present = jax.vmap(work.is_present)(members)
+    is_present = jax.vmap(work.is_present)(slots.members)
     rows = jnp.where(is_present, rows, _beyond(rows))
     exchanging = functools.partial(_run_exchanging, mapping.num_devices, run)
-    sums, held, outputs = on_devices(exchanging, held, slots, rows)
+    sums, held, outputs = on_devices(exchanging, held, given, rows)
   return sums, placement.whole(held, population, mapping), outputs
 
 
 def _on_devices(
-  mapping, layout, shared, members, function, population, slots, *everywhere
+  mapping, slots, shared, function, population, rows, *everywhere
 ):
   """A function of the lanes of one device, `_run_lanes` or like it, on all."""
   # shard_map and not a sharded vmap: the partitioner would gather the operands
@@ -171,7 +185,7 @@ def _on_devices(
     in_specs=(P(), P(AXIS), P(AXIS), *[P() for _ in everywhere]),
     out_specs=(P(), P(AXIS), P(AXIS)),
     check_vma=False,
-  )(shared, population, _laid_out(layout, (members, slots)), *everywhere)
+  )(shared, population, slots.with_rows(rows), *everywhere)
 
 
 def _run_exchanging(num_devices, run, shared, population, lanes, rows):
@@ -254,10 +268,6 @@ def _read(population, rows):
       lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, rows[0], 1), population
     )
   return jax.tree.map(lambda leaf: leaf.at[rows].get(mode='clip'), population)
-
-
-def _laid_out(layout, tree):
-  return jax.tree.map(lambda leaf: leaf.reshape(*layout, *leaf.shape[1:]), tree)
 
 
 def _padded(members, num_members, size, absent):

@@ -5,6 +5,7 @@ predict with if training stopped now; here all clients are asked.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+import functools
 from typing import NamedTuple
 
 import jax
@@ -12,11 +13,7 @@ import jax.numpy as jnp
 
 from fedjax_gen.data.federated import ClientData, FederatedDataset
 from fedjax_gen.federated import blocks
-from fedjax_gen.federated.algorithm import (
-  Algorithm,
-  ClientProgram,
-  FederatedState,
-)
+from fedjax_gen.federated.algorithm import Algorithm, FederatedState
 from fedjax_gen.federated.blocks import Block
 from fedjax_gen.types import Array, Key, Tree
 
@@ -80,20 +77,21 @@ def block_deployers(
     the same.
   """
   return tuple(
-    _block_deployer(program, deployment)
+    _block_deployer(program.view, deployment.deploy)
     for program, deployment in zip(
       method.algorithm.fleets, method.deployments, strict=True
     )
   )
 
 
-def _block_deployer(program: ClientProgram, deployment: Deployment):
+@functools.cache  # compiled once for a method, whoever asks
+def _block_deployer(view, deploy):
   @jax.jit
   def run(server, infos, data, kept, key):
     def of_client(client):
       slot, info, own = client
-      return deployment.deploy(
-        program.view(server, info),
+      return deploy(
+        view(server, info),
         own,
         data.client(slot),
         jax.random.fold_in(key, info.row),

@@ -162,7 +162,6 @@ class Judge:
     test = clients.source.test
     self._global = jnp.asarray(test.inputs), jnp.asarray(test.labels, jnp.int32)
     self._own_rows = _own_rows(clients)
-    self._deployers: dict[int, Any] = {}
 
   def on_the_global_test(
     self, method: Method, blocks: Blocks, state: Any
@@ -230,11 +229,9 @@ class Judge:
 
   def _asked(self, method, blocks, state, ask) -> list[Tree]:
     """Of each fleet what a function says of those that are measured."""
-    if id(method) not in self._deployers:
-      self._deployers[id(method)] = deployment.block_deployers(method)
     keys = deployment.fleet_keys(method, self._key)
     answers = []
-    for fleet, deploy in enumerate(self._deployers[id(method)]):
+    for fleet, deploy in enumerate(deployment.block_deployers(method)):
 
       def of_block(block, fleet=fleet, deploy=deploy):
         return ask(fleet, block, deploy(state.server, block, keys[fleet]))
