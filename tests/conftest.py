@@ -1,5 +1,6 @@
 """Settings that every test shares; they must precede JAX's first use."""
 
+import gc
 import importlib.metadata
 import os
 import pathlib
@@ -23,6 +24,16 @@ import pytest  # noqa: E402
 
 # Adding arrays of different rank is a bug more often than a wish.
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+# Tracing makes many objects, and looking for garbage among all that is imported
+# takes a tenth of the time.
+gc.set_threshold(200_000, 20, 100)
+
+
+def pytest_collection_finish():
+  """What is there before the first test is no garbage."""
+  gc.freeze()
+
 
 # JAX keeps what it has compiled, about 1.2 MB a program, and a module seldom
 # runs another's. Letting go, one worker with the tests of models, losses,
