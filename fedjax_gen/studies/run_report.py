@@ -3,9 +3,10 @@
 A system adds sections of its own.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 import dataclasses
-from typing import Any
+import shlex
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from fedjax_gen.evaluation.drawing.gallery import LABELS, Drawn
 from fedjax_gen.federated.rounds import Traffic
 from fedjax_gen.privacy.releases import Releases
 from fedjax_gen.running import environment
-from fedjax_gen.running.pages import report, report_tables
+from fedjax_gen.running.pages import curves, report, report_tables
 from fedjax_gen.running.training import TrainResult
 from fedjax_gen.studies import audits, private_run, wording
 from fedjax_gen.studies.private_run import Protection
@@ -227,6 +228,95 @@ def privacy_remark(facts: RunFacts) -> str:
     f' Trained under differential privacy: {", ".join(protected) or "none"}; '
     'the others are references without it.'
   )
+
+
+class Curve(NamedTuple):
+  """A metric over rounds, of the methods named; of all if `methods` is None."""
+
+  metric: str
+  title: str
+  caption: str
+  methods: Container[str] | None = None
+
+
+def training(facts: RunFacts, wanted: Iterable[Curve]) -> report.Section:
+  """Charts of what the log of training has, a line for each method."""
+  charts = [
+    curves.curves(
+      {
+        name: result.history
+        for name, result in facts.results.items()
+        if curve.methods is None or name in curve.methods
+      },
+      curve.metric,
+      title=curve.title,
+      caption=curve.caption,
+    )
+    for curve in wanted
+  ]
+  return report.Section('Training', [chart for chart in charts if chart])
+
+
+def pictures(
+  drawn: Iterable[Drawn], section: str, *, is_wide: bool = False
+) -> list[report.Picture]:
+  """Those of a section."""
+  return [
+    report.Picture(d.path, d.caption, d.alt or d.caption, is_wide)
+    for d in drawn
+    if d.section == section
+  ]
+
+
+def all_metrics(
+  facts: RunFacts,
+  explained: Callable[[str], report_tables.Metric],
+  reference: str = '',
+) -> report.Table:
+  """Every number with what it means; `reference` is no competitor."""
+  names = {name for values in facts.metrics.values() for name in values}
+  return report_tables.metrics_table(
+    facts.metrics,
+    {name: explained(name) for name in names},
+    reference=reference,
+  )
+
+
+def use(
+  shown: Shown,
+  *,
+  method: str = '',
+  group: str = '',
+  made: str = 'images',
+  what: str = 'Samples',
+) -> list[report.Code]:
+  """How to sample from a saved model, on the command line and in Python.
+
+  Args:
+    shown: says where the model lies.
+    method: of the run; the default one if empty.
+    group: of the model's groups; none if empty.
+    made: what is sampled.
+    what: the same for people.
+  """
+  folder = str(shown.path)
+  flags = f' --method={method}' * bool(method)
+  flags += f' --group={shlex.quote(group)}' * bool(group)
+  named = f', {method!r}' * bool(method)
+  asked = f', group={group!r}' * bool(group)
+  return [
+    report.Code(
+      f'python -m experiments.generate --workdir={shlex.quote(folder)}{flags} '
+      '--num=10000 --out=synthetic.npz',
+      f'{what} into a file. {shown.where()}',
+    ),
+    report.Code(
+      'import fedjax_gen\n\n'
+      f'model = fedjax_gen.load({folder!r}{named})\n'
+      f'{made}, labels = model.sample(10_000{asked}, seed=0)',
+      f'{what} in Python',
+    ),
+  ]
 
 
 def settings(facts: RunFacts) -> report.Section:

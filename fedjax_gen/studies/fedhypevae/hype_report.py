@@ -8,14 +8,13 @@ computed here. `hype_tables` has the tables, `hype_privacy` the text on privacy,
 from collections.abc import Sequence
 import dataclasses
 import math
-import shlex
 from typing import Any
 
 import numpy as np
 
 from fedjax_gen.models.hyper.hypernetwork import HyperVae
 from fedjax_gen.running import leaves
-from fedjax_gen.running.pages import curves, report, report_tables
+from fedjax_gen.running.pages import report, report_tables
 from fedjax_gen.studies import run_report
 from fedjax_gen.studies.fedhypevae import (
   hype_pictures,
@@ -28,6 +27,7 @@ from fedjax_gen.studies.fedhypevae.hype_judge import (
   Measured,
 )
 from fedjax_gen.studies.fedhypevae.hype_uploads import OneUpload
+from fedjax_gen.studies.run_report import Curve
 from fedjax_gen.studies.shown import Shown
 from fedjax_gen.studies.study import Results, Run
 
@@ -163,7 +163,9 @@ def write(shown: Shown, facts: Facts) -> None:
     *_pictures(shown, facts, ['codes', 'interpolations']),
     *shown.log(_curves(facts)),
     _clients(facts, partition),
-    _all_metrics(facts),
+    report.Section(
+      'All metrics', [run_report.all_metrics(facts, hype_tables.explained)]
+    ),
     *_use(shown, facts),
     run_report.settings(facts),
   ]
@@ -251,15 +253,13 @@ def _pictures(
 ) -> list[report.Section]:
   sections = []
   for section, title, text in _SECTIONS:
-    blocks = [
-      report.Picture(drawn.path, drawn.caption, drawn.caption)
-      for drawn in facts.drawn
-      if drawn.section == section and section in wanted
-    ]
+    if section not in wanted:
+      continue
     if section == 'codes':
       text += _who_knows_codes(facts)
     if section == 'embeddings' and not shown.everything:
       title, text = 'Synthetic embeddings', ''
+    blocks = run_report.pictures(facts.drawn, section)
     sections.append(report.Section(title, blocks, text))
   return sections
 
@@ -279,40 +279,41 @@ def _who_knows_codes(facts: Facts) -> str:
 
 
 def _curves(facts: Facts) -> report.Section:
-  histories = {name: r.history for name, r in facts.results.items()}
   # The losses of a GAN and of a classifier are other quantities.
-  of_vaes = {
-    name: history
-    for name, history in histories.items()
+  of_vaes = [
+    name
+    for name in facts.results
     if isinstance(facts.methods[name].model, HyperVae)
-  }
-  blocks = [
-    curves.curves(
-      of_vaes, 'loss', title='Training loss, nats per record',
-      caption='Mean over clients; without what regularises codes and heads.',
-    ),
-    curves.curves(
-      of_vaes, 'reconstruction', title='Reconstruction, nats per record',
-      caption='−log p(x | z, y).',
-    ),
-    curves.curves(
-      of_vaes, 'kl', title='KL term, nats per record',
-      caption='Near zero means that the latent is not used.',
-    ),
-    curves.curves(
-      of_vaes, 'mmd', title='MMD term per record',
-      caption='Up to a constant of the data; lower is nearer.',
-    ),
-    curves.curves(
-      histories, 'share_clipped', title='Share of records that are clipped',
-      caption='Near one, all records weigh alike; near zero, noise is wasted.',
-    ),
-    curves.curves(
-      histories, 'update_norm', title='Norm of the update',
-      caption='How far the server moved in the round.',
-    ),
-  ]  # fmt: skip
-  return report.Section('Training', [block for block in blocks if block])
+  ]
+  return run_report.training(
+    facts,
+    [
+      Curve(
+        'loss', 'Training loss, nats per record',
+        'Mean over clients; without what regularises codes and heads.', of_vaes,
+      ),
+      Curve(
+        'reconstruction', 'Reconstruction, nats per record',
+        '−log p(x | z, y).', of_vaes,
+      ),
+      Curve(
+        'kl', 'KL term, nats per record',
+        'Near zero means that the latent is not used.', of_vaes,
+      ),
+      Curve(
+        'mmd', 'MMD term per record',
+        'Up to a constant of the data; lower is nearer.', of_vaes,
+      ),
+      Curve(
+        'share_clipped', 'Share of records that are clipped',
+        'Near one, all records weigh alike; near zero, noise is wasted.',
+      ),
+      Curve(
+        'update_norm', 'Norm of the update',
+        'How far the server moved in the round.',
+      ),
+    ],
+  )  # fmt: skip
 
 
 def _clients(
@@ -353,14 +354,6 @@ def _clients(
   return report.Section('Clients and communication', blocks)
 
 
-def _all_metrics(facts: Facts) -> report.Section:
-  names = {name for values in facts.metrics.values() for name in values}
-  table = report_tables.metrics_table(
-    facts.metrics, {name: hype_tables.explained(name) for name in names}
-  )
-  return report.Section('All metrics', [table])
-
-
 def _use(shown: Shown, facts: Facts) -> list[report.Section]:
   """How to sample from the first generator that is saved."""
   saved = [
@@ -370,23 +363,5 @@ def _use(shown: Shown, facts: Facts) -> list[report.Section]:
   ]
   if not saved:
     return []
-  workdir = shown.path
-  folder = shlex.quote(str(workdir))
-  return [
-    report.Section(
-      'Use the model',
-      [
-        report.Code(
-          f'python -m experiments.generate --workdir={folder} '
-          f'--method={saved[0]} --num=10000 --out=synthetic.npz',
-          f'Samples into a file. {shown.where()}',
-        ),
-        report.Code(
-          'import fedjax_gen\n\n'
-          f'model = fedjax_gen.load({str(workdir)!r}, {saved[0]!r})\n'
-          'embeddings, labels = model.sample(10_000, seed=0)',
-          'Samples in Python',
-        ),
-      ],
-    )
-  ]
+  codes = run_report.use(shown, method=saved[0], made='embeddings')
+  return [report.Section('Use the model', codes)]

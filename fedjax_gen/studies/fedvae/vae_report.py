@@ -16,11 +16,11 @@ from fedjax_gen.evaluation.networks.features import FeatureExtractor
 from fedjax_gen.federated.rounds import Traffic
 from fedjax_gen.models.generators import GENERATORS
 from fedjax_gen.running import leaves
-from fedjax_gen.running.pages import curves, report, report_tables
+from fedjax_gen.running.pages import report, report_tables
 from fedjax_gen.running.pages.report_tables import Metric
 from fedjax_gen.studies import audits, run_report
 from fedjax_gen.studies.fedvae.vae_judge import Measured, VaeComparison
-from fedjax_gen.studies.run_report import RunFacts
+from fedjax_gen.studies.run_report import Curve, RunFacts
 from fedjax_gen.studies.shown import Shown
 from fedjax_gen.studies.study import Results, Run
 
@@ -124,6 +124,8 @@ _HEADLINES = {
   'images',
 }
 
+_AFTER_A_ROUND = 'Of the model at the end of the round.'
+
 _SECTIONS = (
   ('samples', 'Generated images', ''),
   ('reconstructions', 'Reconstructions', ''),
@@ -209,7 +211,7 @@ def write(shown: Shown, facts: Facts) -> None:
       *_pictures(seen, ['reconstructions', 'memory', 'maps']),
       *shown.log(_curves(seen)),
       _clients(seen, partition),
-      _use(shown),
+      report.Section('Use the model', run_report.use(shown)),
       run_report.settings(seen),
     ],
   )
@@ -269,65 +271,47 @@ def _results(shown: Shown, facts: Facts) -> report.Section:
   text += run_report.privacy_remark(facts)
   if facts.extractor is not None:
     text += f' Features: {facts.extractor.description}'
-  names = {name for values in facts.metrics.values() for name in values}
   return report.Section(
-    'Results',
-    [
-      report_tables.metrics_table(
-        facts.metrics,
-        {name: explained(name) for name in names},
-        reference='real_data',
-      )
-    ],
-    text,
+    'Results', [run_report.all_metrics(facts, explained, 'real_data')], text
   )
 
 
 def _pictures(facts: Facts, wanted: Sequence[str]) -> list[report.Section]:
-  sections = []
-  for section, title, text in _SECTIONS:
-    blocks = [
-      report.Picture(
-        drawn.path,
-        drawn.caption,
-        drawn.caption,
-        is_wide=section not in ('samples', 'maps'),
+  return [
+    report.Section(title, shown, text)
+    for section, title, text in _SECTIONS
+    if section in wanted
+    and (
+      shown := run_report.pictures(
+        facts.drawn, section, is_wide=section not in ('samples', 'maps')
       )
-      for drawn in facts.drawn
-      if drawn.section == section and section in wanted
-    ]
-    if blocks:
-      sections.append(report.Section(title, blocks, text))
-  return sections
+    )
+  ]
 
 
 def _curves(facts: Facts) -> report.Section:
-  histories = {name: r.history for name, r in facts.results.items()}
   is_vae = facts.config['generator']['generator'] == 'vae'
-  loss = f'Training loss{", nats per example" * is_vae}'
-  blocks = [
-    curves.curves(
-      histories, 'loss', title=loss,
-      caption='Mean over the local steps of the round.',
-    ),
-    curves.curves(
-      histories, 'test_flow_error', title='Held-out error of the velocity',
-      caption='Of the model at the end of the round.',
-    ),
-    curves.curves(
-      histories, 'test_elbo', title='Held-out ELBO, nats per example',
-      caption='Of the model at the end of the round.',
-    ),
-    curves.curves(
-      histories, 'kl', title='KL term, nats per example',
-      caption='Near zero means that the latent is not used.',
-    ),
-    curves.curves(
-      histories, 'update_norm', title='Norm of the mean update',
-      caption='How far the server moved in the round.',
-    ),
-  ]  # fmt: skip
-  return report.Section('Training', [block for block in blocks if block])
+  return run_report.training(
+    facts,
+    [
+      Curve(
+        'loss', f'Training loss{", nats per example" * is_vae}',
+        'Mean over the local steps of the round.',
+      ),
+      Curve(
+        'test_flow_error', 'Held-out error of the velocity', _AFTER_A_ROUND
+      ),
+      Curve('test_elbo', 'Held-out ELBO, nats per example', _AFTER_A_ROUND),
+      Curve(
+        'kl', 'KL term, nats per example',
+        'Near zero means that the latent is not used.',
+      ),
+      Curve(
+        'update_norm', 'Norm of the mean update',
+        'How far the server moved in the round.',
+      ),
+    ],
+  )  # fmt: skip
 
 
 def _clients(
@@ -344,23 +328,3 @@ def _clients(
       )
     )
   return report.Section('Clients and communication', blocks)
-
-
-def _use(shown: Shown) -> report.Section:
-  folder = shown.path
-  return report.Section(
-    'Use the model',
-    [
-      report.Code(
-        f'python -m experiments.generate --workdir={folder} --num=10000 '
-        '--out=synthetic.npz',
-        f'Samples into a file. {shown.where()}',
-      ),
-      report.Code(
-        'import fedjax_gen\n\n'
-        f"model = fedjax_gen.load('{folder}')\n"
-        'images, labels = model.sample(10_000, seed=0)',
-        'Samples in Python',
-      ),
-    ],
-  )

@@ -5,15 +5,15 @@ Everything comes from one value, `Facts`; nothing is computed here.
 
 from collections.abc import Sequence
 import dataclasses
-import shlex
 from typing import Any
 
 import numpy as np
 
-from fedjax_gen.running.pages import curves, report, report_tables
+from fedjax_gen.running.pages import report, report_tables
 from fedjax_gen.studies import run_report
 from fedjax_gen.studies.fedvtc import vtc_tables
 from fedjax_gen.studies.fedvtc.vtc_methods import SUBJECT
+from fedjax_gen.studies.run_report import Curve
 from fedjax_gen.studies.shown import Shown
 
 _SECTIONS = (
@@ -85,7 +85,9 @@ def write(shown: Shown, facts: Facts) -> None:
     *_pictures(facts, ['features']),
     *shown.log(_curves(facts)),
     _clients(facts, partition),
-    _all_metrics(facts),
+    report.Section(
+      'All metrics', [run_report.all_metrics(facts, vtc_tables.explained)]
+    ),
     _use(shown, facts),
     run_report.settings(facts),
   ]
@@ -138,15 +140,7 @@ def _headlines(facts: Facts) -> list[tuple[str, str]]:
 
 def _pictures(facts: Facts, wanted: Sequence[str]) -> list[report.Section]:
   return [
-    report.Section(
-      title,
-      [
-        report.Picture(drawn.path, drawn.caption, drawn.alt or drawn.caption)
-        for drawn in facts.drawn
-        if drawn.section == section
-      ],
-      text,
-    )
+    report.Section(title, run_report.pictures(facts.drawn, section), text)
     for section, title, text in _SECTIONS
     if section in wanted
   ]
@@ -166,32 +160,29 @@ def _attacks(facts: Facts) -> report.Section:
 
 
 def _curves(facts: Facts) -> report.Section:
-  histories = {name: r.history for name, r in facts.results.items()}
-  of_generators = {
-    name: history
-    for name, history in histories.items()
-    if name.startswith(SUBJECT)
-  }
-  blocks = [
-    curves.curves(
-      histories, 'accuracy', title='Accuracy on the global test set',
-      caption='Mean over clients, as each would predict after the round.',
-    ),
-    curves.curves(
-      histories, 'cross_entropy', title='Cross-entropy of training, nats',
-      caption='On the clients’ own examples, mean over the round.',
-    ),
-    curves.curves(
-      of_generators, 'reconstruction',
-      title='Squared error of the generator, summed over pixels',
-      caption='Of images made from the features of real ones.',
-    ),
-    curves.curves(
-      of_generators, 'matching', title='Distribution matching',
-      caption='How far features of generated images are from their class.',
-    ),
-  ]  # fmt: skip
-  return report.Section('Training', [block for block in blocks if block])
+  with_generator = [name for name in facts.results if name.startswith(SUBJECT)]
+  return run_report.training(
+    facts,
+    [
+      Curve(
+        'accuracy', 'Accuracy on the global test set',
+        'Mean over clients, as each would predict after the round.',
+      ),
+      Curve(
+        'cross_entropy', 'Cross-entropy of training, nats',
+        'On the clients’ own examples, mean over the round.',
+      ),
+      Curve(
+        'reconstruction', 'Squared error of the generator, summed over pixels',
+        'Of images made from the features of real ones.', with_generator,
+      ),
+      Curve(
+        'matching', 'Distribution matching',
+        'How far features of generated images are from their class.',
+        with_generator,
+      ),
+    ],
+  )  # fmt: skip
 
 
 def _clients(
@@ -221,22 +212,8 @@ def _clients(
   return report.Section('Clients and communication', blocks)
 
 
-def _all_metrics(facts: Facts) -> report.Section:
-  names = {name for values in facts.metrics.values() for name in values}
-  return report.Section(
-    'All metrics',
-    [
-      report_tables.metrics_table(
-        facts.metrics, {name: vtc_tables.explained(name) for name in names}
-      )
-    ],
-  )
-
-
 def _use(shown: Shown, facts: Facts) -> report.Section:
   """How to sample from the generator, and to ask a client's classifier."""
-  workdir = shown.path
-  folder = shlex.quote(str(workdir))
   said = (
     'A client’s classifier and, with vtc_scope=local, its generator are what '
     'it keeps: a simulation can write them side by side.'
@@ -244,28 +221,20 @@ def _use(shown: Shown, facts: Facts) -> report.Section:
   if facts.protection is not None:
     said += ' ε is of what FedVTC’s clients send, and covers none of these.'
   methods = ', '.join(facts.metrics)
-  command = report.Code(
-    f'python -m experiments.generate --workdir={folder} --num=10000 '
-    '--out=synthetic.npz',
-    f'Synthetic images into a file. {shown.where()}',
-  )
-  sample = (
-    'import fedjax_gen\n\n'
-    f'model = fedjax_gen.load({str(workdir)!r})\n'
-    'images, labels = model.sample(10_000, seed=0)'
-  )
+  command, sample = run_report.use(shown, what='Synthetic images')
   if not shown.everything:
     # Of clients nothing is given away, be it generators or classifiers.
     is_shared = facts.config['fedvtc']['vtc_scope'] == 'federated'
-    blocks = [command, report.Code(sample, 'The same in Python')]
-    return report.Section('Use the models', blocks if is_shared else [])
+    return report.Section(
+      'Use the models', [command, sample] if is_shared else []
+    )
   return report.Section(
     'Use the models',
     [
       command,
       report.Code(
-        f'{sample}\n\n'
-        f'clients = fedjax_gen.load_clients({str(workdir)!r}, {SUBJECT!r})\n'
+        f'{sample.text}\n\n'
+        f'clients = fedjax_gen.load_clients({str(shown.path)!r}, {SUBJECT!r})\n'
         'probabilities = clients.predict(images, client=0)\n'
         'classes = clients.classify(images, client=0)',
         'The same in Python, and what a client’s classifier says. Classifiers '

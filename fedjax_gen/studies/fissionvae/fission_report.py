@@ -5,7 +5,6 @@ generators. Tables are in `fission_tables`.
 """
 
 from collections.abc import Sequence
-import shlex
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from fedjax_gen.evaluation import groups as groups_lib
 from fedjax_gen.evaluation.drawing import group_gallery
 from fedjax_gen.evaluation.drawing.gallery import Drawn
 from fedjax_gen.running import leaves
-from fedjax_gen.running.pages import curves, report, report_tables
+from fedjax_gen.running.pages import report, report_tables
 from fedjax_gen.studies import run_report
 from fedjax_gen.studies.fissionvae import fission_tables
 from fedjax_gen.studies.fissionvae.fission_judge import (
@@ -22,6 +21,7 @@ from fedjax_gen.studies.fissionvae.fission_judge import (
   Measured,
 )
 from fedjax_gen.studies.fissionvae.fission_tables import Facts
+from fedjax_gen.studies.run_report import Curve
 from fedjax_gen.studies.shown import Shown
 from fedjax_gen.studies.study import Results, Run
 
@@ -232,44 +232,42 @@ def _results(shown: Shown, facts: Facts) -> report.Section:
 
 
 def _curves(facts: Facts) -> report.Section:
-  histories = {name: r.history for name, r in facts.results.items()}
   # The loss of a GAN is another quantity.
-  of_vaes = {n: h for n, h in histories.items() if _has_models(facts, n)}
-  blocks = [
-    curves.curves(
-      histories, 'group_leakage', title='Group leakage',
-      caption='Share of images that look like another group.',
-    ),
-    curves.curves(
-      histories, 'latent_separation', title='Latent separation',
-      caption='Accuracy of a linear classifier of groups on latent means.',
-    ),
-    curves.curves(
-      histories, fission_tables.fid_name(facts), title='FID of all images',
-      caption='Of few images, hence above the final one.',
-    ),
-    curves.curves(
-      histories, 'test_elbo', title='Held-out ELBO, nats per example',
-      caption='Of the model at the end of the round.',
-    ),
-    curves.curves(
-      of_vaes, 'loss', title='Training loss, nats per example',
-      caption='Mean over the local steps of the round.',
-    ),
-  ]  # fmt: skip
-  return report.Section('Training', [block for block in blocks if block])
+  of_vaes = [name for name in facts.results if _has_models(facts, name)]
+  return run_report.training(
+    facts,
+    [
+      Curve(
+        'group_leakage', 'Group leakage',
+        'Share of images that look like another group.',
+      ),
+      Curve(
+        'latent_separation', 'Latent separation',
+        'Accuracy of a linear classifier of groups on latent means.',
+      ),
+      Curve(
+        fission_tables.fid_name(facts), 'FID of all images',
+        'Of few images, hence above the final one.',
+      ),
+      Curve(
+        'test_elbo', 'Held-out ELBO, nats per example',
+        'Of the model at the end of the round.',
+      ),
+      Curve(
+        'loss', 'Training loss, nats per example',
+        'Mean over the local steps of the round.', of_vaes,
+      ),
+    ],
+  )  # fmt: skip
 
 
 def _pictures(
   drawn: Sequence[Drawn], section: str, title: str, text: str
 ) -> report.Section:
-  shown = [picture for picture in drawn if picture.section == section]
-  is_wide = section != 'reconstructions' or len(shown) == 1
-  return report.Section(
-    title,
-    [report.Picture(d.path, d.caption, d.caption, is_wide) for d in shown],
-    text,
-  )
+  found = run_report.pictures(drawn, section, is_wide=True)
+  if section == 'reconstructions' and len(found) > 1:
+    found = run_report.pictures(drawn, section)
+  return report.Section(title, found, text)
 
 
 def _clients(
@@ -300,28 +298,9 @@ def _all_metrics(facts: Facts) -> report.Section:
 
 
 def _use(shown: Shown, facts: Facts) -> report.Section:
-  workdir = shown.path
   method, group = _variant(facts), facts.source.group_names[0]
-  folder = shlex.quote(str(workdir))
-  command = f'python -m experiments.generate --workdir={folder}'
   if method in ('central', 'fedgan'):  # which know no groups
-    return report.Section(
-      'Use the model',
-      [report.Code(f'{command} --method={method} --num=10000')],
-    )
-  return report.Section(
-    'Use the model',
-    [
-      report.Code(
-        f'{command} --method={method} --group={shlex.quote(group)} '
-        '--num=10000 --out=synthetic.npz',
-        f'Samples of one group into a file. {shown.where()}',
-      ),
-      report.Code(
-        'import fedjax_gen\n\n'
-        f'model = fedjax_gen.load({str(workdir)!r}, {method!r})\n'
-        f'images, labels = model.sample(10_000, group={group!r}, seed=0)',
-        'Samples in Python',
-      ),
-    ],
-  )
+    group = ''
+  what = 'Samples of one group' if group else 'Samples'
+  codes = run_report.use(shown, method=method, group=group, what=what)
+  return report.Section('Use the model', codes)
