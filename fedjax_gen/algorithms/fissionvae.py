@@ -42,7 +42,7 @@ from fedjax_gen.models import priors
 from fedjax_gen.models.elbo import elbo_loss
 from fedjax_gen.models.vae import Vae, fixed_prior, learnable_prior
 from fedjax_gen.privacy.plan import Plan
-from fedjax_gen.privacy.steps import descent, modular
+from fedjax_gen.privacy.steps import averaged, modular
 from fedjax_gen.types import Array, Key, Tree, Variables
 
 
@@ -159,7 +159,8 @@ def fissionvae(
   if sharing.priors:
     means = prior_means(config, models[0], len(models), seed=seed)
   parts = _modules(config, models, fleets, sharing, means)
-  training = _training(config, models, plan)
+  shapes = [jax.eval_shape(vae.init, jax.random.key(0)) for vae in models]
+  training = averaged.trainer(config, shapes, plan)
   clients = [
     _Clients(
       config,
@@ -312,19 +313,6 @@ def fleet_datasets(
     data.select(np.flatnonzero(np.isin(groups, fleet)))
     for fleet in fission.fleets
   ]
-
-
-def _training(
-  config: Config, models: Sequence[Vae], plan: Plan | None
-) -> averaging.Trainer:
-  """How clients train, with the plan's noise if it is one of records."""
-  if plan is None:
-    return averaging.trainer(config)
-  for vae in models:
-    descent.refuse_statistics(jax.eval_shape(vae.init, jax.random.key(0)))
-  if plan.unit == 'record':
-    return descent.trainer(config, plan)
-  return averaging.trainer(config)
 
 
 def _modules(

@@ -17,9 +17,8 @@ from fedjax_gen import fields
 from fedjax_gen.federated import averaging
 from fedjax_gen.federated.algorithm import Algorithm
 from fedjax_gen.models.vae import DataSpec
-from fedjax_gen.privacy import noise
 from fedjax_gen.privacy.plan import Plan
-from fedjax_gen.privacy.steps import descent
+from fedjax_gen.privacy.steps import averaged
 from fedjax_gen.types import Array, Key, Tree
 
 
@@ -54,8 +53,7 @@ def linear_head(
   """One classifier averaged over clients.
 
   Guarantees:
-    With a plan of records those of `descent.trainer`; with one of clients
-    those of `noise.private_server`. Without a plan, none.
+    Those of `privacy.steps.averaged.averaged`.
 
   Args:
     config: how clients train; with `proximal` it is FedProx.
@@ -67,13 +65,7 @@ def linear_head(
     del key  # zeros
     return init(spec)
 
-  if plan is not None and plan.unit == 'record':
-    training = descent.trainer(config, plan)
-    return averaging.averaged(config, first, _loss, training=training)
-  algorithm = averaging.averaged(config, first, _loss)
-  if plan is None:
-    return algorithm
-  return noise.with_private_server(algorithm, plan)
+  return averaged.averaged(config, first, _loss, plan)
 
 
 def _loss(variables, batch, key):

@@ -38,11 +38,34 @@ def averaged(
     InputError: a field of the configuration is out of range, or the model
       keeps batch statistics and there is a plan.
   """
-  if plan is None:
-    return averaging.averaged(config, init, loss_fn, optimizer)
-  descent.refuse_statistics(jax.eval_shape(init, jax.random.key(0)))
-  if plan.unit == 'record':
-    training = descent.trainer(config, plan, optimizer)
-    return averaging.averaged(config, init, loss_fn, training=training)
-  algorithm = averaging.averaged(config, init, loss_fn, optimizer)
+  variables = jax.eval_shape(init, jax.random.key(0))
+  training = trainer(config, variables, plan, optimizer)
+  algorithm = averaging.averaged(config, init, loss_fn, training=training)
+  if plan is None or plan.unit == 'record':
+    return algorithm
   return noise.with_private_server(algorithm, plan)
+
+
+def trainer(
+  config: averaging.Config,
+  variables: Tree,
+  plan: Plan | None,
+  optimizer: optax.GradientTransformation | None = None,
+) -> averaging.Trainer:
+  """How clients train; they add the noise of a plan of records.
+
+  Args:
+    config: how they train.
+    variables: shapes of a model; without batch statistics, if there is a plan.
+    plan: of differential privacy, if there is to be any. The noise of one of
+      clients is the server's.
+    optimizer: in place of the configuration's Adam.
+
+  Raises:
+    InputError: the model keeps batch statistics and there is a plan.
+  """
+  if plan is not None:
+    descent.refuse_statistics(variables)
+    if plan.unit == 'record':
+      return descent.trainer(config, plan, optimizer)
+  return averaging.trainer(config, optimizer)
