@@ -1,5 +1,6 @@
 """Who takes part in a federation: found once, and known again."""
 
+import collections
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import json
@@ -59,6 +60,16 @@ Assign = Callable[[Sequence[tuple[int, int]]], Sequence[tuple[int, int]]]
 def one_fleet(sites: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
   """All sites in one fleet, in their order."""
   return [(0, row) for row in range(len(sites))]
+
+
+def by_group(sites: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+  """A fleet for each group, and rows in the order of the sites."""
+  seen: collections.Counter[int] = collections.Counter()
+  places = []
+  for group, _ in sites:
+    places.append((group, seen[group]))
+    seen[group] += 1
+  return places
 
 
 @dataclasses.dataclass

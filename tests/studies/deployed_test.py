@@ -45,7 +45,7 @@ def test_a_site_builds_what_the_coordinator_trains(tmp_path, privacy):
   asked = _asked(privacy=privacy)
   source = options.load_source(asked.data, seed=0)
   # More examples at sites than the coordinator has.
-  layout = coordinating._layout(_SIZES, 'a, b, c', len(source.train.labels))
+  layout = coordinating._layout(_SIZES, 'a, b, c', source, [0, 0, 0])
   layout.save(tmp_path / 'sites.npz')
   with pytest.raises(InputError, match='rows twice'):
     Partition.load(tmp_path / 'sites.npz')
@@ -76,9 +76,11 @@ def test_a_site_builds_what_the_coordinator_trains(tmp_path, privacy):
 @pytest.mark.parametrize(
   ('change', 'cause'),
   [
-    ({'study': 'other'}, "studies fedvae, got 'other'"),
+    ({'study': 'other'}, "studies fedvae, .*got 'other'"),
     ({'sizes': None}, 'configuration of fedvae'),
     ({'configs': {'vae': {'wings': 2}}}, 'wings'),
+    ({'groups': None}, 'configuration of fedvae'),
+    ({'configs': {'federation': {'sampling': 'poisson'}}}, 'sampling=all'),
   ],
 )
 def test_another_study_is_refused(change, cause):
@@ -112,7 +114,7 @@ def test_a_dry_run_says_what_would_leave(tmp_path, capsys, monkeypatch):
 
 
 def test_what_is_missing_is_said_before_anything_starts(tmp_path, capsys):
-  assert main.execute(['coordinate', 'fedvtc']) == 2
+  assert main.execute(['coordinate', 'embed']) == 2
   assert 'one of fedvae' in capsys.readouterr().err
   assert main.execute(['coordinate', 'fedvae', '--help']) == 0
   assert '--site_keys' in capsys.readouterr().out

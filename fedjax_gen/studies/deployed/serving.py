@@ -50,7 +50,11 @@ class SiteConfig:
     placeholder='DIR',
   )
   name: str = fields.option('', 'What others see it called.')
-  group: int = fields.option(0, 'Of the groups of the study, if it has any.')
+  group: int = fields.option(
+    0,
+    'Number of the group, or in fedvtc of the architecture, that this site is '
+    'of: from 0, in the order that the coordinator says.',
+  )
   insecure: bool = fields.option(
     False, 'No TLS: for a coordinator on this machine.'
   )
