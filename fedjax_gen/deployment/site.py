@@ -184,6 +184,9 @@ class Site:
     except InputError as error:
       reply = _refusal(header, str(error))
       noted = {'refused': str(error)}
+    except disk.DiskFullError as error:
+      reply = _refusal(header, 'failed there: the disk is full')
+      noted = {'failed': str(error)}
     except Exception as error:
       reply = _refusal(header, f'failed there: {type(error).__name__}')
       noted = {'failed': f'{type(error).__name__}: {error}'}
@@ -195,7 +198,8 @@ class Site:
       'seconds': time.perf_counter() - started,
       **noted,
     }
-    self._log({k: v for k, v in record.items() if v is not None})
+    with contextlib.suppress(OSError):  # a full disk; the reply says so
+      self._log({k: v for k, v in record.items() if v is not None})
     return reply
 
   def leaving(self, task: Task, node: Node) -> dict[str, Any]:
@@ -257,7 +261,8 @@ class Site:
           f'Expected the study that run {run} began with, got another:\n{lines}'
         )
     tasks = self._study(config)
-    disk.write_atomically(path, json.dumps(config, indent=1) + '\n')
+    if not path.exists():
+      disk.write_atomically(path, json.dumps(config, indent=1) + '\n')
     self._tasks[run] = tasks
     return tasks
 
