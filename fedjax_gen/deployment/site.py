@@ -451,6 +451,11 @@ class Site:
         f'Expected a sum of {task.num_shares} sites or more, of which the '
         f'noise is in shares, got threshold={terms.threshold}.'
       )
+    if task.num_shares and self._ledger.ledger and not self._allowance.peers:
+      raise Refused(
+        'Expected peers that this site knows, with a budget and noise in '
+        'shares: the shares of others could be the coordinator’s.'
+      )
     own = terms.identities[int(header['place'])].hex()
     if own != self.identity:
       raise Refused(f'Expected a sum with {self.identity}, got {own} for it.')

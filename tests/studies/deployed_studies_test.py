@@ -14,6 +14,7 @@ pytest.importorskip('Crypto', reason='needs the extra flower')
 from fedjax_gen.deployment import collecting, roster as rosters  # noqa: E402
 from fedjax_gen.deployment.securing import Securing  # noqa: E402
 from fedjax_gen.errors import InputError  # noqa: E402
+from fedjax_gen.privacy import ledger  # noqa: E402
 from fedjax_gen.studies import options  # noqa: E402
 from fedjax_gen.studies.deployed import coordinating, tasks  # noqa: E402
 from fedjax_gen.studies.fedhypevae import hype_study  # noqa: E402
@@ -210,12 +211,34 @@ def test_clients_are_protected_by_shares_of_noise_under_a_secure_sum(tmp_path):
   # Four shares, three of which are the noise that is charged.
   wanted = stddev * (4 / 3) ** 0.5 / plan.expected_cohort
   assert abs(rows.std() / wanted - 1) < 0.15
+  # A site that counts on the shares of others must know who they are.
+  federation.options['budget'] = ledger.ledger(1, 50.0, 1e-4)
+  federation.begin(tmp_path / 'unknown')
+  with pytest.raises(collecting.TooFewError, match='Expected peers that this'):
+    federation.run(1)
+  del federation.options['budget']
   # No message by itself, and no sum of too few, whoever asks.
+  federation.securing = Securing(threshold=3)
+  federation.study = lambda config: {
+    federations.METHOD: task._replace(num_shares=4)
+  }
+  federation.begin(tmp_path / 'fewer')
+  with pytest.raises(collecting.TooFewError, match='sum of 4 sites or more'):
+    federation.run(1)
   federation.begin(tmp_path / 'plain')
   federation.least = 1
   federation.securing = None
   with pytest.raises(collecting.TooFewError, match='share of the noise alone'):
     federation.run(1)
+
+
+def test_noise_of_the_coordinator_spends_no_budget():
+  # Of noise that it cannot see added a site cannot be sure.
+  _, asked = _fedvae(privacy='client', epsilon=20.0)
+  source = options.load_source(asked.data, seed=0)
+  sent = tasks.sent('fedvae', asked, source, [30, 30, 30])
+  [task] = tasks.built(sent).values()
+  assert task.event is None and task.num_shares == 0
 
 
 @pytest.mark.parametrize(

@@ -277,6 +277,11 @@ def _layout(
   Raises:
     InputError: a site says a group that there is not.
   """
+  if sum(sizes) > rosters.MOST_EXAMPLES:
+    raise InputError(
+      f'Expected at most {rosters.MOST_EXAMPLES} examples at all sites, got '
+      f'{sum(sizes)}: {listed}.'
+    )
   known = source.train.groups
   rows = []
   for size, group in zip(sizes, groups, strict=True):

@@ -214,6 +214,13 @@ def _interrupted(unused_signal, unused_frame):
 
 def _fitting(source: DataSource, built, config):
   """Refuses a study of other data than there are here."""
+  size = len(source.train.labels)
+  if size not in config['sizes']:
+    # Noise and room of batches follow from the sizes.
+    raise InputError(
+      f'Expected the sizes of sites to have {size}, the training examples of '
+      f'this site, got {list(config["sizes"])}.'
+    )
   wanted = tuple(config['input_shape'])
   if wanted != tuple(source.input_shape):
     raise InputError(

@@ -101,7 +101,7 @@ def built(config: Mapping[str, Any]) -> Mapping[str, Task]:
     federation = _layout(asked.federation, spec, config)
     check(asked)
     return ROWS[study].tasks(asked, spec, federation, int(config['num_groups']))
-  except (KeyError, TypeError, AttributeError) as error:
+  except (KeyError, TypeError, AttributeError, OverflowError) as error:
     raise InputError(
       f'Expected the configuration of {study}, got another: {error}.'
     ) from error
@@ -129,6 +129,18 @@ def _layout(
   """Sizes and groups of sites, and no example."""
   sizes = np.asarray(sent['sizes'], np.int32)
   groups = np.asarray(sent['groups'], np.int32)
+  total = sum(map(int, sent['sizes']))
+  if (
+    sizes.ndim != 1
+    or sizes.shape != groups.shape
+    or min(sizes.min(initial=0), groups.min(initial=0)) < 0
+    or not 0 < total <= rosters.MOST_EXAMPLES
+  ):
+    raise InputError(
+      f'Expected a size and a group of each site, at least 0, and 1 to '
+      f'{rosters.MOST_EXAMPLES} examples in all, got {len(sizes)} sizes, '
+      f'{len(groups)} groups and {total} examples.'
+    )
   dtype = np.uint8 if spec.is_image else np.float32
   partition = Partition(
     np.zeros(int(sizes.sum()), np.int32), sizes, groups, 'sizes alone'
