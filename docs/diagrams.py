@@ -48,6 +48,7 @@ class Diagram(NamedTuple):
     name: of the client.
     client: boxes.
     arrows: pairs of indices of the client's boxes.
+    title: of the server.
   """
 
   alt: str
@@ -57,6 +58,7 @@ class Diagram(NamedTuple):
   name: str
   client: Sequence[Box]
   arrows: Sequence[tuple[int, int]]
+  title: str = 'Server'
 
 
 def net(text: str, column: int, row: int = 0, columns: int = 1) -> Box:
@@ -154,6 +156,29 @@ DIAGRAMS = {
     ],
     [(0, 1), (1, 2), (2, 3), (3, 4), (5, 6), (6, 7), (7, 1)],
   ),
+  'deployment': Diagram(
+    'The coordinator holds the model, test data of its own, and sums over '
+    'sites. A site trains the model on its examples, with noise from its own '
+    'keys, after its list and its ledger allow that. It sends a message, '
+    'masked if the sum is secure. Examples, keys, private state, ledger and '
+    'log stay at the site.',
+    [net('model', 0), Box('sum over|sites', 2), Box('test data|of its own', 4)],
+    'model, round,|flags of the study',
+    'message, masked if the|sum is secure; number|of examples, name',
+    'Site',
+    [
+      Box('examples', 0),
+      net('model', 1),
+      Box('noise', 2),
+      Box('mask', 3),
+      Box('message', 4),
+      Box('private|state', 1, 1),
+      Box('own keys', 2, 1),
+      Box('list and|ledger', 4, 1),
+    ],
+    [(0, 1), (1, 2), (2, 3), (3, 4), (5, 1), (6, 2), (7, 4)],
+    'Coordinator',
+  ),
 }
 
 
@@ -172,7 +197,7 @@ def svg(diagram: Diagram) -> str:
     f'<style>{_STYLE}</style>',
     '<defs>' + _head('head', '#1c1f24', 7) + _head('travel', '#b3470a', 4.5),
     f'</defs><rect width="{_WIDTH}" height="{height}" rx="6" fill="#fafbfc"/>',
-    *_panel('Server', diagram.server, top, heights[0]),
+    *_panel(diagram.title, diagram.server, top, heights[0]),
     *_travel(diagram, top + heights[0], below),
     *_panel(diagram.name, diagram.client, below, heights[1]),
   ]

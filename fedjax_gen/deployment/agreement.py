@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fedjax_gen.data.federated import FederatedDataset
 from fedjax_gen.federated.algorithm import Algorithm, ClientInfo
 from fedjax_gen.privacy.events import Event
 from fedjax_gen.types import Tree
@@ -16,12 +17,19 @@ class Task(NamedTuple):
 
   Attributes:
     algorithm: the same value on all machines.
-    event: what a round releases about a record, or a client, of a site: by
-      which its ledger is charged. None where nothing is protected.
+    event: what a round releases about a record, or all, of a site to the
+      coordinator: by which its ledger is charged. None where nothing is
+      protected, or the coordinator alone adds the noise.
+    num_shares: sites, those who collude included, that a secure sum must have
+      for the shares of noise in it to suffice. Then no message leaves outside
+      one. 0 where noise is not in shares.
+    prepare: from a site's data to those that the method sees.
   """
 
   algorithm: Algorithm
   event: Event | None = None
+  num_shares: int = 0
+  prepare: Callable[[FederatedDataset], FederatedDataset] = lambda data: data
 
 
 class Node(NamedTuple):

@@ -25,6 +25,7 @@ from fedjax_gen.deployment import (
   securing as securing_lib,
   wire,
 )
+from fedjax_gen.deployment.agreement import Node
 from fedjax_gen.deployment.collecting import Collector
 from fedjax_gen.deployment.securing import Securing
 from fedjax_gen.deployment.wire import Packet
@@ -101,6 +102,14 @@ class Coordinator:
         f'least={self._least}.'
       )
     self._least = min(self._least, len(members))
+    if securing:
+      for (_, group), few in self._cells.items():
+        if len(few) < 2:
+          raise InputError(
+            f'Expected two sites or more in each sum of {method}, got '
+            f'{members[few[0]].name!r} alone in group {group}: a secure sum '
+            'would be its message.'
+          )
 
   def init(self, key: Key) -> FederatedState:
     """The state before the first round; what sites keep is theirs."""
@@ -191,11 +200,11 @@ class Coordinator:
   def _secured(self, requests: Mapping[int, Packet]) -> tuple[list, _Metrics]:
     """Sums that nobody sees the parts of, and metrics that came along."""
     assert self._securing is not None
-    sums: list[Tree] = []
+    sums = [trees.zeros_like(shapes) for shapes in self._sums]
     metrics: dict[int, Mapping[str, float]] = {}
     number = next(iter(requests.values())).header['round']
     may_miss = len(requests) - self._least
-    for fleet, members in enumerate(self._fleets):
+    for (fleet, group), members in self._cells.items():
       shapes = self._sums[fleet]
       result = securing_lib.summed(
         self._collector,
@@ -203,15 +212,43 @@ class Coordinator:
         members,
         requests,
         sum(leaf.size for leaf in jax.tree.leaves(shapes)),
-        self._folder / str(number) / str(fleet),
+        self._folder / str(number) / f'{fleet}-{group}',
         least=len(members) - may_miss,
       )
       if result.total is None:
-        sums.append(trees.zeros_like(shapes))
         continue
-      sums.append(_shaped(result.total, shapes))
+      sums[fleet] = trees.add(sums[fleet], _shaped(result.total, shapes))
       metrics |= {i: _numbers(found) for i, found in result.metrics.items()}
     return sums, metrics
+
+  @functools.cached_property
+  def _cells(self) -> dict[tuple[int, int], list[int]]:
+    """Members of each secure sum, by fleet and group.
+
+    A sum of its own for each group, where groups are summed apart: in one of
+    all, a group of which one site is left would be that site's message.
+    """
+    cells: dict[tuple[int, int], list[int]] = {}
+    for fleet, members in enumerate(self._fleets):
+      for i in members:
+        group = self._collector.roster.members[i].node.group
+        if not self._knows_groups(fleet, group):
+          group = 0
+        cells.setdefault((fleet, group), []).append(i)
+    return cells
+
+  def _knows_groups(self, fleet: int, group: int) -> bool:
+    """Whether sums of a message differ between this group and the first."""
+    ones = jax.tree.map(
+      lambda leaf: jnp.ones(leaf.shape, leaf.dtype), self._messages[fleet]
+    )
+    found = [
+      jax.tree.leaves(
+        agreement.sums(self.algorithm, ones, Node(fleet, 0, g, 1).info())
+      )
+      for g in (0, group)
+    ]
+    return any((a != b).any() for a, b in zip(*found, strict=True))
 
   def _metrics(self, server: Metrics, found: _Metrics) -> RoundMetrics:
     clients, fleet_cohorts = [], []

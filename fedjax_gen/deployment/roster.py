@@ -1,5 +1,6 @@
 """Who takes part in a federation: found once, and known again."""
 
+import collections
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import json
@@ -59,6 +60,16 @@ Assign = Callable[[Sequence[tuple[int, int]]], Sequence[tuple[int, int]]]
 def one_fleet(sites: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
   """All sites in one fleet, in their order."""
   return [(0, row) for row in range(len(sites))]
+
+
+def by_group(sites: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+  """A fleet for each group, and rows in the order of the sites."""
+  seen: collections.Counter[int] = collections.Counter()
+  places = []
+  for group, _ in sites:
+    places.append((group, seen[group]))
+    seen[group] += 1
+  return places
 
 
 @dataclasses.dataclass
@@ -202,6 +213,8 @@ def gathered(
 
 _PAUSE = 0.5
 _MOST_JOIN_BYTES = 1 << 16
+MOST_EXAMPLES = 1 << 27
+"""Of all sites together: a few bytes are kept for each."""
 
 
 def _joined(
@@ -249,6 +262,12 @@ def _proven(header: Mapping[str, Any], run: str, nonce: str) -> dict[str, Any]:
       'num_examples': int(header['num_examples']),
       'group': int(header['group']),
     }
+    if not (
+      0 <= one['num_examples'] <= MOST_EXAMPLES and 0 <= one['group'] < 1 << 16
+    ):
+      raise ValueError(
+        f'num_examples={one["num_examples"]} and group={one["group"]}'
+      )
     one['name'] = str(header.get('name') or one['identity'][:8])[:80]
     said = site_lib.joining_text(run, nonce, one['num_examples'], one['group'])
     signed = bytes.fromhex(header['signature'])

@@ -1,4 +1,4 @@
-"""A secure sum over the sites of a fleet, as the coordinator leads it."""
+"""A secure sum over sites of a fleet and group, as the coordinator leads it."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -80,7 +80,7 @@ def summed(
   *,
   least: int,
 ) -> Summed:
-  """The sum of what the sites of a fleet answer to requests.
+  """The sum of what the sites of a fleet and group answer to requests.
 
   Until a vector was sent the sum can begin anew, and does. After that a site
   takes part in no other sum of the same round: what is lost then is the round.
@@ -90,10 +90,11 @@ def summed(
   Args:
     collector: asks.
     securing: how.
-    members: of the fleet, in the order of rows.
+    members: of one fleet and group, in the order of rows.
     requests: for training, by member.
     size: d.
-    folder: for what is written down; `forget` it when the state is saved.
+    folder: for what is written down, named by fleet and group; `forget` it
+      when the state is saved.
     least: sites that are waited for until they have sent a vector.
 
   Raises:
@@ -104,7 +105,9 @@ def summed(
     bytes.fromhex(collector.roster.members[i].identity) for i in members
   ]
   first = requests[members[0]].header
-  name = '/'.join(str(first[k]) for k in ('run', 'method', 'round', 'fleet'))
+  name = '/'.join(
+    [*(str(first[k]) for k in ('run', 'method', 'round')), folder.name]
+  )
   for attempt in range(_MOST_ATTEMPTS):
     terms = securing.terms(f'{name}/{attempt}', identities, size)
     lead = _Leader(
@@ -194,7 +197,14 @@ class _Leader:
     for place, header in headers.items():
       asked = self.requests[self.members[place]]
       requests[self.members[place]] = Packet(
-        {**asked.header, 'kind': 'sum', 'step': step, 'terms': said, **header},
+        {
+          **asked.header,
+          'kind': 'sum',
+          'step': step,
+          'terms': said,
+          'place': place,
+          **header,
+        },
         asked.arrays if step == 'mask' else {},
       )
 

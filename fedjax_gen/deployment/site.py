@@ -150,6 +150,7 @@ class Site:
     self._own_keys = own_keys or self._from_entropy()
     self._ledger = SiteLedger(self.folder / 'ledger.json', budget)
     self._tasks: dict[str, Mapping[str, Task]] = {}
+    self._views: dict[Callable, FederatedDataset] = {}
 
   def __enter__(self) -> 'Site':
     return self
@@ -183,6 +184,9 @@ class Site:
     except InputError as error:
       reply = _refusal(header, str(error))
       noted = {'refused': str(error)}
+    except disk.DiskFullError as error:
+      reply = _refusal(header, 'failed there: the disk is full')
+      noted = {'failed': str(error)}
     except Exception as error:
       reply = _refusal(header, f'failed there: {type(error).__name__}')
       noted = {'failed': f'{type(error).__name__}: {error}'}
@@ -194,7 +198,8 @@ class Site:
       'seconds': time.perf_counter() - started,
       **noted,
     }
-    self._log({k: v for k, v in record.items() if v is not None})
+    with contextlib.suppress(OSError):  # a full disk; the reply says so
+      self._log({k: v for k, v in record.items() if v is not None})
     return reply
 
   def leaving(self, task: Task, node: Node) -> dict[str, Any]:
@@ -256,7 +261,8 @@ class Site:
           f'Expected the study that run {run} began with, got another:\n{lines}'
         )
     tasks = self._study(config)
-    disk.write_atomically(path, json.dumps(config, indent=1) + '\n')
+    if not path.exists():
+      disk.write_atomically(path, json.dumps(config, indent=1) + '\n')
     self._tasks[run] = tasks
     return tasks
 
@@ -266,6 +272,10 @@ class Site:
     if self._allowance.secured_only:
       raise Refused('Expected a secure sum, which this site insists on.')
     del digest  # a round is known by what it is of
+    if self._task(packet.header['run'], packet.header['method']).num_shares:
+      raise Refused(
+        'Expected a secure sum: the message has a share of the noise alone.'
+      )
     trained = self._trained(packet)
     self._check_size(trained.message)
     return Packet({'metrics': self._told(trained.metrics)}, trained.message), {
@@ -314,7 +324,7 @@ class Site:
       self._own_keys(run, method, number), _key(header['shared'])
     )
     message, client, metrics = _step(task.algorithm.fleets[node.fleet])(
-      view, client, self._data, node.info(), keys
+      view, client, self._prepared(task), node.info(), keys
     )
     trained = _Trained(
       wire.to_arrays(message), {k: float(v) for k, v in metrics.items()}
@@ -385,7 +395,7 @@ class Site:
     identity = bytes.fromhex(self._identity)
     if header['step'] == 'advertise':
       node, advert = masked_sum.advertise(
-        terms, int(header['row']), entropy.token_bytes(32), identity
+        terms, int(header['place']), entropy.token_bytes(32), identity
       )
       return node, Packet({'advert': [part.hex() for part in advert]}), {}
     if node is None:
@@ -436,7 +446,17 @@ class Site:
         f'Expected a method that needs sums alone, got '
         f'{header["method"]!r} ({reason}): a secure sum hides nothing there.'
       )
-    own = terms.identities[int(header['row'])].hex()
+    if terms.threshold < task.num_shares:
+      raise Refused(
+        f'Expected a sum of {task.num_shares} sites or more, of which the '
+        f'noise is in shares, got threshold={terms.threshold}.'
+      )
+    if task.num_shares and self._ledger.ledger and not self._allowance.peers:
+      raise Refused(
+        'Expected peers that this site knows, with a budget and noise in '
+        'shares: the shares of others could be the coordinator’s.'
+      )
+    own = terms.identities[int(header['place'])].hex()
     if own != self.identity:
       raise Refused(f'Expected a sum with {self.identity}, got {own} for it.')
     unknown = {key.hex() for key in terms.identities} - {
@@ -481,7 +501,13 @@ class Site:
 
   def _shapes(self, task: Task, node: Node):
     """Shapes of what the client keeps, and of its message."""
-    return _shapes(task.algorithm, node, self._data)
+    return _shapes(task.algorithm, node, self._prepared(task))
+
+  def _prepared(self, task: Task) -> FederatedDataset:
+    """The data as a method sees them; made once."""
+    if task.prepare not in self._views:
+      self._views[task.prepare] = task.prepare(self._data)
+    return self._views[task.prepare]
 
   def _check_size(self, message: Mapping[str, np.ndarray]) -> None:
     size = sum(array.nbytes for array in message.values())

@@ -18,6 +18,7 @@ import numpy as np
 
 from fedjax_gen import trees, validate
 from fedjax_gen.errors import InputError
+from fedjax_gen.federated.aggregates import Aggregate
 from fedjax_gen.federated.algorithm import Algorithm, ServerProgram
 from fedjax_gen.privacy import clipping, secret_keys
 from fedjax_gen.privacy.plan import Plan
@@ -171,6 +172,50 @@ def with_private_server(algorithm: Algorithm, plan: Plan) -> Algorithm:
     expected_cohort=plan.expected_cohort,
   )
   return algorithm._replace(server=server)
+
+
+def with_private_clients(algorithm: Algorithm, plan: Plan) -> Algorithm:
+  """An algorithm whose clients clip what they send, and add shares of noise.
+
+  Client-level privacy without a server that is trusted: McMahan et al., 2018,
+  with the noise of `placement('distributed', ...)`. No message may be seen by
+  itself: it has a share of the noise alone.
+
+  Guarantees:
+    Released: in each round, to a server that learns sums over at least
+      `plan.num_shares` clients and nothing else, and to as many of them as the
+      plan lets collude, the sum of clipped messages with noise of
+      `noise_multiplier * max_norm` or more.
+    Neighbouring: one client's data there, or its contribution zero; it takes
+      part all the same, and adds its share.
+    Sensitivity: `max_norm`, of a client's whole message. Charge
+      `events.gaussian` a round. A sum in fixed point is of values that are
+      rounded after the noise: its resolution must be far below the noise.
+
+  Args:
+    algorithm: of one fleet; its aggregate is a tree like one message.
+    plan: made by `plan.client_plan` with noise in shares.
+  """
+  [client] = algorithm.fleets
+  stddev = plan.noise_multiplier * plan.share * plan.max_norm
+
+  def update(view, kept, data, keys):
+    own_key, noise_key = jax.random.split(keys.own)
+    message, kept, metrics = client.update(
+      view, kept, data, keys._replace(own=own_key)
+    )
+    clipped, _ = clipping.clip(message, plan.max_norm)
+    noise = gaussian(noise_key, clipped, stddev)
+    return trees.add(clipped, noise), kept, metrics
+
+  def partial(messages, infos):
+    return trees.weighted_sum(messages, infos.present.astype(jnp.float32))
+
+  def finish(sums):
+    return jax.tree.map(lambda leaf: leaf / plan.expected_cohort, sums)
+
+  server = algorithm.server._replace(aggregate=Aggregate(partial, finish))
+  return Algorithm(server, (client._replace(update=update),))
 
 
 class Placement(NamedTuple):

@@ -59,7 +59,8 @@ class PrivacyConfig(fields.Configuration):
   noise_placement: str = fields.option(
     'local',
     'Of noise on records’ gradients: on what each client sends, or in shares '
-    'on the sum that a secure summation would reveal (simulated)',
+    'on the sum that a secure summation would reveal (simulated). With '
+    'privacy=client: by the server, or in shares (distributed)',
     choices=PLACEMENTS,
   )
   colluding: int = fields.non_negative_int(
@@ -67,6 +68,11 @@ class PrivacyConfig(fields.Configuration):
     'With noise in shares: how many clients may pool what they know, their own '
     'shares of the noise included, and the guarantee still holds. 1: any other '
     'client by itself',
+  )
+  max_dropouts: int = fields.non_negative_int(
+    0,
+    'With noise in shares: how many clients may be missing in a sum, and the '
+    'guarantee still holds; all add more noise for it',
   )
   accountant: str = fields.option(
     'pld', 'Who counts; pld is tight', choices=accounting.ACCOUNTANTS
@@ -137,6 +143,8 @@ class Plan(NamedTuple):
     chunk_size: gradients of records in memory at once.
     expected_cohort: clients expected in a round, the denominator of clipped
       messages; 0 with records as the unit.
+    num_shares: clients, the colluding included, that a sum must have for the
+      shares of noise in it to suffice; 0 where noise is not in shares.
     canaries: of an audit, how records say that they are canaries; None outside
       audits, where no record does.
   """
@@ -154,6 +162,7 @@ class Plan(NamedTuple):
   share: float
   chunk_size: int
   expected_cohort: float = 0.0
+  num_shares: int = 0
   canaries: Canaries | None = None
 
   def charged(self, rounds: int, label: str = _LABEL) -> Ledger:
@@ -274,19 +283,19 @@ def record_plan(
       return events.gaussian(noise_multiplier, count)
     return events.poisson_gaussian(noise_multiplier, rate, count)
 
-  share = 1.0
+  share, num_shares = 1.0, 0
   if config.noise_placement == 'distributed':
     # A client without records adds no noise either.
-    share = noise_share(
-      cohort_size or int(np.count_nonzero(sizes)), config.colluding
-    )
+    num_shares = cohort_size or int(np.count_nonzero(sizes))
+    num_shares -= config.max_dropouts
+    share = noise_share(num_shares, config.colluding)
   noise, event_of_round, rounds = _calibrated(
     config, kept, lambda z: event(z, steps), rounds
   )
   charged = kept.charge(_LABEL, event_of_round.repeated(rounds))
   return Plan(
     'record', config.clip_norm, noise, rounds, event_of_round, charged, before,
-    rate, steps, capacity, share, config.clip_chunk,
+    rate, steps, capacity, share, config.clip_chunk, num_shares=num_shares,
   )  # fmt: skip
 
 
@@ -341,7 +350,8 @@ def client_plan(
   """DP-FedAvg: whole messages clipped (McMahan et al., 2018).
 
   Guarantees:
-    Released: in each round the noised sum of clipped messages.
+    Released: in each round the noised sum of clipped messages; with
+      `noise_placement=distributed` as `noise.with_private_clients` says.
     Neighbouring: the ledger's relation; by default the contribution of one
       client, with all its data, is there, or is zero; how many clients there
       are is public.
@@ -376,10 +386,15 @@ def client_plan(
 
   noise, event_of_round, rounds = _calibrated(config, ledger, event, rounds)
   charged = ledger.charge(_LABEL, event_of_round.repeated(rounds))
+  share, num_shares = 1.0, 0
+  if config.noise_placement == 'distributed':
+    num_shares = num_clients - config.max_dropouts
+    share = noise_share(num_shares, config.colluding)
   return Plan(
     'client', config.clip_norm, noise, rounds, event_of_round, charged, ledger,
-    sampling_rate, 0, 0, 1.0, config.clip_chunk,
+    sampling_rate, 0, 0, share, config.clip_chunk,
     float(expected_cohort or sampling_rate * num_clients),
+    num_shares=num_shares,
   )  # fmt: skip
 
 

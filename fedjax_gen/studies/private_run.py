@@ -31,7 +31,8 @@ UNITS = {
 }
 SHARES = (
   'Clients add shares of the noise: this rests on a secure sum that reveals '
-  'nothing else, which is only simulated here, on every client taking part, '
+  'nothing else (simulated where one machine holds all data), on every client '
+  'taking part but those that may drop out, '
   'and on no more than {} of the clients pooling what they know.'
 )
 NOMINAL = 'nominal epsilon, NOT a guarantee'
@@ -189,6 +190,8 @@ class Protection(NamedTuple):
         'against the server too. Whoever is in several records is protected '
         'less.'
       )
+    elif self.plan.num_shares:
+      claim += SHARES.format(self.config.colluding)
     else:
       claim += (
         'The server adds the noise to sums over clients: it holds against '
@@ -322,6 +325,7 @@ def protect(
   epochs: float,
   rounds: int,
   before: Sequence[Entry] = (),
+  may_share: bool = False,
 ) -> Protection | None:
   """The protection that the command line asks for; None for none.
 
@@ -333,6 +337,8 @@ def protect(
     epochs: E, passes of a client in a round.
     rounds: asked for.
     before: what is released of all clients before training.
+    may_share: whether clients, where they are protected, may add the noise in
+      shares.
 
   Raises:
     InputError: a value does not fit, or not one round fits the budget.
@@ -340,11 +346,7 @@ def protect(
   if not config.is_private:
     return None
   if config.noise_placement != 'local':
-    raise InputError(
-      'Expected noise_placement=local where clients train a model and send '
-      f'it, got noise_placement={config.noise_placement!r}: each gradient is '
-      'used before any sum.'
-    )
+    check_shares(config, federation, may_share=may_share)
   if config.privacy == 'record':
     sizes = np.asarray(data.sizes)
     plan = plan_lib.record_plan(
@@ -359,6 +361,33 @@ def protect(
       ledger=_charged(plan_lib.client_ledger(config, num_units), before),
     )  # fmt: skip
   return protection(config, plan, rounds=rounds, num_units=num_units)
+
+
+def check_shares(
+  config: PrivacyConfig, federation: FederationConfig, *, may_share: bool
+) -> None:
+  """Checks that clients who train a model can add its noise in shares.
+
+  Raises:
+    InputError: they cannot.
+  """
+  if config.privacy == 'record' or not may_share:
+    raise InputError(
+      'Expected noise_placement=local where clients train a model and send '
+      f'it, got noise_placement={config.noise_placement!r}: '
+      + (
+        'each gradient is used before any sum.'
+        if config.privacy == 'record'
+        else 'here the server adds the noise.'
+      )
+    )
+  if federation.sampling != 'all' or federation.dropout_rate:
+    raise InputError(
+      'Expected sampling=all and dropout_rate=0 with '
+      'noise_placement=distributed, where every client adds a share of the '
+      f'noise, got sampling={federation.sampling!r} and '
+      f'dropout_rate={federation.dropout_rate:g}.'
+    )
 
 
 def _charged(ledger: Ledger, released: Iterable[Entry]) -> Ledger:

@@ -5,6 +5,7 @@ import json
 import math
 import random
 import re
+import subprocess
 
 import chex
 import jax
@@ -51,6 +52,10 @@ def test_equals_the_simulation(tmp_path, name):
     folder = tmp_path / str(bool(securing))
     federation = federations.Federation(folder, algorithm, datasets)
     federation.securing = securing
+    if securing and name == 'fissionvae':  # one of its groups is one client
+      with pytest.raises(InputError, match='alone in group 1'):
+        federation.run(2)
+      continue
     state, _ = federation.run(2)
     server = jax.device_get(state.server)
     if name == 'fedvae' and not securing:
@@ -278,6 +283,37 @@ def test_a_lost_sum_is_a_round_without_anyone_and_is_not_asked_again(tmp_path):
   with pytest.raises(TooFewError):
     federation.coordinator().round(start)
   assert any('two of the same' in c for _, c in federation.causes('refused'))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+  """A folder on a disk of its own, of 256 KB."""
+  folder = tmp_path / 'site1'
+  folder.mkdir()
+  mount = ['mount', '-t', 'tmpfs', '-o', 'size=256k', 'tmpfs', str(folder)]
+  try:
+    subprocess.run(mount, check=True, capture_output=True)
+  except (OSError, subprocess.CalledProcessError):
+    pytest.skip('a small disk cannot be mounted here')
+  yield folder
+  subprocess.run(['umount', '-l', str(folder)], check=True)
+
+
+def test_a_full_disk_is_named_and_ends_nobody_elses_run(tmp_path, small_disk):
+  federation = _toy(tmp_path)
+  federation.least = 3
+  state, _ = federation.run(1)
+  filler = small_disk / 'filler'
+  with pytest.raises(OSError, match='No space left'):
+    filler.write_bytes(bytes(1 << 20))
+  state, metrics = federation.run(1, state)
+  assert metrics.cohorts[0].present.tolist() == [[True, False, True, True]]
+  assert federation.causes('refused') == [
+    ('site01', 'failed there: the disk is full')
+  ]
+  filler.unlink()
+  _, metrics = federation.run(1, state)
+  assert metrics.cohorts[0].present.all()
 
 
 def test_a_budget_that_is_spent_ends_one_sites_part(tmp_path):

@@ -44,7 +44,8 @@ class Federation:
 
   def __init__(self, folder, algorithm, datasets, *, event=None, **options):
     self.folder, self.algorithm, self.datasets = folder, algorithm, datasets
-    self.options, self.event = options, event
+    self.options = options
+    self.study = lambda config: {METHOD: Task(self.algorithm, event)}
     self.least, self.securing = 0, None
     self.patience = Patience(5.0, 1e-9)
     self.notes = []
@@ -54,9 +55,14 @@ class Federation:
       for row in range(data.num_clients)
     ]
     self.sites = {}
+    self.begin(folder)
+    self.network = Network(self)
+
+  def begin(self, folder):
+    """Starts all sites, in a folder where none was."""
+    self.folder = folder
     for place in range(len(self.names)):
       self.start(place)
-    self.network = Network(self)
 
   def start(self, place):
     """Starts a site, again if it was there before."""
@@ -73,7 +79,7 @@ class Federation:
     self.sites[place] = Site(
       self.folder / f'site{place}',
       data,
-      lambda config: {METHOD: Task(self.algorithm, self.event)},
+      self.study,
       name=f'site{place:02}',
       group=int(data.groups[0]),
       **{

@@ -95,23 +95,73 @@ def _command(*args):
   return [sys.executable, '-c', _COMMAND, *map(str, args)]
 
 
-def test_the_commands_end_with_report_model_and_images(tmp_path):
+def _write_digits(folder):
+  """A third of the digits for each site, and all of them."""
   digits = datasets.load_digits()
+  images = (digits.images * 15).astype(np.uint8)
+  for k in range(3):
+    np.savez(folder / f'{k}.npz', x=images[k::3], y=digits.target[k::3])
+  np.savez(folder / 'all.npz', x=images[::9], y=digits.target[::9])
+
+
+def _write_kinds(folder):
+  """Two sites with digits, two with their negatives; some of both."""
+  digits = datasets.load_digits()
+  images, labels = (digits.images * 15).astype(np.uint8), digits.target
+  for k in range(4):
+    part = images[k:200:4]
+    kind = part if k < 2 else 255 - part
+    np.savez(folder / f'{k}.npz', x=kind, y=labels[k:200:4])
+  half = images[200:260]
+  np.savez(
+    folder / 'all.npz',
+    x=np.concatenate([half, 255 - half]),
+    y=np.tile(labels[200:260], 2),
+    groups=np.repeat(['digits', 'negatives'], len(half)),
+  )
+
+
+def _write_embeddings(folder):
+  draws = np.random.default_rng(0)
+  for name in ('0', '1', '2', 'all'):
+    labels = np.arange(80) % 2
+    inputs = draws.normal(size=(80, 4)) + 3 * np.eye(2, 4)[labels]
+    np.savez(folder / f'{name}.npz', x=inputs.astype(np.float32), y=labels)
+
+
+_VAE = ('--model=mlp', '--hidden_size=8', '--latent_size=2')
+
+
+@pytest.mark.parametrize(
+  ('study', 'write', 'groups', 'flags', 'method', 'metric'),
+  [
+    ('fedvae', _write_digits, (0, 0, 0), (*_VAE, '--num_samples=50'),
+     'federated', 'test_elbo'),
+    ('fissionvae', _write_kinds, (0, 0, 1, 1), (*_VAE, '--num_samples=50'),
+     'L+D', 'test_elbo'),
+    ('fedhypevae', _write_embeddings, (0, 0, 0),
+     ('--privacy=record_joint', '--epsilon=50', '--hidden_sizes=8'),
+     'FedHypeVAE', 'accuracy'),
+    ('fedvtc', _write_kinds, (0, 0, 1, 1),
+     ('--architectures=mlp,cnn', '--feature_size=4', '--width=0.1',
+      '--synthetic_per_class=2'),
+     'FedVTC', 'bytes_up'),
+  ],
+)  # fmt: skip
+def test_the_commands_end_with_report_and_model(
+  tmp_path, study, write, groups, flags, method, metric
+):
+  write(tmp_path)
   port, environment = flower_processes.free_port(), os.environ | _FLAGS
   workdir = tmp_path / 'run'
   with contextlib.ExitStack() as stack:
-    for k in range(3):
-      np.savez(
-        tmp_path / f'{k}.npz',
-        x=(digits.images[k::3] * 15).astype(np.uint8),
-        y=digits.target[k::3],
-      )
+    for k, group in enumerate(groups):
       log = stack.enter_context((tmp_path / f'{k}.log').open('w'))
       site = subprocess.Popen(
         _command(
           'site', f'--coordinator=127.0.0.1:{port}', '--insecure',
           f'--data={tmp_path / f"{k}.npz"}', f'--state={tmp_path / str(k)}',
-          f'--name=site{k}', '--allow_metrics=loss',
+          f'--name=site{k}', f'--group={group}', '--allow_metrics=loss',
         ),
         env=environment, stdout=log, stderr=log,
       )  # fmt: skip
@@ -119,24 +169,28 @@ def test_the_commands_end_with_report_model_and_images(tmp_path):
       stack.callback(site.terminate)
     run = subprocess.run(
       _command(
-        'coordinate', 'fedvae', '--sites=3', f'--port={port}', '--insecure',
-        '--secured', f'--workdir={workdir}', '--rounds=1', '--eval_every=1',
-        '--model=mlp', '--hidden_size=8', '--latent_size=2',
-        '--num_samples=50', '--give_up_after=600',
+        'coordinate', study, f'--sites={len(groups)}', f'--port={port}',
+        '--insecure', '--secured', f'--workdir={workdir}', '--rounds=1',
+        '--eval_every=1', f'--data={tmp_path / "all.npz"}',
+        '--give_up_after=600', *flags,
       ),
       env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
   summary = json.loads((workdir / 'summary.json').read_text())
-  assert np.isfinite(summary['methods']['federated']['test_elbo'])
-  assert (workdir / 'report.html').exists()
-  images, _ = fedjax_gen.load(workdir).sample(4)
-  assert images.shape == (4, 8, 8, 1)
-  [event] = [
+  assert np.isfinite(summary['methods'][method][metric])
+  report = workdir / 'report.html'
+  if study != 'fedvae':
+    assert ('Left out' in report.read_text()) == (study != 'fissionvae')
+  if study in ('fedvae', 'fissionvae', 'fedvtc'):
+    images, _ = fedjax_gen.load(workdir).sample(4)
+    assert images.shape[1:3] == (8, 8)
+  [*_, event] = [
     json.loads(line)
     for line in (tmp_path / 'run.federation' / 'events.jsonl').open()
     if '"round": 1' in line
   ]
-  assert event['node'] == 'site0, site1, site2'
+  assert event['node'] == ', '.join(f'site{k}' for k in range(len(groups)))
   logged = (tmp_path / '0' / 'log.jsonl').read_text()
   assert '"step": "unmask"' in logged and 'refused' not in logged
+  assert 'failed' not in logged

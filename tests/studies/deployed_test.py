@@ -45,7 +45,7 @@ def test_a_site_builds_what_the_coordinator_trains(tmp_path, privacy):
   asked = _asked(privacy=privacy)
   source = options.load_source(asked.data, seed=0)
   # More examples at sites than the coordinator has.
-  layout = coordinating._layout(_SIZES, 'a, b, c', len(source.train.labels))
+  layout = coordinating._layout(_SIZES, 'a, b, c', source, [0, 0, 0])
   layout.save(tmp_path / 'sites.npz')
   with pytest.raises(InputError, match='rows twice'):
     Partition.load(tmp_path / 'sites.npz')
@@ -76,9 +76,14 @@ def test_a_site_builds_what_the_coordinator_trains(tmp_path, privacy):
 @pytest.mark.parametrize(
   ('change', 'cause'),
   [
-    ({'study': 'other'}, "studies fedvae, got 'other'"),
+    ({'study': 'other'}, "studies fedvae, .*got 'other'"),
     ({'sizes': None}, 'configuration of fedvae'),
     ({'configs': {'vae': {'wings': 2}}}, 'wings'),
+    ({'groups': None}, 'configuration of fedvae'),
+    ({'sizes': [1 << 30] * 3}, '3221225472 examples'),
+    ({'sizes': [1 << 40] * 3}, 'configuration of fedvae'),
+    ({'groups': [0, -1, 0]}, 'at least 0'),
+    ({'configs': {'federation': {'sampling': 'poisson'}}}, 'sampling=all'),
   ],
 )
 def test_another_study_is_refused(change, cause):
@@ -92,7 +97,9 @@ def test_a_dry_run_says_what_would_leave(tmp_path, capsys, monkeypatch):
   monkeypatch.setattr(serving.flower_processes, 'check_installed', lambda: None)
   source = options.load_source(_asked().data, seed=0)
   study = tmp_path / 'study.json'
-  sent = tasks.sent('fedvae', _asked(), source, _SIZES)
+  here = options.load_source(options.DataConfig(), seed=0)
+  sizes = [len(here.train.labels), *_SIZES]
+  sent = tasks.sent('fedvae', _asked(), source, sizes)
   study.write_text(json.dumps(sent))
   site = [
     'site', '--dry_run', '--data=digits', f'--state={tmp_path / "site"}',
@@ -109,10 +116,14 @@ def test_a_dry_run_says_what_would_leave(tmp_path, capsys, monkeypatch):
   study.write_text(json.dumps(sent | {'input_shape': [28, 28, 1]}))
   assert main.execute(site) == 2
   assert 'see image_size' in capsys.readouterr().err
+  # Room in batches would be too small for a site that is larger than all say.
+  study.write_text(json.dumps(tasks.sent('fedvae', _asked(), source, _SIZES)))
+  assert main.execute(site) == 2
+  assert 'the sizes of sites to have' in capsys.readouterr().err
 
 
 def test_what_is_missing_is_said_before_anything_starts(tmp_path, capsys):
-  assert main.execute(['coordinate', 'fedvtc']) == 2
+  assert main.execute(['coordinate', 'embed']) == 2
   assert 'one of fedvae' in capsys.readouterr().err
   assert main.execute(['coordinate', 'fedvae', '--help']) == 0
   assert '--site_keys' in capsys.readouterr().out

@@ -24,8 +24,9 @@ def averaged(
 
   Guarantees:
     With a plan of records those of `descent.trainer`, of what every client
-    sends; with one of clients those of `noise.private_server`, all clients
-    counting alike. Without a plan, none.
+    sends; with one of clients those of `noise.private_server`, or with noise
+    in shares of `noise.with_private_clients`, all clients counting alike.
+    Without a plan, none.
 
   Args:
     config: how clients and server train.
@@ -43,6 +44,8 @@ def averaged(
   algorithm = averaging.averaged(config, init, loss_fn, training=training)
   if plan is None or plan.unit == 'record':
     return algorithm
+  if plan.num_shares:
+    return noise.with_private_clients(algorithm, plan)
   return noise.with_private_server(algorithm, plan)
 
 

@@ -1,7 +1,7 @@
 """`fedjax-gen coordinate NAME`: a study with other machines as its clients."""
 
 from collections import namedtuple
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 import contextlib
 import dataclasses
 import json
@@ -13,7 +13,9 @@ import numpy as np
 
 from fedjax_gen import fields, validate
 from fedjax_gen.data.partition import Partition
-from fedjax_gen.deployment import masking, roster as rosters
+from fedjax_gen.data.sources import DataSource
+from fedjax_gen.deployment import masked_sum, masking, roster as rosters
+from fedjax_gen.deployment.agreement import Task
 from fedjax_gen.deployment.collecting import Collector, Patience
 from fedjax_gen.deployment.flower import (
   certificates,
@@ -109,12 +111,11 @@ class CoordinateConfig:
 
 def program_of(study: programs.Program) -> programs.Program:
   """The program of a study of `STUDIES`, with sites as its clients."""
-  known: Any = study.configs
+  known: Any = tasks.ROWS[study.name].configs
   make: Any = namedtuple  # of names that no type checker knows
   names = make('Configs', [*known._fields, 'coordination'])
   configs = names(*known, CoordinateConfig())._replace(
-    run=_each_round_saved(known.run),
-    comparison=dataclasses.replace(known.comparison, methods=('federated',)),
+    run=_each_round_saved(known.run)
   )
   return dataclasses.replace(
     study,
@@ -139,21 +140,22 @@ def _main(study: programs.Program, session, asked: Any) -> None:
   masking.check_installed()
   flower_processes.check_installed()
   source = options.load_source(asked.data, seed=asked.run.seed)
-  if not source.spec.is_image:
-    raise InputError(
-      'Expected images, the form that sites know without a word, got '
-      f'{source.name}, of kind {source.spec.kind.name}.'
-    )
+  tasks.check_source(source)
+  tasks.check(asked)
+  row = tasks.ROWS[study.name]
   folder = session.path.with_name(f'{session.path.name}.federation')
   folder.mkdir(parents=True, exist_ok=True)
   note = _Notes(folder / 'events.jsonl', session.say)
   with contextlib.ExitStack() as stack:
     transport = _connected(stack, folder, config, session.say, note)
     session.say(f'Waiting for {config.sites} sites.')
+    if source.group_names:
+      session.say(f'Groups of sites: {_numbered(source.group_names)}.')
     roster = rosters.gathered(
       transport,
       folder / 'federation.json',
       config.sites,
+      assign=row.assign,
       note=note,
       patience=config.give_up_after,
     )
@@ -164,8 +166,11 @@ def _main(study: programs.Program, session, asked: Any) -> None:
     )
     session.say(f'Sites, and their training examples: {listed}.')
     path = folder / 'sites.npz'
-    _layout(sizes, listed, len(source.train.labels)).save(path)
-    roster.agree(tasks.sent(study.name, asked, source, sizes))
+    groups = [member.node.group for member in roster.members]
+    _layout(sizes, listed, source, groups).save(path)
+    agreed = tasks.sent(study.name, asked, source, sizes, groups)
+    securing = _securing(config, tasks.built(agreed))
+    roster.agree(agreed)
     if config.dry_run:
       study_path = folder / 'study.json'
       disk.write_atomically(study_path, json.dumps(roster.config, indent=1))
@@ -183,12 +188,10 @@ def _main(study: programs.Program, session, asked: Any) -> None:
       ),
       folder / 'sums',
       config.least,
-      Securing(config.value_range, threshold=config.threshold)
-      if config.secured
-      else None,
+      securing,
     )
     # As the study knows them, which has no part in where its clients are.
-    known: Any = type(study.configs)
+    known: Any = type(row.configs)
     asked = known(*asked[: len(known._fields)])._replace(
       run=_each_round_saved(asked.run),
       federation=dataclasses.replace(
@@ -198,7 +201,27 @@ def _main(study: programs.Program, session, asked: Any) -> None:
         num_clients=len(sizes),
       ),
     )
-    study.main(dataclasses.replace(session, deployment=deployment), asked)
+    row.main(dataclasses.replace(session, deployment=deployment), asked)
+
+
+def _securing(
+  config: CoordinateConfig, found: Mapping[str, Task]
+) -> Securing | None:
+  """How sums are secured, with as many sites as shares of noise need."""
+  num_shares = max(task.num_shares for task in found.values())
+  if not config.secured:
+    if num_shares:
+      raise InputError(
+        'Expected secured=true with noise in shares, of which no message has '
+        'enough by itself, got secured=false.'
+      )
+    return None
+  threshold = config.threshold
+  if num_shares:
+    threshold = max(
+      threshold or masked_sum.usual_threshold(config.sites), num_shares
+    )
+  return Securing(config.value_range, threshold=threshold)
 
 
 def _each_round_saved(run):
@@ -244,15 +267,43 @@ def _connected(
   return transport
 
 
-def _layout(sizes: list[int], listed: str, num_rows: int) -> Partition:
-  """Sizes as a partition. Its rows mean nothing: examples stay at sites."""
-  rows = np.arange(sum(sizes), dtype=np.int64) % num_rows
+def _layout(
+  sizes: list[int], listed: str, source: DataSource, groups: list[int]
+) -> Partition:
+  """Sizes as a partition. Its rows mean nothing: examples stay at sites.
+
+  Where the data have groups, they are of the group that a site says.
+
+  Raises:
+    InputError: a site says a group that there is not.
+  """
+  if sum(sizes) > rosters.MOST_EXAMPLES:
+    raise InputError(
+      f'Expected at most {rosters.MOST_EXAMPLES} examples at all sites, got '
+      f'{sum(sizes)}: {listed}.'
+    )
+  known = source.train.groups
+  rows = []
+  for size, group in zip(sizes, groups, strict=True):
+    possible = np.arange(len(source.train.labels))
+    if known is not None:
+      possible = np.flatnonzero(known == group)
+    if not len(possible):
+      raise InputError(
+        f'Expected sites of the groups {_numbered(source.group_names)}, got '
+        f'group={group} of a site.'
+      )
+    rows.append(np.resize(possible, size))
   return Partition(
-    rows,
+    np.concatenate(rows),
     np.asarray(sizes),
-    np.zeros(len(sizes), np.int64),
+    np.asarray(groups),
     f'examples lie at the sites {listed}, and are not known here',
   )
+
+
+def _numbered(names: Iterable[str]) -> str:
+  return ', '.join(f'{i} ({name})' for i, name in enumerate(names))
 
 
 class _Notes:

@@ -50,7 +50,11 @@ class SiteConfig:
     placeholder='DIR',
   )
   name: str = fields.option('', 'What others see it called.')
-  group: int = fields.option(0, 'Of the groups of the study, if it has any.')
+  group: int = fields.option(
+    0,
+    'Number of the group, or in fedvtc of the architecture, that this site is '
+    'of: from 0, in the order that the coordinator says.',
+  )
   insecure: bool = fields.option(
     False, 'No TLS: for a coordinator on this machine.'
   )
@@ -210,6 +214,13 @@ def _interrupted(unused_signal, unused_frame):
 
 def _fitting(source: DataSource, built, config):
   """Refuses a study of other data than there are here."""
+  size = len(source.train.labels)
+  if size not in config['sizes']:
+    # Noise and room of batches follow from the sizes.
+    raise InputError(
+      f'Expected the sizes of sites to have {size}, the training examples of '
+      f'this site, got {list(config["sizes"])}.'
+    )
   wanted = tuple(config['input_shape'])
   if wanted != tuple(source.input_shape):
     raise InputError(

@@ -113,8 +113,10 @@ def check_shares(
   Raises:
     InputError: shares are asked for, and they would not.
   """
-  if privacy.noise_placement != 'distributed' or privacy.unit != 'record':
+  if privacy.noise_placement != 'distributed' or privacy.unit == 'none':
     return
+  if privacy.unit == 'client':
+    private_run.check_shares(privacy, federation, may_share=False)
   for name, needed, got in (
     ('local_mode', 'fedsgd', config.local_mode),
     ('sampling', 'all', federation.sampling),

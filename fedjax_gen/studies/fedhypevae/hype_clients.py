@@ -66,13 +66,21 @@ def build_clients(
       f'Expected embeddings, [n, F] features, got the images of {source.name}: '
       'python -m experiments.embed makes embeddings of images.'
     )
-  source = _normalised(source, normalise)
+  source = normalised(source, normalise)
   train = source.train
   partition = build_partition(federation, source, seed=seed)
   # By class the sizes of the parts would follow from labels, and with them the
   # noise: those of a private run follow from public numbers alone.
   strata = train.labels if by_class else np.zeros_like(train.labels)
-  split = heldout.split_clients(partition, strata, seed=seed)
+  split = heldout.split_clients(
+    partition,
+    strata,
+    # Sites hold out for themselves, and train on all that they count.
+    fractions=(0.0, 0.0)
+    if federation.partition == 'sites'
+    else heldout.DEFAULT_FRACTIONS,
+    seed=seed,
+  )
   [chosen] = measured.rows([partition.num_clients])
   rows = ClientRows(
     train.inputs,
@@ -86,7 +94,7 @@ def build_clients(
   return Clients(source, partition, rows, chosen, data)
 
 
-def _normalised(source: DataSource, normalise: str) -> DataSource:
+def normalised(source: DataSource, normalise: str) -> DataSource:
   """The source, every embedding by itself as the models are to see it."""
   if normalise == 'none':
     return source

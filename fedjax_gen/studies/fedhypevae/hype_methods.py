@@ -31,7 +31,11 @@ from fedjax_gen.federated.statistics.correlated_gaussians import (
   CorrelatedGaussians,
 )
 from fedjax_gen.federation import FederationConfig, build_mapping, build_sampler
-from fedjax_gen.models.hyper.hypernetwork import HyperVaeConfig, build_hyper_vae
+from fedjax_gen.models.hyper.hypernetwork import (
+  HyperVae,
+  HyperVaeConfig,
+  build_hyper_vae,
+)
 from fedjax_gen.models.vae import DataSpec
 from fedjax_gen.privacy import noise
 from fedjax_gen.privacy.one_upload import one_release
@@ -267,6 +271,37 @@ def _generator(
   return dataclasses.replace(
     method, pretraining=_pretraining(setting, config, method)
   )
+
+
+def moments_release(setting: Setting, method: HypeMethod) -> HypeMethod | None:
+  """Class moments as a training of one round, of which sites are asked.
+
+  In place of `hype_synthesis`'s own, which reads what clients hold. It has the
+  part of the budget that is theirs: one sum of counts, means and variances.
+
+  Args:
+    setting: of the method.
+    method: as built from it.
+
+  Returns:
+    the release, or None for a method that has no codes to fit.
+  """
+  model = method.model
+  if not isinstance(model, HyperVae) or not model.config.uses_code:
+    return None
+  upload = class_gaussians(_MOMENTS, setting.spec)
+  return _upload(setting, upload, method.budget, method.budget.first_noise)
+
+
+def released_moments(
+  setting: Setting, method: HypeMethod, state: FederatedState
+) -> CorrelatedGaussians:
+  """The moments of a state of `moments_release`."""
+  stddev = _summed_stddev(setting, method.budget, method.budget.first_noise)
+  return _MOMENTS.fit(setting.spec.num_classes, state.server, stddev)
+
+
+_MOMENTS = GaussianConfig(gaussians='diagonal')
 
 
 def _pretraining(

@@ -16,10 +16,12 @@ from fedjax_gen.algorithms.dp_cgan import CganConfig
 from fedjax_gen.algorithms.dp_merf import MerfConfig
 from fedjax_gen.algorithms.hyper_pretraining import PretrainingConfig
 from fedjax_gen.algorithms.linear_head import LinearConfig
+from fedjax_gen.data.federated import FederatedDataset
 from fedjax_gen.data.sources import DataSource
 from fedjax_gen.errors import InputError
 from fedjax_gen.evaluation.heads import HeadConfig
 from fedjax_gen.federation import FederationConfig, build_partition
+from fedjax_gen.kinds import DataSpec
 from fedjax_gen.models.hyper.hypernetwork import HyperVaeConfig
 from fedjax_gen.models.hyper.meta_code import MetaConfig
 from fedjax_gen.running.saves import saving
@@ -120,21 +122,7 @@ def build(asked: Configs, num_processes: int) -> EmbeddingComparison:
   source = clients.source
   names = hype_methods.ordered(asked.comparison.methods)
   synthesis, notes = hype_synthesis.permitted(asked.synthesis, asked.privacy)
-  setting = hype_methods.Setting(
-    config=asked.fedhypevae,
-    hyper=asked.hyper,
-    cgan=asked.cgan,
-    linear=asked.linear,
-    gaussians=asked.gaussians,
-    merf=asked.merf,
-    pretraining=asked.pretraining,
-    privacy=asked.privacy,
-    federation=asked.federation,
-    data=clients.data,
-    spec=source.spec,
-    rounds=asked.run.rounds,
-    seed=asked.run.seed,
-  )
+  setting = setting_of(asked, source.spec, clients.data)
   methods = {
     name: study.traced(name, method)
     for name, method in hype_methods.build_methods(names, setting).items()
@@ -152,6 +140,27 @@ def build(asked: Configs, num_processes: int) -> EmbeddingComparison:
     names=names,
     clients=clients,
     synthesis=synthesis,
+  )
+
+
+def setting_of(
+  asked: Configs, spec: DataSpec, data: FederatedDataset
+) -> hype_methods.Setting:
+  """What all methods are built from; of examples the shape alone is read."""
+  return hype_methods.Setting(
+    config=asked.fedhypevae,
+    hyper=asked.hyper,
+    cgan=asked.cgan,
+    linear=asked.linear,
+    gaussians=asked.gaussians,
+    merf=asked.merf,
+    pretraining=asked.pretraining,
+    privacy=asked.privacy,
+    federation=asked.federation,
+    data=data,
+    spec=spec,
+    rounds=asked.run.rounds,
+    seed=asked.run.seed,
   )
 
 

@@ -153,7 +153,7 @@ def synthesise(
       continue
     engine, state = engine_of(name, method), states[name]
     noise_key = secrets and secrets.key(name, 'class moments')
-    synthetic |= _of_method(
+    synthetic |= of_method(
       name, method, engine, state, meta, config, seed, noise_key
     )
     if name == 'FedHypeVAE' and method.model.config.uses_code:
@@ -161,7 +161,7 @@ def synthesise(
   return synthetic, codes
 
 
-def _of_method(
+def of_method(
   name: str,
   method: HypeMethod,
   engine: Engine,
@@ -171,7 +171,11 @@ def _of_method(
   seed: int,
   noise_key: Key | None,
 ) -> dict[str, Synthetic]:
-  """The rows of one generator."""
+  """The rows of one generator; see `synthesise`.
+
+  Clients are asked, by the engine, for class moments where the method has no
+  `gaussians`, and for codes where `config.codes` has `clients`.
+  """
   if method.is_one_upload:
     return {name: _of_upload(name, method, state, config, seed)}
   num_classes = method.model.spec.num_classes
@@ -254,7 +258,6 @@ def codes_of(
   num_classes = model.spec.num_classes
   public_key, fit_key = jax.random.split(key)
   noise_key = public_key if noise_key is None else noise_key
-  everyone = engine.blocks(state, 0, kept=False)
   held: Any = None
   if method.gaussians is not None:
     # Nothing more is released: who holds what is not known, and all are alike.
@@ -263,11 +266,14 @@ def codes_of(
       jnp.asarray(method.gaussians.means),
       method.gaussians.variances(),
     )
-    held = jnp.ones((num_classes, len(client_codes(method, engine, state))))
-  elif 'clients' in config.codes:
-    moments, held = _moments_and_holdings(method, everyone, noise_key)
+    if 'clients' in config.codes:
+      held = jnp.ones((num_classes, len(client_codes(method, engine, state))))
   else:
-    moments = _moments(method, everyone, noise_key)
+    everyone = engine.blocks(state, 0, kept=False)
+    if 'clients' in config.codes:
+      moments, held = _moments_and_holdings(method, everyone, noise_key)
+    else:
+      moments = _moments(method, everyone, noise_key)
 
   def fitted(counts):
     return meta_code.fit_code(

@@ -5,6 +5,7 @@ same number of local steps: one model on all data (central), and every client
 alone (local).
 """
 
+from collections.abc import Sequence
 import dataclasses
 from typing import Any, NamedTuple
 
@@ -14,17 +15,25 @@ from fedjax_gen.errors import InputError
 from fedjax_gen.evaluation import vaes
 from fedjax_gen.evaluation.vaes import EvaluationConfig
 from fedjax_gen.federated import phases
-from fedjax_gen.federation import FederationConfig, build_federation
+from fedjax_gen.federation import (
+  Federation,
+  FederationConfig,
+  build_federation,
+)
+from fedjax_gen.kinds import DataSpec
 from fedjax_gen.models import generators
 from fedjax_gen.models.elbo import ElboConfig
+from fedjax_gen.models.generator import Generator
 from fedjax_gen.models.generators import GeneratorConfig
 from fedjax_gen.models.vae import VaeConfig
+from fedjax_gen.privacy.ledger import Entry
 from fedjax_gen.privacy.plan import PrivacyConfig
 from fedjax_gen.running.saves import saving
 from fedjax_gen.studies import audits, options, private_run, stages, study
 from fedjax_gen.studies.audits import AuditConfig
 from fedjax_gen.studies.command import program
 from fedjax_gen.studies.fedvae import vae_judge, vae_methods, vae_report
+from fedjax_gen.studies.private_run import Protection
 from fedjax_gen.studies.study import Run
 from fedjax_gen.types import Key
 
@@ -98,8 +107,8 @@ def build(
     seed=seed,
     on_host=asked.population.population_on_host,
   )
-  generator = generators.build(
-    asked.generator.generator, asked.models, source.spec
+  generator, protection, methods = trainings(
+    asked, source.spec, federation, before=stages.agreed(source)
   )
   if asked.audit.audit_canaries and not callable(generator.loss):
     raise InputError(
@@ -107,28 +116,6 @@ def build(
       f'generator={asked.generator.generator!r}: canaries are looked for in '
       'the whole model.'
     )
-  protection = private_run.protect(
-    asked.privacy,
-    asked.federation,
-    federation.data,
-    batch_size=asked.fedvae.batch_size,
-    epochs=asked.fedvae.local_epochs,
-    rounds=asked.run.rounds,
-    before=stages.agreed(source),
-  )
-  # The budget may end before the rounds that were asked for.
-  num_rounds = protection.plan.rounds if protection else asked.run.rounds
-  phases.check(generator.loss, num_rounds)
-  methods = vae_methods.build_methods(
-    asked.comparison.methods,
-    asked.fedvae,
-    generator,
-    federation,
-    central_epochs=asked.comparison.central_epochs / num_rounds,
-    num_local_models=asked.evaluation.num_local_models,
-    rounds=num_rounds,
-    protection=protection,
-  )
   audited = vae_methods.to_audit(methods, asked.fedvae, generator)
   audits.check(asked.audit, audited, federation.data)
   return vae_judge.VaeComparison(
@@ -143,6 +130,51 @@ def build(
       asked.evaluation.extractor, source, seed=seed
     ),
   )
+
+
+def trainings(
+  asked: Configs,
+  spec: DataSpec,
+  federation: Federation,
+  *,
+  before: Sequence[Entry] = (),
+) -> tuple[Generator, Protection | None, dict[str, vae_methods.VaeMethod]]:
+  """The generator, how it is protected, and the trainings by name.
+
+  Args:
+    asked: the configurations.
+    spec: form of the data.
+    federation: who holds how much; of examples the shape alone is read.
+    before: what is released of all clients before training.
+
+  Raises:
+    InputError: a configuration does not fit the data or another.
+  """
+  generator = generators.build(asked.generator.generator, asked.models, spec)
+  protection = private_run.protect(
+    asked.privacy,
+    asked.federation,
+    federation.data,
+    batch_size=asked.fedvae.batch_size,
+    epochs=asked.fedvae.local_epochs,
+    rounds=asked.run.rounds,
+    before=before,
+    may_share=True,
+  )
+  # The budget may end before the rounds that were asked for.
+  num_rounds = protection.plan.rounds if protection else asked.run.rounds
+  phases.check(generator.loss, num_rounds)
+  methods = vae_methods.build_methods(
+    asked.comparison.methods,
+    asked.fedvae,
+    generator,
+    federation,
+    central_epochs=asked.comparison.central_epochs / num_rounds,
+    num_local_models=asked.evaluation.num_local_models,
+    rounds=num_rounds,
+    protection=protection,
+  )
+  return generator, protection, methods
 
 
 def prepare(

@@ -17,6 +17,7 @@ from fedjax_gen.federation import (
   build_mapping,
   build_samplers,
 )
+from fedjax_gen.kinds import DataSpec
 from fedjax_gen.models.classification.classifiers import (
   Classifier,
   ClassifierConfig,
@@ -161,36 +162,13 @@ def build(asked: Configs, num_processes: int) -> VtcComparison:
     on_host=asked.population.population_on_host,
   )
   spec = source.spec
-  models = build_classifiers(asked.classifier, spec)
-  setting = Setting(
-    asked.training,
-    models,
-    [data.num_clients for data in clients.datasets],
-    asked.classifier,
-    spec,
-    asked.run.rounds,
-    asked.fedvtc.finetuning(asked.training, spec.num_classes),
-    asked.baselines,
-  )
-  protection = _protect(
-    asked.privacy, asked.federation, clients, asked.run.rounds
-  )
-  subject = MainMethod(
-    asked.fedvtc,
-    asked.rules,
-    asked.losses,
-    build_vtc(asked.vtc, asked.classifier.feature_size, spec),
-    None if protection is None else protection.plan,
-  )
-  built = vtc_methods.build_methods(
-    setting,
-    subject,
-    with_baselines=asked.comparison.baselines,
-    with_ablations=asked.comparison.ablations,
-  )
   sizes = [data.num_clients for data in clients.datasets]
+  setting, subject, protection = parts_of(asked, spec, sizes)
+  built = trainings(asked, setting, subject)
+  # Which classes sites hold, by which parts of messages count, is not known.
+  metered = study.traced if asked.federation.partition == 'sites' else _metered
   methods = {
-    name: _metered(
+    name: metered(
       name,
       VtcMethod(
         algorithm=method.algorithm,
@@ -213,9 +191,58 @@ def build(asked: Configs, num_processes: int) -> VtcComparison:
     protection=protection,
     rows=vtc_methods.shared_rows(methods),
     clients=clients,
-    models=models,
+    models=setting.models,
     subject=subject,
     judge=Judge(clients, asked.run.seed),
+  )
+
+
+def parts_of(
+  asked: Configs, spec: DataSpec, num_clients: Sequence[int]
+) -> tuple[Setting, MainMethod, private_run.Protection | None]:
+  """What all methods and FedVTC are built from, and how it is protected.
+
+  Args:
+    asked: the configurations.
+    spec: form of the data.
+    num_clients: of each architecture.
+
+  Raises:
+    InputError: a configuration does not fit the data or another.
+  """
+  models = build_classifiers(asked.classifier, spec)
+  setting = Setting(
+    asked.training,
+    models,
+    num_clients,
+    asked.classifier,
+    spec,
+    asked.run.rounds,
+    asked.fedvtc.finetuning(asked.training, spec.num_classes),
+    asked.baselines,
+  )
+  protection = _protect(
+    asked.privacy, asked.federation, sum(num_clients), asked.run.rounds
+  )
+  subject = MainMethod(
+    asked.fedvtc,
+    asked.rules,
+    asked.losses,
+    build_vtc(asked.vtc, asked.classifier.feature_size, spec),
+    None if protection is None else protection.plan,
+  )
+  return setting, subject, protection
+
+
+def trainings(
+  asked: Configs, setting: Setting, subject: MainMethod
+) -> dict[str, personal.Method]:
+  """The trainings by name, FedVTC first."""
+  return vtc_methods.build_methods(
+    setting,
+    subject,
+    with_baselines=asked.comparison.baselines,
+    with_ablations=asked.comparison.ablations,
   )
 
 
@@ -253,7 +280,7 @@ def _metered(name: str, method: VtcMethod) -> VtcMethod:
 def _protect(
   privacy: PrivacyConfig,
   federation: FederationConfig,
-  clients: Clients,
+  count: int,
   num_rounds: int,
 ) -> private_run.Protection | None:
   """Differential privacy of whole clients, if it is asked for.
@@ -270,7 +297,8 @@ def _protect(
       f'privacy={privacy.privacy!r}: every record has trained the extractor, '
       'and so moves the features of all others.'
     )
-  count = clients.partition.num_clients
+  if privacy.noise_placement != 'local':
+    private_run.check_shares(privacy, federation, may_share=False)
   plan = private_run.client_plan(privacy, federation, count, rounds=num_rounds)
   if plan.rounds < num_rounds:
     raise InputError(

@@ -69,9 +69,12 @@ class Clients(NamedTuple):
   @property
   def architecture_of_client(self) -> list[str]:
     """The architecture of each client, in the partition's order."""
-    kinds = len(self.architectures)
-    count = self.partition.num_clients
-    return [self.architectures[number % kinds] for number in range(count)]
+    kinds = {
+      number: kind
+      for kind, numbers in zip(self.architectures, self.numbers, strict=True)
+      for number in numbers.tolist()
+    }
+    return [kinds[number] for number in sorted(kinds)]
 
 
 def build_clients(
@@ -110,6 +113,10 @@ def build_clients(
     source.train.inputs, labels, split.train, on_host=on_host
   )
   numbers = [np.arange(count)[start::kinds] for start in range(kinds)]
+  if federation.partition == 'sites':  # they say themselves which they have
+    numbers = [
+      np.flatnonzero(partition.groups == kind) for kind in range(kinds)
+    ]
   return Clients(
     source,
     partition,

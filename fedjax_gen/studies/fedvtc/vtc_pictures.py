@@ -61,7 +61,7 @@ def draw(
   folder = shown.kept / 'samples'
   folder.mkdir(parents=True, exist_ok=True)
   if not shown.everything:
-    return _draw_synthetic(None, clients, made, folder) if is_shared else []
+    return draw_synthetic(shown, clients, made) if is_shared else []
   client_rounds = clients.partition.num_clients * num_rounds
   drawn = [
     *_draw_methods(metrics, results, client_rounds, folder),
@@ -75,6 +75,15 @@ def draw(
     *_draw_synthetic(clients.source.test, clients, made, folder),
     features._replace(section='features'),
   ]
+
+
+def draw_synthetic(
+  shown: Shown, clients: Clients, made: SyntheticImages
+) -> list[Drawn]:
+  """Synthetic images alone, of the classes that are known."""
+  folder = shown.kept / 'samples'
+  folder.mkdir(parents=True, exist_ok=True)
+  return _draw_synthetic(None, clients, made, folder)
 
 
 def _draw_synthetic(

@@ -18,7 +18,6 @@ from fedjax_gen.algorithms import (
   fedvae as fedvae_lib,
   fissionvae as fission_lib,
 )
-from fedjax_gen.data.sources import DataSource
 from fedjax_gen.errors import InputError
 from fedjax_gen.evaluation import group_models
 from fedjax_gen.evaluation.group_models import GroupGenerator, GroupVae
@@ -87,7 +86,8 @@ class Setting(NamedTuple):
   """What all methods are built from.
 
   Attributes:
-    source: the data, with the true groups.
+    source: the data, with the true groups; None where nothing is saved or
+      measured.
     spec: their shape.
     federation: who holds what and takes part; the groups of its clients are
       those that are trained for.
@@ -108,7 +108,7 @@ class Setting(NamedTuple):
       federated.
   """
 
-  source: DataSource
+  source: Any
   spec: DataSpec
   federation: Federation
   num_groups: int

@@ -12,9 +12,15 @@ from typing import NamedTuple
 from fedjax_gen import fields, validate
 from fedjax_gen.algorithms import fissionvae as fission_lib
 from fedjax_gen.algorithms.discovery import DiscoveryConfig
+from fedjax_gen.data.sources import DataSource
 from fedjax_gen.evaluation import vaes
 from fedjax_gen.evaluation.vaes import EvaluationConfig
-from fedjax_gen.federation import FederationConfig, build_federation
+from fedjax_gen.federation import (
+  Federation,
+  FederationConfig,
+  build_federation,
+)
+from fedjax_gen.kinds import DataSpec
 from fedjax_gen.models import decoders
 from fedjax_gen.models.gan import GanConfig
 from fedjax_gen.models.vae import VaeConfig
@@ -104,6 +110,49 @@ def build(asked: Configs, num_processes: int) -> GroupComparison:
   federation = fission_clients.with_true_groups(
     federation, source, may_mix=not asked.are_groups_given
   )
+  setting = setting_of(
+    asked, source.spec, federation, len(source.group_names), source
+  )
+  built_for = setting
+  if asked.are_groups_given:
+    fission_clients.check_clients(source, federation)
+  else:
+    built_for = fission_discovery.rehearsal(asked.discovery, setting)
+  names = fission_methods.ordered(asked.comparison.methods)
+  methods = fission_methods.build_methods(names, built_for)
+  return GroupComparison(
+    source=source,
+    partition=federation.partition,
+    methods=methods,
+    notes=stages.known(source, setting.protection),
+    protection=setting.protection,
+    setting=setting,
+    build_extractor=vaes.extractor_builder(
+      asked.evaluation.extractor, source, seed=asked.run.seed
+    ),
+  )
+
+
+def setting_of(
+  asked: Configs,
+  spec: DataSpec,
+  federation: Federation,
+  num_groups: int,
+  source: DataSource | None = None,
+) -> fission_methods.Setting:
+  """What all methods are built from.
+
+  Args:
+    asked: the configurations.
+    spec: form of the data.
+    federation: who holds how much, and in which group each client is; of
+      examples the shape alone is read.
+    num_groups: G.
+    source: to save models of; None where none is saved.
+
+  Raises:
+    InputError: not one round fits the budget.
+  """
   protection = private_run.protect(
     asked.privacy,
     asked.federation,
@@ -112,10 +161,9 @@ def build(asked: Configs, num_processes: int) -> GroupComparison:
     epochs=asked.fissionvae.local_epochs,
     rounds=asked.run.rounds,
   )
-  num_groups = len(source.group_names)
-  setting = fission_methods.Setting(
+  return fission_methods.Setting(
     source=source,
-    spec=source.spec,
+    spec=spec,
     federation=federation,
     num_groups=num_groups,
     model_of_group=range(num_groups),
@@ -129,24 +177,6 @@ def build(asked: Configs, num_processes: int) -> GroupComparison:
     rounds=asked.run.rounds,
     seed=asked.run.seed,
     protection=protection,
-  )
-  built_for = setting
-  if asked.are_groups_given:
-    fission_clients.check_clients(source, federation)
-  else:
-    built_for = fission_discovery.rehearsal(asked.discovery, setting)
-  names = fission_methods.ordered(asked.comparison.methods)
-  methods = fission_methods.build_methods(names, built_for)
-  return GroupComparison(
-    source=source,
-    partition=federation.partition,
-    methods=methods,
-    notes=stages.known(source, protection),
-    protection=protection,
-    setting=setting,
-    build_extractor=vaes.extractor_builder(
-      asked.evaluation.extractor, source, seed=asked.run.seed
-    ),
   )
 
 
