@@ -14,12 +14,12 @@
 # # A table of six sites
 #
 # The RAND Health Insurance Experiment followed 5,912 people at six sites. Each
-# site keeps its rows. You will see the columns that are found, a synthetic table
-# of all sites next to the real one, and what differential privacy costs.
+# site keeps its rows. You will see the columns that are found, a synthetic
+# table of all sites next to the real one, and what differential privacy costs.
 #
-# About 4 minutes on two CPU cores. Nothing is downloaded but packages with the
-# study and with measures of tables, if they are not there, and on Colab what the
-# library needs. [docs/signals_and_tables.md](../docs/signals_and_tables.md) has
+# About 6 minutes on two CPU cores. Nothing is downloaded but packages with the
+# study and with measures of tables, if they are not there, and on Colab what
+# the library needs. [docs/signals_and_tables.md](../docs/signals_and_tables.md) has
 # all numbers.
 
 # %%

@@ -85,7 +85,7 @@ source = sources.load('watch', test_clients=PEOPLE)
 print(*source.notes, sep='\n')
 train = source.train
 figure, axes = plt.subplots(2, 4, figsize=(9, 3.2), sharex=True, sharey=True)
-for label, axis in zip(range(7), axes.flat):
+for label, axis in zip(range(7), axes.flat, strict=False):
   axis.plot(train.inputs[train.labels == label][0][:, :3], linewidth=0.8)
   axis.set_title(source.class_names[label], fontsize=8)
 axes.flat[-1].axis('off')
@@ -141,8 +141,8 @@ np.savez_compressed(
 # %% [markdown]
 # ## Next
 #
-# * your own recordings: an npz file with `x` `[n, T, C]` and `users`, or a table
-#   with a row for each step and `--window`;
+# * your own recordings: an npz file with `x` `[n, T, C]` and `users`, or a
+#   table with a row for each step and `--window`;
 # * [a table of six sites](insurance.ipynb);
 # * every window protected: `privacy='record', epsilon=8`
 #   ([docs/privacy.md](../docs/privacy.md)).
