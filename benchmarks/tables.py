@@ -527,7 +527,7 @@ def _insurance_cells() -> tuple[Cell, ...]:
       ),
       Cell(
         f'tvae-{seed}',
-        ('--data=rand_health', '--model=TVAE', '--epochs=30'),
+        ('--data=rand_health', '--model=TVAE', '--epochs=150'),
         (seed,),
         'benchmarks.central_table',
       ),

@@ -19,8 +19,8 @@
 #
 # About 6 minutes on two CPU cores. Nothing is downloaded but packages with the
 # study and with measures of tables, if they are not there, and on Colab what
-# the library needs. [docs/signals_and_tables.md](../docs/signals_and_tables.md) has
-# all numbers.
+# the library needs.
+# [docs/signals_and_tables.md](../docs/signals_and_tables.md) has all numbers.
 
 # %%
 # The same in every notebook. On Colab it installs the library: from REPOSITORY,
