@@ -114,7 +114,7 @@ done
 # columns, and no relation between them.
 
 # %%
-Image(done.path / 'samples/samples_federated.png')
+Image(done.path / 'samples/samples_all.png')
 
 # %% [markdown]
 # ## A synthetic table

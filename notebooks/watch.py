@@ -123,7 +123,7 @@ done
 # `marginal_copies`.
 
 # %%
-Image(done.path / 'samples/samples_federated.png')
+Image(done.path / 'samples/samples_all.png')
 
 # %% [markdown]
 # ## Windows of one exercise, in a file
