@@ -83,7 +83,9 @@ def record(
     'machine': _machine(summary['environment']),
     'methods': {
       method: {
-        name: round(values[name], 5) for name in table.metrics if name in values
+        name: float(f'{values[name]:.5g}')
+        for name in table.metrics
+        if name in values
       }
       for method, values in summary['methods'].items()
     },

@@ -496,7 +496,7 @@ def _watch(records: Sequence[Record]) -> str:
 
 _INSURANCE_METRICS = (
   'column_shapes', 'pair_trends', 'dcr_share', 'discriminative_score',
-  'epsilon', 'delta',
+  'epsilon',
 )  # fmt: skip
 _INSURANCE_SCORES = (
   _Score('column shapes, %', 'column_shapes', 100, 1),
