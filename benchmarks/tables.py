@@ -411,7 +411,7 @@ class _Score(NamedTuple):
 def _scores(
   records: Sequence[Record], rows: Sequence[_Row], scores: Sequence[_Score]
 ) -> list[str]:
-  """Rows by scores, mean and standard deviation over seeds."""
+  """Rows by scores, mean and, of several seeds, standard deviation."""
   lines = [
     f'| | {" | ".join(score.title for score in scores)} |',
     f'| --- |{" --- |" * len(scores)}',
@@ -425,11 +425,11 @@ def _scores(
         if r.cell.startswith(row.cell)
         and score.metric in r.methods.get(row.method, {})
       ]
-      spread = np.std(found, ddof=1) if len(found) > 1 else 0.0
+      spread = (
+        f' ± {np.std(found, ddof=1):.{score.digits}f}' if len(found) > 1 else ''
+      )
       texts.append(
-        f'{np.mean(found):.{score.digits}f} ± {spread:.{score.digits}f}'
-        if found
-        else '–'
+        f'{np.mean(found):.{score.digits}f}{spread}' if found else '–'
       )
     if set(texts) != {'–'}:
       lines.append(f'| {row.title} | {" | ".join(texts)} |')
@@ -507,9 +507,9 @@ _INSURANCE_SCORES = (
 _INSURANCE_ROWS = (
   _Row('real rows for training', 'none', 'real_data'),
   _Row('federated flow in latents, no privacy', 'none', 'federated'),
+  _Row('the same of each site alone, mean', 'none', 'local'),
   _Row('federated VAE, ε = 8', 'epsilon-8', 'federated'),
   _Row('federated VAE, ε = 1', 'epsilon-1', 'federated'),
-  _Row('the same of each site alone, mean, no privacy', 'none', 'local'),
   _Row('TVAE, pooled, no privacy', 'tvae', 'TVAE'),
   _Row('Gaussian, pooled', 'none', 'class_gaussians'),
   _Row('copies of marginals, pooled', 'none', 'marginal_copies'),
