@@ -536,7 +536,7 @@ def _insurance_cells() -> tuple[Cell, ...]:
       ),
       Cell(
         f'tvae-{seed}',
-        ('--data=rand_health', '--model=TVAE', '--epochs=150'),
+        ('--data=rand_health', '--model=TVAE', '--epochs=50'),
         (seed,),
         'benchmarks.central_table',
       ),
