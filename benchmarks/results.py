@@ -19,6 +19,7 @@ import json
 import os
 import pathlib
 import platform
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -55,11 +56,12 @@ def record(
   if path.exists():
     return False
   arguments = [*cell.arguments, f'--seed={seed}']
+  module = cell.module or f'experiments.{table.program}'
   started = time.perf_counter()
   with tempfile.TemporaryDirectory() as workdir:
     subprocess.run(
       [
-        sys.executable, '-m', f'experiments.{table.program}',
+        sys.executable, '-m', module,
         *(argument.format(inputs=inputs) for argument in arguments),
         f'--workdir={workdir}/run',
       ],
@@ -71,16 +73,19 @@ def record(
     'table': table.name,
     'cell': cell.name,
     'seed': seed,
-    'command': ' '.join([f'python -m experiments.{table.program}', *arguments])
-    .replace('{inputs}/', '')
-    .replace('{inputs}', 'DIR'),
+    'command': shlex.join(
+      argument.replace('{inputs}/', '').replace('{inputs}', 'DIR')
+      for argument in ('python', '-m', module, *arguments)
+    ),
     'commit': _git('rev-parse', '--short', 'HEAD'),
     'date': datetime.date.today().isoformat(),
     'seconds': round(time.perf_counter() - started),
     'machine': _machine(summary['environment']),
     'methods': {
       method: {
-        name: round(values[name], 5) for name in table.metrics if name in values
+        name: float(f'{values[name]:.5g}')
+        for name in table.metrics
+        if name in values
       }
       for method, values in summary['methods'].items()
     },

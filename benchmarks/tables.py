@@ -15,11 +15,13 @@ class Cell(NamedTuple):
     name: of its files.
     arguments: of the program; `{inputs}` is the folder of input files.
     seeds: of its runs.
+    module: that is run; empty for the program of the table.
   """
 
   name: str
   arguments: tuple[str, ...]
   seeds: tuple[int, ...]
+  module: str = ''
 
 
 class Record(NamedTuple):
@@ -389,6 +391,180 @@ def _against(first: Mapping[int, float], second: Mapping[int, float]) -> str:
   return f'{found.mean:+.1f} ± {found.error:.1f} points'
 
 
+class _Row(NamedTuple):
+  """A line of a table of scores: who made the examples, and in which cells."""
+
+  title: str
+  cell: str
+  method: str
+
+
+class _Score(NamedTuple):
+  """A column of a table of scores."""
+
+  title: str
+  metric: str
+  scale: float
+  digits: int
+
+
+def _scores(
+  records: Sequence[Record], rows: Sequence[_Row], scores: Sequence[_Score]
+) -> list[str]:
+  """Rows by scores, mean and, of several seeds, standard deviation."""
+  lines = [
+    f'| | {" | ".join(score.title for score in scores)} |',
+    f'| --- |{" --- |" * len(scores)}',
+  ]
+  for row in rows:
+    texts = []
+    for score in scores:
+      found = [
+        r.methods[row.method][score.metric] * score.scale
+        for r in records
+        if r.cell.startswith(row.cell)
+        and score.metric in r.methods.get(row.method, {})
+      ]
+      spread = (
+        f' ± {np.std(found, ddof=1):.{score.digits}f}' if len(found) > 1 else ''
+      )
+      texts.append(
+        f'{np.mean(found):.{score.digits}f}{spread}' if found else '–'
+      )
+    if set(texts) != {'–'}:
+      lines.append(f'| {row.title} | {" | ".join(texts)} |')
+  return [*lines, '']
+
+
+def _num_seeds_of(records: Sequence[Record], cell: str) -> int:
+  return len({r.seed for r in records if r.cell.startswith(cell)})
+
+
+# People who take no part, by seed. Settings were tried on others, 9 and 10.
+_HELD_OUT = (('person 1', 'person 2'), ('person 3', 'person 4'),
+             ('person 5', 'person 6'))  # fmt: skip
+_WATCH_METRICS = (
+  'tstr_accuracy', 'predictive_mae', 'spectrum_distance',
+  'autocorrelation_distance', 'discriminative_score', 'dcr_share',
+)  # fmt: skip
+_WATCH_SCORES = (
+  _Score('accuracy on new people, %', 'tstr_accuracy', 100, 1),
+  _Score('forecast error', 'predictive_mae', 1, 3),
+  _Score('spectrum, dB', 'spectrum_distance', 1, 1),
+  _Score('told from real', 'discriminative_score', 1, 2),
+)
+_WATCH_ROWS = (
+  _Row('real windows of the eight', 'flow', 'real_data'),
+  _Row('federated flow in latents', 'flow', 'federated'),
+  _Row('federated VAE', 'vae', 'federated'),
+  _Row('central VAE', 'vae', 'central'),
+  _Row('a VAE of one person alone, mean of three', 'vae', 'local'),
+  _Row('Gaussians of classes, pooled', 'flow', 'class_gaussians'),
+  _Row('copies of marginals, pooled', 'flow', 'marginal_copies'),
+)
+
+
+def _watch_cells() -> tuple[Cell, ...]:
+  cells = []
+  for seed, people in enumerate(_HELD_OUT):
+    held_out = f'--test_clients={",".join(people)}'
+    cells += [
+      Cell(f'flow-{seed}', ('--preset=watch', held_out), (seed,)),
+      Cell(
+        f'vae-{seed}',
+        (
+          '--preset=watch', held_out, '--generator=vae', '--beta=0.3',
+          '--latent_size=32', '--server_average=0',
+          '--methods=federated,central,local', '--num_local_models=3',
+        ),
+        (seed,),
+      ),
+    ]  # fmt: skip
+  return tuple(cells)
+
+
+def _watch(records: Sequence[Record]) -> str:
+  """Who made the windows, by score."""
+  lines = [
+    f'Seeds: {_num_seeds_of(records, "flow")} (flow), '
+    f'{_num_seeds_of(records, "vae")} (VAE), each with two other people who '
+    'take no part.',
+    '',
+  ]
+  return '\n'.join(lines + _scores(records, _WATCH_ROWS, _WATCH_SCORES))
+
+
+_INSURANCE_METRICS = (
+  'column_shapes', 'pair_trends', 'dcr_share', 'discriminative_score',
+  'epsilon',
+)  # fmt: skip
+_INSURANCE_SCORES = (
+  _Score('column shapes, %', 'column_shapes', 100, 1),
+  _Score('pair trends, %', 'pair_trends', 100, 1),
+  _Score('nearer to training, %', 'dcr_share', 100, 1),
+  _Score('told from real', 'discriminative_score', 1, 2),
+)
+_INSURANCE_ROWS = (
+  _Row('real rows for training', 'none', 'real_data'),
+  _Row('federated flow in latents, no privacy', 'none', 'federated'),
+  _Row('the same of each site alone, mean', 'none', 'local'),
+  _Row('federated VAE, ε = 8', 'epsilon-8', 'federated'),
+  _Row('federated VAE, ε = 1', 'epsilon-1', 'federated'),
+  _Row('TVAE, pooled, no privacy', 'tvae', 'TVAE'),
+  _Row('Gaussian, pooled', 'none', 'class_gaussians'),
+  _Row('copies of marginals, pooled', 'none', 'marginal_copies'),
+)
+
+
+# The data are public: what a private run may not show is measured too.
+_PRIVATE_TABLE = (
+  '--privacy=record', '--delta=5e-6', '--show_real=true', '--generator=vae',
+  '--latent_size=16', '--hidden_size=128', '--batch_size=256', '--rounds=15',
+  '--rounds_per_step=5', '--eval_every=15', '--checkpoint_every=5',
+  '--server_average=0',
+)  # fmt: skip
+
+
+def _insurance_cells() -> tuple[Cell, ...]:
+  cells = []
+  for seed in range(3):
+    cells += [
+      Cell(
+        f'none-{seed}',
+        ('--preset=insurance', '--methods=federated,local'),
+        (seed,),
+      ),
+      Cell(
+        f'tvae-{seed}',
+        ('--data=rand_health', '--model=TVAE', '--epochs=50'),
+        (seed,),
+        'benchmarks.central_table',
+      ),
+      *(
+        Cell(
+          f'epsilon-{epsilon}-{seed}',
+          ('--preset=insurance', *_PRIVATE_TABLE, f'--epsilon={epsilon}'),
+          (seed,),
+        )
+        for epsilon in (8, 1)
+      ),
+    ]
+  return tuple(cells)
+
+
+def _insurance(records: Sequence[Record]) -> str:
+  """Who made the rows, by score."""
+  seeds = ', '.join(
+    f'{_num_seeds_of(records, cell)} ({title})'
+    for cell, title in (
+      ('none', 'no privacy'), ('epsilon-8', 'ε = 8'), ('epsilon-1', 'ε = 1'),
+      ('tvae', 'TVAE'),
+    )
+  )  # fmt: skip
+  lines = [f'Seeds: {seeds}.', '']
+  return '\n'.join(lines + _scores(records, _INSURANCE_ROWS, _INSURANCE_SCORES))
+
+
 TABLES = {
   table.name: table
   for table in [
@@ -407,6 +583,22 @@ TABLES = {
       _PERSONAL_METRICS,
       _personal_cells(),
       _personal,
+    ),
+    Table(
+      'watch',
+      'docs/signals_and_tables.md',
+      'fedvae',
+      _WATCH_METRICS,
+      _watch_cells(),
+      _watch,
+    ),
+    Table(
+      'insurance',
+      'docs/signals_and_tables.md',
+      'fedvae',
+      _INSURANCE_METRICS,
+      _insurance_cells(),
+      _insurance,
     ),
   ]
 }

@@ -6,8 +6,10 @@ import pathlib
 import numpy as np
 import pytest
 
-from benchmarks import results, tables
+from benchmarks import central_table, results, tables
 from benchmarks.tables import Cell, Record, Table
+from fedjax_gen import encoding
+from fedjax_gen.data import partition, sources
 
 _ROOT = pathlib.Path(__file__).parents[2]
 
@@ -97,3 +99,39 @@ def test_differences_are_paired_over_seeds():
   assert found.p_value < 0.05
   assert tables.difference({0: 1.0}, {0: 1.0}).p_value == 1.0
   assert tables.mean_and_spread({0: 1.0, 1: 3.0}) == '2.0 ± 1.4'
+
+
+def _run_of(cell, seed, **methods):
+  return Record(
+    'watch', cell, seed, 'python', 'abc1234', '2026-12-01', 60, 'a machine',
+    methods,
+  )  # fmt: skip
+
+
+def test_a_table_of_scores_is_of_those_who_were_measured():
+  records = [
+    _run_of(f'flow-{seed}', seed, federated={'tstr_accuracy': score})
+    for seed, score in ((0, 0.5), (1, 0.7))
+  ]
+  text = tables.TABLES['watch'].render(records)
+  assert 'Seeds: 2 (flow), 0 (VAE)' in text
+  assert '| federated flow in latents | 60.0 ± 14.1 | – | – | – |' in text
+  assert 'central' not in text
+
+
+def test_people_that_settings_were_tried_on_are_not_held_out():
+  for cell in tables.TABLES['watch'].cells:
+    [held_out] = [a for a in cell.arguments if 'test_clients' in a]
+    assert 'person 9' not in held_out and 'person 10' not in held_out
+
+
+def test_a_central_model_makes_rows_of_the_same_columns():
+  pytest.importorskip('ctgan', reason='needs the extra `peers`')
+  pytest.importorskip('pandas', reason='needs the extra `tables`')
+  source = sources.load('wine', seed=0)
+  clients = partition.iid(len(source.train.labels), 2, seed=0)
+  source = encoding.encode(source, clients)
+  made = central_table.drawn(source, 'TVAE', epochs=1, seed=0, num=7)
+  assert made.shape == (7, 13)
+  again = central_table.drawn(source, 'TVAE', epochs=1, seed=0, num=7)
+  np.testing.assert_array_equal(made, again)

@@ -164,6 +164,13 @@ class TableTest(parameterized.TestCase):
     (_changed(line_1='site,age,age,sex,visit,smokes'), {}, 'columns 2 and 3'),
     (_changed(line_1='site,,income,sex,visit,smokes'), {}, 'name for column 2'),
     ([t.replace(',', ';') for t in _GOOD], {}, "separated by ',', got a semi"),
+    (_changed(line_3='north,"45,1,m,2020-02-01,no'), {},
+     't.csv: line 3: expected 6 columns .* a quote in it ends in line 6'),
+    (_changed(line_2=_GOOD[1] + '\n', line_3='north,old,1,m,2020-02-01,no'),
+     {}, "line 4: expected a whole number in column 'age', got 'old'"),
+    (_changed(line_3='north,4\x005,1,m,2020-02-01,no'), {}, 'line 3: .* NUL'),
+    (_GOOD, {'schema': '{"columns": {"age": {}, "age": {"kind": "ignore"}}}'},
+     "schema.json: expected 'age' once"),
     ([''], {}, 'line 1'),
     (_GOOD[:1], {}, 'rows below the header'),
     (_GOOD, {'client_column': 'sit'}, "'sit'; did you mean 'site'"),
@@ -243,6 +250,9 @@ class TableTest(parameterized.TestCase):
     source = self.load(['code,name', *names])
     self.assertEqual([c.name for c in source.schema.columns], ['code'])
     self.assertIn("column 'name' left out", source.notes[0])
+    days = [f'{i % 3},{1 + i % 28:02d}.03.2020' for i in range(90)]
+    source = self.load(['code,day', *days])
+    self.assertIn("'01.03.2020' looks like a date", source.notes[0])
     towns = [f'{i % 3},t{min(i % 97, 80)}' for i in range(400)]
     source = self.load(['code,town', *towns])
     self.assertLen(source.schema.columns[1].categories, 50)

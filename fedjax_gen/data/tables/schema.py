@@ -113,7 +113,11 @@ def read(path: str | os.PathLike) -> dict[str, dict[str, Any]]:
     with open(path, encoding='utf-8') as file:
       text = file.read()
     is_toml = str(path).endswith('.toml')
-    found = tomllib.loads(text) if is_toml else json.loads(text)
+    found = (
+      tomllib.loads(text)
+      if is_toml
+      else json.loads(text, object_pairs_hook=_distinct)
+    )
   except OSError as error:
     raise InputError(f'{path}: {error.strerror}.') from error
   except UnicodeDecodeError as error:
@@ -121,6 +125,8 @@ def read(path: str | os.PathLike) -> dict[str, dict[str, Any]]:
   except (json.JSONDecodeError, tomllib.TOMLDecodeError) as error:
     language = 'TOML' if is_toml else 'JSON'
     raise InputError(f'{path}: expected {language}, got {error}.') from error
+  except ValueError as error:
+    raise InputError(f'{path}: {error}') from error
   columns = found.get('columns') if isinstance(found, dict) else None
   if not isinstance(columns, dict):
     raise InputError(
@@ -130,6 +136,14 @@ def read(path: str | os.PathLike) -> dict[str, dict[str, Any]]:
   for name, fields in columns.items():
     _check(f'{path}: column {name!r}', fields)
   return columns
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  """An object of JSON, which may not name a field twice."""
+  names = [name for name, _ in pairs]
+  if twice := [name for name in names if names.count(name) > 1]:
+    raise ValueError(f'expected {twice[0]!r} once, got it twice.')
+  return dict(pairs)
 
 
 def corrected(

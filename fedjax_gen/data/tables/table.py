@@ -11,6 +11,7 @@ import json
 import math
 import os
 import pathlib
+import re
 import sys
 from typing import Any
 
@@ -30,6 +31,7 @@ _MOST_CLASSES = 1000
 # values are names, not categories.
 _NAMES_SHARE = 0.5
 # Where most values are numbers, one that is not is a mistake.
+_OTHER_DATE = re.compile(r'\d{1,4}[./]\d{1,2}[./]\d{2,4}')
 _NUMBERS_SHARE = 0.5
 
 
@@ -65,7 +67,7 @@ def read(
   """
   path = pathlib.Path(path)
   files = _files(path) or [path]
-  frames = [_frame(file) for file in files]
+  frames, lines = zip(*[_frame(file) for file in files], strict=True)
   header = list(frames[0].columns)
   for file, frame in zip(files, frames, strict=True):
     if list(frame.columns) != header:
@@ -83,7 +85,7 @@ def read(
   cells = _Cells(
     [str(file) for file in files],
     np.concatenate([np.full(len(f), i) for i, f in enumerate(frames)]),
-    np.concatenate([np.arange(len(f)) for f in frames]),
+    np.concatenate(lines),
     {
       column: np.concatenate([f[column].to_numpy(object) for f in frames])
       for column in header
@@ -99,18 +101,18 @@ class _Cells:
   Attributes:
     files: their names.
     file: `[n]` which one.
-    row: `[n]` in it.
+    line: `[n]` in it, where the row begins; the header is line 1.
     columns: by name `[n]` text.
   """
 
   files: Sequence[str]
   file: np.ndarray
-  row: np.ndarray
+  line: np.ndarray
   columns: dict[str, np.ndarray]
 
   def place(self, row: int) -> str:
-    """File and line, the header being line 1."""
-    return f'{self.files[self.file[row]]}: line {self.row[row] + 2}'
+    """File and line."""
+    return f'{self.files[self.file[row]]}: line {self.line[row]}'
 
 
 def _source(
@@ -125,7 +127,7 @@ def _source(
     user_names = tuple(pathlib.Path(file).stem for file in cells.files)
   elif options.client_column:
     users, user_names = _ids(cells, options.client_column, 'client')
-  labels = np.zeros(len(cells.row), np.int32)
+  labels = np.zeros(len(cells.line), np.int32)
   class_names: tuple[str, ...] = UNLABELLED
   notes = []
   if options.label_column:
@@ -221,8 +223,8 @@ def _files(path: pathlib.Path) -> list[pathlib.Path]:
   return sorted(f for f in path.iterdir() if f.suffix.lower() in SUFFIXES)
 
 
-def _frame(path: pathlib.Path) -> Any:
-  """A file as a pandas frame of text, None where a cell is empty."""
+def _frame(path: pathlib.Path) -> tuple[Any, np.ndarray]:
+  """A file as a pandas frame of text, None where a cell is empty; its lines."""
   try:
     import pandas as pd  # noqa: PLC0415, an extra
   except ImportError as error:
@@ -234,8 +236,9 @@ def _frame(path: pathlib.Path) -> Any:
     if path.suffix.lower() == '.parquet':
       frame = pd.read_parquet(path).convert_dtypes()
       frame = frame.astype('string').astype(object)
+      lines = np.arange(len(frame)) + 2
     else:
-      separator = _separator(path)
+      separator, lines = _checked(path)
       frame = pd.read_csv(
         path, sep=separator, dtype=str, header=0, index_col=False,
         skipinitialspace=True, encoding='utf-8-sig',
@@ -255,15 +258,15 @@ def _frame(path: pathlib.Path) -> Any:
     raise InputError(f'{path}: cannot be read as a table: {first}') from error
   if not len(frame):
     raise InputError(f'{path}: expected rows below the header, got none.')
-  return frame.where(frame.notna(), None)
+  return frame.where(frame.notna(), None), lines
 
 
-def _separator(path: pathlib.Path) -> str:
-  """That of a csv file, after its header and the width of its rows are checked.
+def _checked(path: pathlib.Path) -> tuple[str, np.ndarray]:
+  """The separator of a csv file that has no mistake, and where rows begin.
 
   Raises:
     InputError: no header, columns without or with the same names, another
-      delimiter, a row of another width.
+      delimiter, a row of another width, a NUL.
   """
   separator = '\t' if path.suffix.lower() == '.tsv' else ','
   with open(path, encoding='utf-8-sig', newline='') as file:
@@ -288,13 +291,21 @@ def _separator(path: pathlib.Path) -> str:
           f'{path}: line 1: expected different names of columns, got {name!r} '
           f'in columns {header.index(name) + 1} and {place}.'
         )
+    lines, line = [], rows.line_num + 1
     for row in rows:
       if row and len(row) != len(header):
+        several = rows.line_num - line
+        hint = f'; a quote in it ends in line {rows.line_num}' * bool(several)
         raise InputError(
-          f'{path}: line {rows.line_num}: expected {len(header)} columns as in '
-          f'the header, got {len(row)}.'
+          f'{path}: line {line}: expected {len(header)} columns as in the '
+          f'header, got {len(row)}{hint}.'
         )
-  return separator
+      if '\0' in ''.join(row):  # pandas would cut the cell there
+        raise InputError(f'{path}: line {line}: expected text, got a NUL byte.')
+      if row:  # pandas leaves out lines without any text
+        lines.append(line)
+      line = rows.line_num + 1
+  return separator, np.array(lines, np.int64)
 
 
 def _ids(
@@ -353,7 +364,7 @@ def _column(
     return column, np.zeros(len(texts)), note
   if kind == 'category':
     column, codes, more = _coded(cells, column, texts, missing)
-    return column, codes, more or note
+    return column, codes, '; '.join(filter(None, (note, more)))
   return column, _numbers(cells, column, texts, missing), note
 
 
@@ -373,12 +384,20 @@ def _found_kind(
     return ('integer' if is_whole else 'number'), ''
   if np.mean([_day(text) is not None for text in present]) > _NUMBERS_SHARE:
     return 'date', ''
+  looks = [bool(_OTHER_DATE.fullmatch(text)) for text in present]
+  hint = ''
+  if np.mean(looks) > _NUMBERS_SHARE:
+    hint = (
+      f'column {name!r}: {present[0]!r} looks like a date and is read as text; '
+      'dates are written as 2024-05-31'
+    )
   if len(distinct) > max(_MOST_CATEGORIES, _NAMES_SHARE * len(present)):
-    return 'ignore', (
+    left_out = (
       f'column {name!r} left out: {len(distinct)} different texts in '
       f'{len(present)} rows; kind "category" in a schema keeps it'
     )
-  return 'category', ''
+    return 'ignore', '; '.join(filter(None, (hint, left_out)))
+  return 'category', hint
 
 
 def _coded(
