@@ -82,6 +82,8 @@ class Allowance:
 
   def check(self, method: str, round_number: int) -> None:
     """Raises `Refused` for a round that is not allowed."""
+    if round_number < 0:
+      raise Refused(f'Expected a round from 0 on, got round {round_number}.')
     if self.methods and method not in self.methods:
       raise Refused(
         f'Expected one of the methods {", ".join(self.methods)}, which this '
@@ -314,15 +316,14 @@ class Site:
     view = wire.to_tree(
       packet.arrays, study_lib.view_shapes(task.algorithm, node)
     )
+    shared = _key(header['shared'])  # before it is paid for
     self._ledger.charge(run, method, number, task.event)
     if kept is None:
       own = self._own_keys(run, method, -1)
       client = _begin(task, node.fleet)(own, node.info())
     else:
       client = wire.to_tree(_under('client/', kept.arrays), client_shapes)
-    keys = ClientKeys(
-      self._own_keys(run, method, number), _key(header['shared'])
-    )
+    keys = ClientKeys(self._own_keys(run, method, number), shared)
     message, client, metrics = _step(task.algorithm.fleets[node.fleet])(
       view, client, self._prepared(task), node.info(), keys
     )

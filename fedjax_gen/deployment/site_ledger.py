@@ -17,8 +17,9 @@ class SiteLedger:
   Guarantees:
     Released: what was charged, over everything that this file has seen. Rounds
       are charged before they are computed: a site that is killed in between
-      has paid and not released, and pays nothing when the round is asked for
+      has paid and not released, and pays nothing when that round is asked for
       again, since it gives the reply that was stored or computes the first.
+      Rounds only go up: one below the last that was charged was not paid for.
     Unit, neighbours: those of the budget, for all methods of all runs. It does
       not know what the site's data released elsewhere.
   """
@@ -70,11 +71,18 @@ class SiteLedger:
     Raises:
       BudgetSpentError: the budget does not cover it, or it has no protection
         and there is a budget. Nothing was charged.
+      InputError: a later round was charged before.
       DiskFullError: the disk is full; nothing was charged.
     """
     name = f'{run}/{method}'
-    if round_number <= self._rounds.get(name, -1):
+    last = self._rounds.get(name, -1)
+    if round_number == last:
       return  # charged before
+    if round_number < last:
+      raise InputError(
+        f'Expected a round after {last} of {name}, which was charged, got '
+        f'round {round_number}.'
+      )
     charged = self.ledger
     if charged is not None:
       if event is None:

@@ -187,6 +187,7 @@ def _trained(
     progress=session.progress,
     trained=lambda state: state.server,
     stop=session.stop,
+    loss_may_stop=False,
   )
   return result.state
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from fedjax_gen import fields, validate
 from fedjax_gen.data import sources
+from fedjax_gen.data.examples import fingerprint
 from fedjax_gen.errors import InputError
 
 
@@ -117,7 +118,7 @@ class MeasuredConfig(fields.Configuration):
 
 def load_source(config: DataConfig, *, seed: int) -> sources.DataSource:
   """Reads the data that the flags ask for."""
-  return sources.load(
+  source = sources.load(
     config.data,
     data_dir=config.data_dir or None,
     image_size=config.image_size or None,
@@ -132,6 +133,9 @@ def load_source(config: DataConfig, *, seed: int) -> sources.DataSource:
     window=config.window,
     stride=config.stride,
     test_clients=config.test_clients,
+  )
+  return dataclasses.replace(
+    source, fingerprint=fingerprint(source.train, source.test)
   )
 
 

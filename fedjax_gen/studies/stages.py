@@ -50,24 +50,24 @@ def begin(
     'data': leaves.params_digest((source.train, source.test)),
     'partition': leaves.params_digest((partition.order, partition.sizes)),
   }
-  plain = digests['data']
   if secrets is not None:
+    digests['examples'] = source.fingerprint
     digests = {name: secrets.digest(text) for name, text in digests.items()}
   workdir.pin(**digests)
   if releases is not None:
-    said = [*said, *_charge(workdir, releases, plain)]
+    said = [*said, *_charge(workdir, releases, source.fingerprint)]
   for text in said:
     session.say(text)
 
 
-def _charge(workdir: Workdir, releases: Releases, data: str) -> list[str]:
+def _charge(workdir: Workdir, releases: Releases, examples: str) -> list[str]:
   """Writes the ledger; what is to be said of it."""
   if not workdir.is_writer:
     return []
   disk.write_atomically(
     workdir.released / run_secrets.LEDGER, releases.to_json() + '\n'
   )
-  others = run_secrets.runs_on_same_data(workdir, data)
+  others = run_secrets.runs_on_same_data(workdir, examples)
   texts = [private_run.folder_sentence(releases)]
   return [t for t in [*texts, *private_run.other_runs(releases, others)] if t]
 
@@ -119,7 +119,14 @@ def training_key(secrets: Secrets | None, method: str) -> Key | None:
 def known(source: DataSource, protection: Protection | None) -> list[str]:
   """What `begin` says about the data, and whom a shared budget protects."""
   notes = [f'Data: {note}' for note in source.notes]
-  return notes if protection is None else [*notes, protection.sentence()]
+  if protection is None:
+    return notes
+  if source.schema is not None:
+    notes.append(
+      'Names, kinds and categories of columns are public and stand in what is '
+      'released: if they were found in the records, give a schema instead.'
+    )
+  return [*notes, protection.sentence()]
 
 
 def claim(

@@ -316,6 +316,44 @@ def test_a_full_disk_is_named_and_ends_nobody_elses_run(tmp_path, small_disk):
   assert metrics.cohorts[0].present.all()
 
 
+def test_no_order_of_rounds_releases_more_than_the_budget_affords(tmp_path):
+  event = events.gaussian(1.0)
+  budget = ledger.ledger(1, 8.0, 1e-3, accountant='rdp')
+  afford = budget.remaining_steps(event)
+  federation = _toy(tmp_path, event=event)
+  federation.least, federation.options['budget'] = 1, budget
+  federation.start(0)
+  first = []
+
+  def kept_back(place, message):
+    packet = Packet.from_bytes(message)
+    if place == 0 and packet.header['kind'] == 'train':
+      first.append(packet)
+      return None
+    return message
+
+  federation.network.before = kept_back
+  federation.run(1)
+
+  def asked(number, **fields):
+    packet = first[0]._replace(
+      header={**first[0].header, 'round': number, **fields}
+    )
+    answer = Packet.from_bytes(federation.sites[0].answer(packet.to_bytes()))
+    return answer.header.get('refused')
+
+  assert 'from 0 on' in asked(-1)
+  assert 'failed' in asked(2, shared=['no key'])  # and nothing was charged
+  assert asked(2) is None
+  assert 'a round after 2' in asked(0)
+  # Paid for and not released: what a site that was killed has.
+  charged = federation.sites[0]._ledger
+  charged.charge(first[0].header['run'], federations.METHOD, 9, event)
+  assert 'after 9' in asked(5)
+  released = [number for number in range(9, 40) if asked(number) is None]
+  assert released == [*range(9, 9 + afford - 1)]
+
+
 def test_a_budget_that_is_spent_ends_one_sites_part(tmp_path):
   event = events.gaussian(1.0)
   budget = ledger.ledger(1, 8.0, 1e-3, accountant='rdp')

@@ -69,7 +69,7 @@ def test_only_runs_on_the_same_data_are_found(tmp_path):
   for name, data in (('a', 'these'), ('b', 'others'), ('c', 'these')):
     with _open(tmp_path / name) as workdir:
       secrets = run_secrets.secrets_of(workdir, -1)
-      workdir.pin(data=secrets.digest(data))
+      workdir.pin(examples=secrets.digest(data))
   (tmp_path / 'no run').mkdir()
   with _open(tmp_path / 'd') as workdir:
     run_secrets.secrets_of(workdir, -1)

@@ -53,3 +53,14 @@ def test_one_name_in_two_spellings_is_given_twice():
   options.each_once(str.lower, kinds=('a', 'B'))
   with pytest.raises(InputError, match='each of kinds once, got a,A'):
     options.each_once(str.lower, kinds=('a', 'A'))
+
+
+def test_the_same_examples_are_known_whatever_the_seed_and_the_scale():
+  sources = [
+    options.load_source(options.DataConfig(), seed=seed) for seed in (0, 1)
+  ]
+  first, second = sources
+  assert not np.array_equal(first.train.inputs, second.train.inputs)
+  assert first.fingerprint == second.fingerprint
+  fewer = options.load_source(options.DataConfig(num_examples=200), seed=0)
+  assert fewer.fingerprint != first.fingerprint

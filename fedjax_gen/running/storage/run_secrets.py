@@ -53,11 +53,15 @@ def _text(workdir: Workdir, noise_seed: int) -> str:
   return path.read_text()
 
 
-def runs_on_same_data(workdir: Workdir, data_digest: str) -> list[pathlib.Path]:
+def runs_on_same_data(workdir: Workdir, fingerprint: str) -> list[pathlib.Path]:
   """Other private runs on the same data, of those that can be known.
 
   They are looked for in the folders next to the run's own. A run's digests are
   keyed, so that only who can read its secrets can tell what its data are.
+
+  Args:
+    workdir: of this run.
+    fingerprint: of its examples, `data.examples.fingerprint`.
 
   Returns:
     Their work directories, sorted.
@@ -71,6 +75,6 @@ def runs_on_same_data(workdir: Workdir, data_digest: str) -> list[pathlib.Path]:
     except (OSError, InputError):
       continue  # no private run, or not for us to read
     inputs = disk.read_json(folder / PRIVATE / INPUTS) or {}
-    if inputs.get('data') == secrets.digest(data_digest):
+    if inputs.get('examples') == secrets.digest(fingerprint):
       found.append(folder)
   return found
