@@ -1,10 +1,12 @@
 """Real SuperLink and SuperNode processes on this machine."""
 
 import contextlib
+import functools
 import json
 import os
 import subprocess
 import sys
+import threading
 
 import chex
 import jax
@@ -25,18 +27,40 @@ from fedjax_gen.deployment.flower import (
 )
 from fedjax_gen.deployment.flower.transport import FlowerTransport  # noqa: E402
 from tests.algorithms import contract_test  # noqa: E402
-from tests.deployment import federations  # noqa: E402
+from tests.deployment import bad_network, federations  # noqa: E402
 
 
 @contextlib.contextmanager
-def _over_flower(federation, folder):
-  """Puts Flower, with TLS and node authentication, between its parts."""
+def _kept_up(connect):
+  """Connects again whenever the connection is lost, as the command does."""
+  is_over = threading.Event()
+
+  def serve():
+    while not is_over.is_set():
+      with connect() as node:
+        while node.poll() is None and not is_over.wait(0.2):
+          pass
+
+  thread = threading.Thread(target=serve)
+  thread.start()
+  yield
+  is_over.set()
+  thread.join()
+
+
+@contextlib.contextmanager
+def _over_flower(federation, folder, network=lambda port: port):
+  """Puts Flower, with TLS and node authentication, between its parts.
+
+  Sites reach it at the port that `network` makes of its own.
+  """
   with contextlib.ExitStack() as stack:
     port = flower_processes.free_port()
     tls = certificates.coordinator_tls(folder / 'tls', [])
     stack.enter_context(
       flower_processes.superlink(folder / 'server', '127.0.0.1', port, tls)
     )
+    reached = network(port)
     for place in federation.sites:
       private, public = certificates.node_key(folder / f'node{place}')
       flower_processes.register(folder / 'server', str(public))
@@ -46,15 +70,15 @@ def _over_flower(federation, folder):
         listener,
         lambda message, place=place: federation.sites[place].answer(message),
       )
-      stack.enter_context(
-        flower_processes.supernode(
-          folder / f'node{place}',
-          f'127.0.0.1:{port}',
-          meeting,
-          authority=tls.authority,
-          private_key=str(private),
-        )
+      connect = functools.partial(
+        flower_processes.supernode,
+        folder / f'node{place}',
+        f'127.0.0.1:{reached}',
+        meeting,
+        authority=tls.authority,
+        private_key=str(private),
       )
+      stack.enter_context(_kept_up(connect))
     meeting, listener = stack.enter_context(loopback.listening())
     flower_processes.submit(folder / 'server', meeting)
     transport = FlowerTransport(
@@ -79,6 +103,27 @@ def test_fedvae_over_flower_has_the_bits_of_the_simulation(tmp_path):
     chex.assert_trees_all_equal(state, again)
     state, _ = coordinator.round(state)
   expected, _ = federations.simulated(algorithm, data, 2)
+  chex.assert_trees_all_equal(jax.device_get(state.server), expected.server)
+
+
+def test_delays_and_broken_connections_change_nothing_but_time(tmp_path):
+  algorithm, data = contract_test.ALGORITHMS['fedvae']()
+  federation = federations.Federation(tmp_path, algorithm, data)
+  federation.patience = Patience(15.0, 600.0)  # then it asks again
+  relays = []
+
+  def network(port):
+    relays.append(bad_network.Relay(port))
+    return relays[0].port
+
+  with _over_flower(federation, tmp_path / 'flower', network):
+    coordinator = federation.coordinator(patience=300.0)
+    state = coordinator.init(federations.INIT)
+    for _ in range(3):
+      state, _ = coordinator.round(state)
+    relays[0].close()
+  assert relays[0].num_delays > 10 and relays[0].num_cuts > 0
+  expected, _ = federations.simulated(algorithm, data, 3)
   chex.assert_trees_all_equal(jax.device_get(state.server), expected.server)
 
 
