@@ -7,15 +7,13 @@ client then encodes its own records. Nothing else of a column leaves a client;
 what a schema says of it is public.
 """
 
-import dataclasses
-
 import jax
 import numpy as np
 
 from fedjax_gen.data.examples import DataSource
 from fedjax_gen.data.federated import federated_dataset
 from fedjax_gen.data.partition import Partition
-from fedjax_gen.data.tables import codec as codec_lib
+from fedjax_gen.data.tables import agreed, codec as codec_lib
 from fedjax_gen.data.tables.codec import Codec
 from fedjax_gen.data.tables.schema import Column
 from fedjax_gen.errors import InputError
@@ -71,16 +69,7 @@ def encode(
     noise_multiplier=0.0 if key is None else NOISE_MULTIPLIER,
     unit=unit,
   )
-  return encoded(source, codec)
-
-
-def encoded(source: DataSource, codec: Codec) -> DataSource:
-  """A source encoded with a codec that is known."""
-  train, test = (
-    part._replace(inputs=codec.encode(part.inputs))
-    for part in (source.train, source.test)
-  )
-  return dataclasses.replace(source, train=train, test=test, codec=codec)
+  return agreed.encoded(source, codec)
 
 
 def public(source: DataSource) -> DataSource:
@@ -101,7 +90,7 @@ def public(source: DataSource) -> DataSource:
     for start, block in zip(starts, codec.layout, strict=True)
     if block.kind == 'number'
   ]
-  found = encoded(source, codec)
+  found = agreed.encoded(source, codec)
   for part, raw in ((found.train, source.train), (found.test, source.test)):
     part.inputs[..., at] = np.nan_to_num(raw.inputs[..., places])
   return found

@@ -153,17 +153,27 @@ def load(
   return _resized(source, image_size)
 
 
+def is_table_file(spec: str) -> bool:
+  """Whether data are read from a table, or a folder of them."""
+  scheme, owner_kind, path = _parts(spec)
+  is_other = spec in named.READERS or scheme in ('series', 'tfds')
+  return not is_other and table.is_table(path, is_clients=owner_kind == 'users')
+
+
+def _parts(spec: str) -> tuple[str, str | None, str]:
+  """Scheme, what its first level of folders is, and path of a spec."""
+  scheme, _, rest = spec.partition(':')
+  owner_kind = _OWNER_KINDS.get(scheme)
+  is_scheme = owner_kind or scheme in ('series', 'tfds')
+  return scheme, owner_kind, os.path.expanduser(rest if is_scheme else spec)
+
+
 def _read(spec: str, options: Options) -> DataSource:
   """Finds the reader for `spec`; explicit forms before paths."""
-  scheme, _, rest = spec.partition(':')
-  if scheme == 'series':
-    return series.read(os.path.expanduser(rest), options, name=spec)
-  owner_kind = _OWNER_KINDS.get(scheme)
-  path = os.path.expanduser(rest if owner_kind else spec)
-  is_named = spec in named.READERS
-  is_clients = owner_kind == 'users'
-  if not is_named and table.is_table(path, is_clients=is_clients):
+  scheme, owner_kind, path = _parts(spec)
+  if is_table_file(spec):
     return table.read(path, options, name=spec)
+  is_named = spec in named.READERS
   unused = {
     'client_column': options.client_column,
     'label_column': options.label_column,
@@ -172,7 +182,8 @@ def _read(spec: str, options: Options) -> DataSource:
     'window': options.window,
   }
   for name, value in unused.items():
-    is_taken = name == 'window' and spec in packaged.WINDOWED
+    is_windowed = scheme == 'series' or spec in packaged.WINDOWED
+    is_taken = name == 'window' and is_windowed
     if value and not is_taken:
       raise InputError(
         f'Expected a table (.csv, .tsv, .parquet) with {name}={value!r}, or '
@@ -180,8 +191,10 @@ def _read(spec: str, options: Options) -> DataSource:
       )
   if is_named:
     return named.READERS[spec](options)
+  if scheme == 'series':
+    return series.read(path, options, name=spec)
   if scheme == 'tfds':
-    return tfds.read(rest, options)
+    return tfds.read(path, options)
   if owner_kind and os.path.isdir(path):
     return folder.read(path, options, owner_kind=owner_kind, name=spec)
   if idx.is_idx_folder(path):
@@ -198,7 +211,7 @@ def _read(spec: str, options: Options) -> DataSource:
     return npz.read(path, options, name=spec)
   if owner_kind:
     raise InputError(
-      f'Expected an existing folder after {scheme}:, got {rest!r}.'
+      f'Expected an existing folder after {scheme}:, got {path!r}.'
     )
   near = difflib.get_close_matches(spec, NAMES, n=1)
   hint = f'; did you mean {near[0]}?' if near else '.'

@@ -8,6 +8,7 @@ import numpy as np
 from fedjax_gen import fields, validate
 from fedjax_gen.data import sources
 from fedjax_gen.data.examples import fingerprint
+from fedjax_gen.data.tables import agreed
 from fedjax_gen.errors import InputError
 
 
@@ -57,6 +58,12 @@ class DataConfig(fields.Configuration):
     '',
     'JSON or TOML file that corrects the columns that were found; python -m '
     'fedjax_gen.data.tables.table FILE.csv shows them.',
+    placeholder='FILE',
+  )
+  encoding: str = fields.option(
+    '',
+    'Columns and scales that were agreed on, as a coordinator writes them; '
+    'public: nothing of the data is read or released for them.',
     placeholder='FILE',
   )
   window: int = fields.option(
@@ -118,6 +125,15 @@ class MeasuredConfig(fields.Configuration):
 
 def load_source(config: DataConfig, *, seed: int) -> sources.DataSource:
   """Reads the data that the flags ask for."""
+  schema = config.schema
+  if config.encoding:
+    if schema:
+      raise InputError(
+        f'Expected no schema={schema!r} with encoding={config.encoding!r}, '
+        'which names all columns.'
+      )
+    codec = agreed.read(config.encoding)
+    schema = config.encoding if sources.is_table_file(config.data) else ''
   source = sources.load(
     config.data,
     data_dir=config.data_dir or None,
@@ -129,14 +145,17 @@ def load_source(config: DataConfig, *, seed: int) -> sources.DataSource:
     client_column=config.client_column,
     label_column=config.label_column,
     person_column=config.person_column,
-    schema=config.schema,
+    schema=schema,
     window=config.window,
     stride=config.stride,
     test_clients=config.test_clients,
   )
-  return dataclasses.replace(
+  source = dataclasses.replace(
     source, fingerprint=fingerprint(source.train, source.test)
   )
+  if config.encoding:
+    return agreed.fitted(source, codec, config.encoding)
+  return source
 
 
 def each_once(

@@ -14,7 +14,7 @@ from fedjax_gen.running import leaves
 from fedjax_gen.running.saves import saved_files
 from fedjax_gen.running.storage import disk, run_secrets
 from fedjax_gen.running.storage.workdir import Workdir
-from fedjax_gen.studies import private_run
+from fedjax_gen.studies import options, private_run
 from fedjax_gen.studies.command import program
 from fedjax_gen.studies.private_run import Protection
 from fedjax_gen.types import Key
@@ -97,9 +97,9 @@ def encoded(
   return encoding.encode(source, partition, key=key, unit=unit)
 
 
-def agreed(source: DataSource) -> list[Entry]:
+def agreed(source: DataSource, data: options.DataConfig) -> list[Entry]:
   """What a private run releases of the ranges of columns, for its ledger."""
-  if source.schema is None:
+  if source.schema is None or data.encoding:
     return []
   return [Entry(encoding.LABEL, encoding.event())]
 

@@ -10,7 +10,6 @@ import socket
 import threading
 import time
 
-
 _MOST_CUTS = 5  # what cut connections cost is waiting to connect again
 
 

@@ -131,7 +131,117 @@ def test_what_is_missing_is_said_before_anything_starts(tmp_path, capsys):
     coordinating.CoordinateConfig(insecure=True, site_keys='keys')
 
 
-def test_a_table_is_refused_before_anyone_is_asked():
-  source = options.load_source(options.DataConfig(data='wine'), seed=0)
-  with pytest.raises(InputError, match='images or features.*table'):
-    tasks.sent('fedvae', _asked(), source, _SIZES)
+_ROWS = [
+  ('20', 'f', '1.5', 'ill'), ('30', 'm', '', 'well'), ('40', 'f', '2.5', 'ill'),
+  ('50', 'm', '3.5', 'well'), ('60', 'f', '4.5', 'ill'),
+  ('25', 'm', '1', 'ill'),
+]  # fmt: skip
+_NAMES = ('age', 'sex', 'dose', 'state')
+
+
+def _written(path, rows, names=_NAMES):
+  places = [_NAMES.index(name) for name in names]
+  lines = [','.join(row[place] for place in places) for row in rows]
+  path.write_text('\n'.join([','.join(names), *lines]) + '\n')
+  return options.DataConfig(str(path), label_column='state', test_fraction=0.4)
+
+
+def _encoding(folder, data):
+  asked = _asked()._replace(data=data)
+  return coordinating._agreed(asked, folder, lambda text: None)
+
+
+def test_sites_read_a_table_as_the_coordinator_does(tmp_path):
+  pytest.importorskip('pandas', reason='needs the extra tables')
+  public = _encoding(tmp_path, _written(tmp_path / 'public.csv', _ROWS))
+  source = options.load_source(public, seed=0)
+  sent = json.loads(
+    json.dumps(tasks.sent('fedvae', _asked(), source, [3, 2, 2]))
+  )
+  [task] = tasks.built(sent).values()
+  layout = tasks._spec(sent).layout
+  assert layout == source.codec.layout
+  # All columns in another order, one more, and one class of the two.
+  well = [row for row in _ROWS if row[-1] == 'well'] * 2
+  asked = _written(tmp_path / 'site.csv', well, ('dose', 'state', 'age', 'sex'))
+  asked = dataclasses.replace(asked, encoding=public.encoding)
+  here = options.load_source(asked, seed=0)
+  [at_site] = tasks.at_site(sent, here).values()
+  prepared = at_site.prepare(serving.one_client(here))
+  classes = source.class_names
+  assert (prepared.labels == classes.index('well')).all()
+  decoded = source.codec.columns(
+    source.codec.decode(np.asarray(prepared.inputs))
+  )
+  assert list(decoded) == ['age', 'sex', 'dose']
+  assert set(decoded['sex']) == {'m'}
+  assert set(decoded['age']) == {30, 50}
+  assert (np.isnan(decoded['dose']) == (decoded['age'] == 30)).all()
+  # The same table in a simulation.
+  assert _shapes(at_site.algorithm) == _shapes(task.algorithm)
+  alone = vae_study.build(
+    _asked()._replace(
+      data=asked,
+      federation=dataclasses.replace(
+        _asked().federation, partition='iid', num_clients=2
+      ),
+    ),
+    1,
+  )
+  np.testing.assert_array_equal(alone.source.train.inputs, here.train.inputs)
+
+
+@pytest.mark.parametrize(
+  ('rows', 'names', 'cause'),
+  [
+    ([('20', 'x', '1', 'ill')], _NAMES, "line 2.*'sex'.*got 'x'"),
+    ([('', 'f', '1', 'ill'), _ROWS[0]], _NAMES, "line 2.*'age'.*never missing"),
+    ([('2.5', 'f', '1', 'ill')], _NAMES, "whole number in column 'age'"),
+    ([('20', 'f', '1', 'ill')], ('age', 'sex', 'state'), "got 'dose'"),
+    ([('20', 'f', '', 'dead')], _NAMES, 'classes among ill, well.*has dead'),
+  ],
+)
+def test_a_site_with_another_table_is_told_where(tmp_path, rows, names, cause):
+  pytest.importorskip('pandas', reason='needs the extra tables')
+  public = _encoding(tmp_path, _written(tmp_path / 'public.csv', _ROWS))
+  source = options.load_source(public, seed=0)
+  sent = tasks.sent('fedvae', _asked(), source, [3])
+  asked = _written(tmp_path / 'site.csv', rows * 4, names)
+  with pytest.raises(InputError, match=cause):
+    tasks.at_site(
+      sent,
+      options.load_source(
+        dataclasses.replace(asked, encoding=public.encoding), seed=0
+      ),
+    )
+  with pytest.raises(InputError, match='file of columns and scales'):
+    wine = options.load_source(options.DataConfig('wine'), seed=0)
+    tasks.at_site(sent | {'sizes': [len(wine.train.labels)]}, wine)
+
+
+def test_sites_read_series_as_the_coordinator_does(tmp_path):
+  drawn = np.random.default_rng(0)
+  values = drawn.normal(3.0, 2.0, (20, 8, 2))
+  np.savez(tmp_path / 'public.npz', x=values, channels=['x', 'y'])
+  np.savez(tmp_path / 'site.npz', x=values[..., ::-1], channels=['y', 'x'])
+  public = _encoding(
+    tmp_path, options.DataConfig(f'series:{tmp_path / "public.npz"}')
+  )
+  source = options.load_source(public, seed=0)
+  site = dataclasses.replace(public, data=f'series:{tmp_path / "site.npz"}')
+  here = options.load_source(site, seed=0)
+  np.testing.assert_array_equal(here.train.inputs, source.train.inputs)
+  assert abs(source.train.inputs.mean()) < 0.1
+  values[0, 0, 0] = np.nan
+  np.savez(tmp_path / 'site.npz', x=values, channels=['x', 'y'])
+  with pytest.raises(InputError, match="'x': expected no missing values"):
+    options.load_source(site, seed=0)
+  with pytest.raises(InputError, match='expected a series, got the image'):
+    options.load_source(dataclasses.replace(site, data='digits'), seed=0)
+
+
+def test_a_private_run_pays_for_no_ranges_that_are_public(tmp_path):
+  data = _encoding(tmp_path, options.DataConfig('wine'))
+  compared = vae_study.build(_asked(privacy='record')._replace(data=data), 1)
+  [history] = set(compared.protection.ledger.histories)
+  assert len(history) == 1

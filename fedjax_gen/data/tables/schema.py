@@ -18,7 +18,7 @@ import json
 import math
 import os
 import tomllib
-from typing import Any
+from typing import Any, NamedTuple
 
 from fedjax_gen.errors import InputError
 
@@ -99,11 +99,26 @@ def from_record(record: Mapping[str, Any]) -> Schema:
   return Schema(**{**record, 'columns': columns})
 
 
-def read(path: str | os.PathLike) -> dict[str, dict[str, Any]]:
-  """Reads a file of corrections.
+class Corrections(NamedTuple):
+  """What a file says of columns.
 
-  Returns:
-    By the column's name the fields of `Column` to set.
+  Attributes:
+    columns: by the column's name the fields of `Column` to set.
+    others: the same for each column that is not named.
+  """
+
+  columns: Mapping[str, Mapping[str, Any]] = {}
+  others: Mapping[str, Any] = {}
+
+  def of(self, name: str) -> Mapping[str, Any]:
+    """Fields to set of a column."""
+    return self.columns.get(name, self.others)
+
+
+def read(path: str | os.PathLike) -> Corrections:
+  """Reads a file of corrections, or one of columns and scales.
+
+  The latter (`agreed.read`) names all columns there are: others are ignored.
 
   Raises:
     InputError: the file cannot be read, is no JSON or TOML, or has a field or
@@ -127,6 +142,9 @@ def read(path: str | os.PathLike) -> dict[str, dict[str, Any]]:
     raise InputError(f'{path}: expected {language}, got {error}.') from error
   except ValueError as error:
     raise InputError(f'{path}: {error}') from error
+  is_all = isinstance(found, dict) and isinstance(found.get('schema'), dict)
+  if is_all:
+    found = found['schema']
   columns = found.get('columns') if isinstance(found, dict) else None
   if not isinstance(columns, dict):
     raise InputError(
@@ -135,7 +153,12 @@ def read(path: str | os.PathLike) -> dict[str, dict[str, Any]]:
     )
   for name, fields in columns.items():
     _check(f'{path}: column {name!r}', fields)
-  return columns
+  if not is_all:
+    return Corrections(columns)
+  return Corrections(
+    {name: {'missing': False, **fields} for name, fields in columns.items()},
+    {'kind': 'ignore'},
+  )
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

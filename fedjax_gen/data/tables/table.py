@@ -4,7 +4,7 @@
 found, to be corrected in a file (`schema`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import csv
 import dataclasses
 import json
@@ -137,8 +137,12 @@ def _source(
         f'{what}: column {options.label_column!r}: expected at most '
         f'{_MOST_CLASSES} classes, got {len(class_names)} different values.'
       )
-  corrections = schema_lib.read(options.schema) if options.schema else {}
-  for corrected in corrections:
+  corrections = (
+    schema_lib.read(options.schema)
+    if options.schema
+    else schema_lib.Corrections()
+  )
+  for corrected in corrections.columns:
     schema_lib.known(names, corrected, str(options.schema))
   columns, values = [], []
   roles = (options.client_column, options.label_column)
@@ -146,7 +150,7 @@ def _source(
     if column_name in (*roles, options.person_column):
       continue
     column, numbers, note = _column(
-      cells, column_name, corrections.get(column_name, {})
+      cells, column_name, corrections.of(column_name)
     )
     notes += [note] if note else []
     if column.kind != 'ignore':
@@ -336,14 +340,18 @@ def _sort_key(text: str) -> tuple[bool, float, str]:
 
 
 def _column(
-  cells: _Cells, name: str, correction: dict[str, Any]
+  cells: _Cells, name: str, correction: Mapping[str, Any]
 ) -> tuple[Column, np.ndarray, str]:
   """A column, its values as numbers or codes, and what is to be said of it."""
   texts = cells.columns[name]
   missing = np.array([text is None for text in texts])
   kind = correction.get('kind')
   note = ''
-  if missing.all() and kind != 'ignore':
+  # Of a column that is known, values may be missing in all rows of a site.
+  is_known = correction.get('missing') and (
+    correction.get('categories') or kind in ('number', 'integer', 'date')
+  )
+  if missing.all() and kind != 'ignore' and not is_known:
     raise InputError(
       f'{cells.files[0]}: column {name!r}: expected values, got none in '
       f'{len(texts)} rows; kind "ignore" in a schema leaves it out.'

@@ -1,7 +1,7 @@
 """`fedjax-gen coordinate NAME`: a study with other machines as its clients."""
 
 from collections import namedtuple
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 import contextlib
 import dataclasses
 import json
@@ -9,9 +9,10 @@ import pathlib
 import time
 from typing import Any
 
+import jax
 import numpy as np
 
-from fedjax_gen import fields, validate
+from fedjax_gen import encoding, fields, validate
 from fedjax_gen.data.partition import Partition
 from fedjax_gen.data.sources import DataSource
 from fedjax_gen.deployment import masked_sum, masking, roster as rosters
@@ -139,12 +140,12 @@ def _main(study: programs.Program, session, asked: Any) -> None:
   config: CoordinateConfig = asked.coordination
   masking.check_installed()
   flower_processes.check_installed()
-  source = options.load_source(asked.data, seed=asked.run.seed)
-  tasks.check_source(source)
   tasks.check(asked)
   row = tasks.ROWS[study.name]
   folder = session.path.with_name(f'{session.path.name}.federation')
   folder.mkdir(parents=True, exist_ok=True)
+  asked = asked._replace(data=_agreed(asked, folder, session.say))
+  source = options.load_source(asked.data, seed=asked.run.seed)
   note = _Notes(folder / 'events.jsonl', session.say)
   with contextlib.ExitStack() as stack:
     transport = _connected(stack, folder, config, session.say, note)
@@ -202,6 +203,27 @@ def _main(study: programs.Program, session, asked: Any) -> None:
       ),
     )
     row.main(dataclasses.replace(session, deployment=deployment), asked)
+
+
+def _agreed(
+  asked: Any, folder: pathlib.Path, say: Callable[[str], None]
+) -> options.DataConfig:
+  """With columns and scales of the coordinator's own series or table."""
+  data, path = asked.data, folder / 'encoding.json'
+  if not data.encoding and not path.exists():
+    source = options.load_source(data, seed=asked.run.seed)
+    if source.schema is None:
+      return data
+    size = len(source.train.labels)
+    codec = encoding.agree(
+      source,
+      Partition(np.arange(size), np.array([size]), np.zeros(1, int), 'one'),
+      key=jax.random.key(0),
+    )
+    disk.write_atomically(path, json.dumps(codec.to_record(), indent=1) + '\n')
+  path = pathlib.Path(data.encoding or path)
+  say(f'Sites need {path} as their --encoding.')
+  return dataclasses.replace(data, encoding=str(path))
 
 
 def _securing(

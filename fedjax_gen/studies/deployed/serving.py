@@ -158,7 +158,7 @@ def main(asked: Configs) -> None:
   with Site(
     folder,
     data,
-    lambda config: _fitting(source, tasks.built(config), config),
+    lambda config: tasks.at_site(config, source),
     name=config.name,
     group=config.group,
     allowance=asked.allowance.allowance(),
@@ -169,7 +169,7 @@ def main(asked: Configs) -> None:
       print(_leaving(asked))
       if config.study:
         study = json.loads(pathlib.Path(config.study).read_text())
-        built = _fitting(source, tasks.built(study), study)
+        built = tasks.at_site(study, source)
         print('\n'.join(_messages(site, built, config.group)))
       return
     _serve(site, config, folder)
@@ -210,24 +210,6 @@ def _serve(site: Site, config: SiteConfig, folder: pathlib.Path) -> None:
 
 def _interrupted(unused_signal, unused_frame):
   raise KeyboardInterrupt
-
-
-def _fitting(source: DataSource, built, config):
-  """Refuses a study of other data than there are here."""
-  size = len(source.train.labels)
-  if size not in config['sizes']:
-    # Noise and room of batches follow from the sizes.
-    raise InputError(
-      f'Expected the sizes of sites to have {size}, the training examples of '
-      f'this site, got {list(config["sizes"])}.'
-    )
-  wanted = tuple(config['input_shape'])
-  if wanted != tuple(source.input_shape):
-    raise InputError(
-      f'Expected data of shape {list(wanted)}, as the coordinator says, this '
-      f'site has {list(source.input_shape)}: see image_size.'
-    )
-  return built
 
 
 def _read(source: DataSource, data: FederatedDataset) -> str:

@@ -10,12 +10,15 @@ import dataclasses
 import functools
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from fedjax_gen import validate
 from fedjax_gen.data.federated import FederatedDataset, federated_dataset
 from fedjax_gen.data.partition import Partition
 from fedjax_gen.data.sources import DataSource
+from fedjax_gen.data.tables import codec as codec_lib
+from fedjax_gen.data.tables.codec import Codec
 from fedjax_gen.deployment import roster as rosters
 from fedjax_gen.deployment.agreement import Task
 from fedjax_gen.errors import InputError
@@ -51,15 +54,12 @@ def sent(
   Args:
     study: its name.
     asked: the configurations of the command line.
-    source: of the coordinator; its shapes alone are told.
+    source: of the coordinator; its form is told, with names of classes, and of
+      series and tables columns and scales.
     sizes: training examples of each site.
     groups: of each site; by default all are of the first.
-
-  Raises:
-    InputError: the data are series or a table, with scales that sites would
-      have to agree on first.
   """
-  check_source(source)
+  codec = source.codec
   return {
     'study': study,
     'configs': {
@@ -68,20 +68,12 @@ def sent(
       if name not in _AT_HOME
     },
     'input_shape': list(source.input_shape),
-    'num_classes': source.num_classes,
+    'class_names': list(source.class_names),
+    'encoding': None if codec is None else codec.to_record(),
     'sizes': [int(size) for size in sizes],
     'groups': [int(group) for group in groups or [0] * len(sizes)],
     'num_groups': max(len(source.group_names), 1),
   }
-
-
-def check_source(source: DataSource) -> None:
-  """Raises `InputError` for series and tables; see `sent`."""
-  if source.schema is not None:
-    raise InputError(
-      f'Expected images or features between machines, got {source.name}, a '
-      f'{source.kind.name}.'
-    )
 
 
 def built(config: Mapping[str, Any]) -> Mapping[str, Task]:
@@ -97,7 +89,7 @@ def built(config: Mapping[str, Any]) -> Mapping[str, Task]:
     )
   try:
     asked = _replaced(ROWS[study].configs, config['configs'])
-    spec = DataSpec(tuple(config['input_shape']), int(config['num_classes']))
+    spec = _spec(config)
     federation = _layout(asked.federation, spec, config)
     check(asked)
     return ROWS[study].tasks(asked, spec, federation, int(config['num_groups']))
@@ -121,6 +113,87 @@ def check(asked: Any) -> None:
       f'sites are asked in each round, got sampling={federation.sampling!r} '
       f'and dropout_rate={federation.dropout_rate:g}.'
     )
+
+
+def at_site(
+  config: Mapping[str, Any], source: DataSource
+) -> Mapping[str, Task]:
+  """The tasks by method, of a site's data.
+
+  Args:
+    config: of `sent`.
+    source: of the site.
+
+  Raises:
+    InputError: the study is refused, or is of other data than there are here.
+  """
+  found = built(config)
+  size = len(source.train.labels)
+  if size not in config['sizes']:
+    # Noise and room of batches follow from the sizes.
+    raise InputError(
+      f'Expected the sizes of sites to have {size}, the training examples of '
+      f'this site, got {list(config["sizes"])}.'
+    )
+  codec, agreed = source.codec, _codec(config)
+  if (codec and codec.to_record()) != (agreed and agreed.to_record()):
+    raise InputError(
+      'Expected encoding, the file of columns and scales that the coordinator '
+      'has, for series and tables, and none for others; this site has '
+      f'{"another" if codec else "none"}.'
+    )
+  wanted = tuple(config['input_shape'])
+  if wanted != tuple(source.input_shape):
+    raise InputError(
+      f'Expected data of shape {list(wanted)}, as the coordinator says, this '
+      f'site has {list(source.input_shape)}: see image_size and window.'
+    )
+  numbers = _numbers_of_classes(source.class_names, config['class_names'])
+  if numbers is None:
+    return found
+
+  def renumbered(task: Task) -> Task:
+    def prepare(data: FederatedDataset) -> FederatedDataset:
+      labels = jnp.asarray(numbers)[data.labels]
+      return task.prepare(dataclasses.replace(data, labels=labels))
+
+    return task._replace(prepare=prepare)
+
+  return {name: renumbered(task) for name, task in found.items()}
+
+
+def _numbers_of_classes(
+  here: Sequence[str], wanted: Sequence[str]
+) -> list[int] | None:
+  """What labels here are there, since a site need not have all classes."""
+  if list(here) == list(wanted):
+    return None
+  numbers = {name: number for number, name in enumerate(wanted)}
+  if unknown := [name for name in here if name not in numbers]:
+    raise InputError(
+      f'Expected classes among {_listed(wanted)}, as the coordinator says, '
+      f'this site has {_listed(unknown)}.'
+    )
+  return [numbers[name] for name in here]
+
+
+def _listed(names: Sequence[str]) -> str:
+  return ', '.join(names[:20]) + ', ...' * (len(names) > 20)
+
+
+def _spec(config: Mapping[str, Any]) -> DataSpec:
+  """The form of all sites' examples."""
+  codec = _codec(config)
+  return DataSpec(
+    tuple(config['input_shape']),
+    len(config['class_names']),
+    () if codec is None else codec.layout,
+  )
+
+
+def _codec(config: Mapping[str, Any]) -> Codec | None:
+  record = config['encoding']
+  return None if record is None else codec_lib.from_record(record)
 
 
 def _layout(

@@ -86,17 +86,17 @@ def _encoded(asked: Configs, source: DataSource) -> DataSource:
   """Rows of a table as features; other data as they are.
 
   Raises:
-    InputError: the run is private: ranges of columns have no part in its
-      budgets.
+    InputError: the run is private, and ranges of columns, which have no part in
+      its budgets, are not public.
   """
   if source.schema is None:
     return source
-  if asked.privacy.unit != 'none':
+  if asked.privacy.unit != 'none' and not asked.data.encoding:
     raise InputError(
       f'Expected no privacy for the {source.kind.name} of {source.name}: '
       'every client would release the ranges of its columns; got '
-      f'privacy={asked.privacy.unit!r}; python -m experiments.fedvae charges '
-      'for them.'
+      f'privacy={asked.privacy.unit!r}; --encoding names public ones, and '
+      'python -m experiments.fedvae charges for them.'
     )
   if asked.hyper.normalise != 'none':
     raise InputError(

@@ -108,7 +108,7 @@ def build(
     on_host=asked.population.population_on_host,
   )
   generator, protection, methods = trainings(
-    asked, source.spec, federation, before=stages.agreed(source)
+    asked, source.spec, federation, before=stages.agreed(source, asked.data)
   )
   if asked.audit.audit_canaries and not callable(generator.loss):
     raise InputError(
@@ -181,7 +181,8 @@ def prepare(
   running: Run, compared: vae_judge.VaeComparison
 ) -> vae_judge.VaeComparison:
   """Encodes series and tables of a private run, once the ledger is charged."""
-  if running.secrets is None or compared.source.schema is None:
+  is_public = compared.source.schema is None or running.asked.data.encoding
+  if running.secrets is None or is_public:
     return compared
   key = running.secrets.key('federated', encoding.LABEL)
   found = build(running.asked, running.session.processes.count, key)
