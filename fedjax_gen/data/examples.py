@@ -119,6 +119,7 @@ class Options:
     seed: Seed of that split.
     client_column: Column of a table that names the client of each row.
     label_column: Column that holds its class.
+    group_column: Column that names its group.
     person_column: Column that names whom it is about; see `sources.load`.
     schema: JSON or TOML file with corrections of the columns that were found.
     window: Time steps of one example; 0 for whole recordings, or for tables.
@@ -135,6 +136,7 @@ class Options:
   schema: str | None = None
   window: int = 0
   stride: int = 0
+  group_column: str | None = None
 
   def __post_init__(self):
     if self.data_dir is not None and os.path.isfile(self.data_dir):

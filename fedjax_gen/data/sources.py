@@ -50,6 +50,7 @@ def load(
   window: int = 0,
   stride: int = 0,
   test_clients: Sequence[str] = (),
+  group_column: str | None = None,
 ) -> DataSource:
   """Reads a data set into memory.
 
@@ -103,6 +104,8 @@ def load(
     stride: Steps from one window to the next; 0 for `window`.
     test_clients: Names of clients who take no part: all of their examples, and
       no others, are held out.
+    group_column: Column of a table that names the group of each row; it may be
+      the one of clients.
 
   Returns:
     The data, in the order of the source, and notes on what reading did.
@@ -132,6 +135,7 @@ def load(
     schema or None,
     window,
     stride,
+    group_column or None,
   )
   # Before reading, which may take minutes.
   validate.non_negative_int(
@@ -177,6 +181,7 @@ def _read(spec: str, options: Options) -> DataSource:
   unused = {
     'client_column': options.client_column,
     'label_column': options.label_column,
+    'group_column': options.group_column,
     'person_column': options.person_column,
     'schema': options.schema,
     'window': options.window,

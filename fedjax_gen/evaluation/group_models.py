@@ -5,6 +5,7 @@ ignores groups, and whether the model is a VAE.
 """
 
 from collections.abc import Callable, Sequence
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -12,11 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_gen import keys
+from fedjax_gen.data.examples import take
 from fedjax_gen.data.sources import DataSource
 from fedjax_gen.evaluation import (
   group_requests,
   group_separation,
   groups as groups_lib,
+  kind_scores,
+  samples,
   vaes,
 )
 from fedjax_gen.models import elbo
@@ -216,14 +220,36 @@ def evaluate(
     if generator.models and by_training:
       metrics['latent_separation'] = separation(generator, source)
     if reference is not None:
-      images, requested, _ = draw(
+      images, requested, labels = draw(
         generator, source, config.num_samples, seed=seed
       )
       metrics |= groups_lib.evaluate_group_samples(
         images, requested, reference, seed=seed
       )
+      metrics |= _kind_scores(source, images, labels, requested, seed)
     results.append(metrics)
   return _mean(results)
+
+
+def _kind_scores(source, generated, labels, requested, seed):
+  """Scores of series and tables, of all examples and of each group."""
+  if not source.kind.has_layout:
+    return {}
+  metrics = kind_scores.measure(source, generated, labels, seed=seed)
+  held = group_requests.groups_of(source, 'test')
+  names = group_requests.metric_names(source.group_names)
+  for group, name in enumerate(names):
+    rows, real = requested == group, held == group
+    if min(rows.sum(), real.sum()) < samples.MIN_SAMPLES:
+      continue
+    scores = kind_scores.measure(
+      dataclasses.replace(source, test=take(source.test, real)),
+      generated[rows],
+      labels[rows],
+      seed=seed,
+    )
+    metrics |= {f'{score}/{name}': value for score, value in scores.items()}
+  return metrics
 
 
 def follow(

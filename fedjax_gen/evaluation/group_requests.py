@@ -11,11 +11,11 @@ from fedjax_gen.errors import InputError
 
 
 def groups_of(source: DataSource, split: str) -> np.ndarray:
-  """`[n]` groups of a split of images, `'train'` or `'test'`."""
-  if not source.is_image:
+  """`[n]` groups of a split, `'train'` or `'test'`, of anything drawn."""
+  if not source.kind.picture:
     raise InputError(
-      'Expected images to measure groups of, got the features '
-      f'{list(source.input_shape)} of {source.name}.'
+      f'Expected images, series or a table to measure groups of, got the '
+      f'{source.kind.name} {list(source.input_shape)} of {source.name}.'
     )
   groups = getattr(source, split).groups
   if groups is None:

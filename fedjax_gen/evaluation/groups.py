@@ -19,7 +19,7 @@ import numpy as np
 from fedjax_gen import validate
 from fedjax_gen.data.sources import DataSource
 from fedjax_gen.errors import InputError
-from fedjax_gen.evaluation import checks, distances, samples
+from fedjax_gen.evaluation import checks, distances, kind_scores, samples
 from fedjax_gen.evaluation.group_requests import (
   groups_of,
   metric_names,
@@ -174,8 +174,14 @@ def evaluate_real_groups(
   order = np.random.default_rng(seed).permutation(unseen)
   order = order[np.argsort(groups[order], kind='stable')]
   rows = spread(order, min(num, len(order)))
-  images = reference.source.train.inputs[rows]
-  return _distances(images, groups[rows], reference, seed) | reference.floor
+  source = reference.source
+  images = source.train.inputs[rows]
+  metrics = _distances(images, groups[rows], reference, seed) | reference.floor
+  if source.kind.has_layout:
+    metrics |= kind_scores.measure(
+      source, images, source.train.labels[rows], seed=seed
+    )
+  return metrics
 
 
 def curve_metrics(
@@ -213,7 +219,11 @@ def _checked(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns both as NumPy arrays that fit to the reference."""
   images, requested = np.asarray(images), np.asarray(requested)
-  checks.images_alike(real=reference.source.test.inputs, images=images)
+  real = reference.source.test.inputs
+  if reference.source.is_image:
+    checks.images_alike(real=real, images=images)
+  else:
+    checks.examples_alike(real=real, generated=images)
   checks.labels(len(images), len(reference.names), requested=requested)
   return images, requested
 

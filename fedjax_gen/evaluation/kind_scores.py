@@ -264,9 +264,9 @@ def _quality(source: DataSource, found: Examples) -> dict[str, float]:
   if source.num_classes > 1:
     kinds['(class)'] = 'categorical'
   metadata = {'columns': {n: {'sdtype': kind} for n, kind in kinds.items()}}
-  report = single_table.QualityReport()
   with warnings.catch_warnings():
     warnings.simplefilter('ignore')  # of columns that are constant
+    report = single_table.QualityReport()
     report.generate(*frames, metadata, verbose=False)
     scores = report.get_properties().set_index('Property')['Score']
   properties = {

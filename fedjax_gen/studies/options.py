@@ -48,6 +48,12 @@ class DataConfig(fields.Configuration):
   label_column: str = fields.option(
     '', 'Column of a table that holds the class.', placeholder='NAME'
   )
+  group_column: str = fields.option(
+    '',
+    'Column of a table that names the group of each row; without one each '
+    'client that the data name is a group.',
+    placeholder='NAME',
+  )
   person_column: str = fields.option(
     '',
     'Column of a table that names whom a row is about: all rows of one are for '
@@ -144,6 +150,7 @@ def load_source(config: DataConfig, *, seed: int) -> sources.DataSource:
     seed=seed,
     client_column=config.client_column,
     label_column=config.label_column,
+    group_column=config.group_column,
     person_column=config.person_column,
     schema=schema,
     window=config.window,

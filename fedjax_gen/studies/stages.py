@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from fedjax_gen import encoding
 from fedjax_gen.data.partition import Partition
 from fedjax_gen.data.sources import DataSource
+from fedjax_gen.errors import InputError
 from fedjax_gen.federation import FederationConfig, build_partition
 from fedjax_gen.privacy.ledger import Entry
 from fedjax_gen.privacy.plan import PrivacyConfig
@@ -95,6 +96,30 @@ def encoded(
   partition = build_partition(federation, source, seed=seed)
   unit = privacy.privacy if privacy.is_private else 'record'
   return encoding.encode(source, partition, key=key, unit=unit)
+
+
+def encoded_in_public(
+  source: DataSource,
+  federation: FederationConfig,
+  data: options.DataConfig,
+  *,
+  is_private: bool,
+  seed: int,
+) -> DataSource:
+  """As `encoded`, for a study with budgets that have no part for ranges.
+
+  Raises:
+    InputError: the run is private, and columns and scales are not public.
+  """
+  if source.schema is None:
+    return source
+  if is_private and not data.encoding:
+    raise InputError(
+      f'Expected no privacy for the {source.kind.name} of {source.name}: '
+      'every client would release the ranges of its columns; --encoding names '
+      'public ones, and python -m experiments.fedvae charges for them.'
+    )
+  return encoding.encode(source, build_partition(federation, source, seed=seed))
 
 
 def agreed(source: DataSource, data: options.DataConfig) -> list[Entry]:

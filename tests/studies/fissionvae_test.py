@@ -271,7 +271,7 @@ def test_a_newcomer_finds_its_group_from_what_the_run_left(discovered, folder):
     (['--families=conv,dense'], "families='dense'"),
     (['--families='], "families=''"),
     (['--central_epochs=-1'], 'central_epochs=-1.0'),
-    (['--data=digits'], 'images with groups (kinds of images)'),
+    (['--data=digits'], 'series or a table with groups'),
     (['--data=digits', '--partition=iid'], "got data='digits'"),
     (['--data=features.npz'], "got data='features.npz'"),
     (['--data=groups:/none/such'], '/none/such'),

@@ -23,6 +23,7 @@ from fedjax_gen.errors import InputError
 _NAMES = {
   'labels': ('y', 'labels'),
   'users': ('users', 'client_ids', 'subjects'),
+  'groups': ('groups',),
   'lengths': ('lengths',),
   'channels': ('channels',),
   'classes': ('classes',),
@@ -38,6 +39,7 @@ class Recordings:
     values: of each `[T, C]`, NaN where nothing was observed; T may differ.
     labels: `[n]` class of each.
     users: `[n]` client of each, None if nobody knows.
+    groups: `[n]` group of each, likewise.
     channels: names.
     class_names: one for each label.
     user_names: one for each client.
@@ -49,6 +51,8 @@ class Recordings:
   channels: tuple[str, ...]
   class_names: tuple[str, ...] = UNLABELLED
   user_names: tuple[str, ...] = ()
+  groups: np.ndarray | None = None
+  group_names: tuple[str, ...] = ()
 
 
 def read(
@@ -57,8 +61,9 @@ def read(
   """Reads an npz file of recordings `x [n, T, C]`.
 
   Optional arrays: `y` or `labels` `[n]`, `users` (or `client_ids`, `subjects`)
-  `[n]` numbers or text, `lengths` `[n]` steps of each recording of which the
-  rest is padding, `channels` `[C]` and `classes` names. NaN is a missing value.
+  and `groups` `[n]` numbers or text, `lengths` `[n]` steps of each recording,
+  the rest being padding, `channels` `[C]` and `classes` names. NaN is a missing
+  value.
 
   Raises:
     InputError: the file is no npz file, or an array does not fit. The message
@@ -95,7 +100,7 @@ def read(
       f'infinite one in recording {row}, step {step}, channel {channel}.'
     )
   number, steps, size = values.shape
-  for role in ('labels', 'users', 'lengths'):
+  for role in ('labels', 'users', 'groups', 'lengths'):
     key, array = picked.get(role, ('', None))
     if array is not None and array.shape != (number,):
       raise InputError(
@@ -116,12 +121,14 @@ def read(
       [labels], class_names, _ = columns.labels(
         [(f'{path}: array {key!r}', array, number)], classes
       )
-  users: np.ndarray | None = None
-  user_names: tuple[str, ...] = ()
-  if 'users' in picked:
-    key, array = picked['users']
-    columns.finite(array, f'{path}: array {key!r}')
-    [users], user_names = columns.ids([array])
+  owners: dict[str, tuple[np.ndarray | None, tuple[str, ...]]] = {}
+  for role in ('users', 'groups'):
+    owners[role] = None, ()
+    if role in picked:
+      key, array = picked[role]
+      columns.finite(array, f'{path}: array {key!r}')
+      [ids], found_names = columns.ids([array])
+      owners[role] = ids, found_names
   lengths = np.full(number, steps)
   if 'lengths' in picked:
     key, array = picked['lengths']
@@ -135,10 +142,11 @@ def read(
   recordings = Recordings(
     [series[:length] for series, length in zip(values, lengths, strict=True)],
     labels,
-    users,
+    owners['users'][0],
     names,
     tuple(class_names),
-    user_names,
+    owners['users'][1],
+    *owners['groups'],
   )
   return from_recordings(name or str(path), recordings, options)
 
@@ -154,7 +162,8 @@ def from_rows(
 ) -> DataSource:
   """Series of a table in which every row is a time step.
 
-  A recording is a run of rows of one client and one class, in their order.
+  A recording is a run of rows of one client, one class and one group, in their
+  order.
 
   Raises:
     InputError: a column is no number; as `from_recordings`.
@@ -166,7 +175,7 @@ def from_rows(
         f'series, got kind {column.kind!r}; kind "ignore" in a schema leaves '
         'it out.'
       )
-  keys = [rows.labels] if rows.users is None else [rows.labels, rows.users]
+  keys = [k for k in (rows.labels, rows.users, rows.groups) if k is not None]
   change = np.any([np.diff(key) != 0 for key in keys], axis=0)
   starts = np.concatenate([[0], np.flatnonzero(change) + 1])
   recordings = Recordings(
@@ -176,6 +185,7 @@ def from_rows(
     tuple(column.name for column in schema.columns),
     tuple(class_names),
     user_names,
+    None if rows.groups is None else rows.groups[starts],
   )
   source = from_recordings(name, recordings, options)
   assert source.schema is not None
@@ -253,6 +263,7 @@ def from_recordings(
     test=test,
     class_names=recordings.class_names,
     user_names=recordings.user_names,
+    group_names=recordings.group_names,
     notes=tuple(notes),
     schema=schema,
     names_clients=recordings.users is not None,
@@ -280,6 +291,7 @@ def _examples(
     inputs.astype(np.float32),
     recordings.labels[owners].astype(np.int32),
     None if recordings.users is None else recordings.users[owners],
+    None if recordings.groups is None else recordings.groups[owners],
   )
 
 

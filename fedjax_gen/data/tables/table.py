@@ -127,6 +127,10 @@ def _source(
     user_names = tuple(pathlib.Path(file).stem for file in cells.files)
   elif options.client_column:
     users, user_names = _ids(cells, options.client_column, 'client')
+  groups: np.ndarray | None = None
+  group_names: tuple[str, ...] = ()
+  if options.group_column:
+    groups, group_names = _ids(cells, options.group_column, 'group')
   labels = np.zeros(len(cells.line), np.int32)
   class_names: tuple[str, ...] = UNLABELLED
   notes = []
@@ -147,7 +151,7 @@ def _source(
   columns, values = [], []
   roles = (options.client_column, options.label_column)
   for column_name in names:
-    if column_name in (*roles, options.person_column):
+    if column_name in (*roles, options.group_column, options.person_column):
       continue
     column, numbers, note = _column(
       cells, column_name, corrections.of(column_name)
@@ -163,11 +167,12 @@ def _source(
     )
   raw = np.stack(values, axis=-1).astype(np.float32)
   schema = Schema('table', tuple(columns), '', *roles)
-  part = Examples(raw, labels, users)
+  part = Examples(raw, labels, users, groups)
   if options.window:
-    return series.from_rows(
+    found = series.from_rows(
       name, part, schema, options, class_names, user_names, notes
     )
+    return dataclasses.replace(found, group_names=group_names)
   if options.label_column is None:
     notes.append('no label_column: all rows are of one class')
   if options.person_column:
@@ -181,6 +186,7 @@ def _source(
     test=test,
     class_names=tuple(class_names),
     user_names=user_names,
+    group_names=group_names,
     notes=(*notes, summary(schema), note),
     schema=schema,
     names_clients=users is not None,

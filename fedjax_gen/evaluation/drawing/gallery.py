@@ -162,7 +162,6 @@ def _of_kind(generator, models, source, folder, *, seed, show_real):
   """Windows of series, or marginals of tables, real ones first."""
   if source.codec is None:
     return []
-  draw = {'lines': _windows, 'marginals': _marginals}[source.kind.picture]
   pairs: list[Any] = [({}, (method,), method) for method in models]
   if show_real:
     real = {'real, held out': source.codec.decode(source.test.inputs)}
@@ -180,7 +179,7 @@ def _of_kind(generator, models, source, folder, *, seed, show_real):
       for method in methods
     }
     path = folder / f'samples_{name}.png'
-    caption = draw(source, real, made, labels, path)
+    caption = draw_kind(source, real, made, labels, path)
     drawn.append(
       Drawn(
         path, caption, 'samples', unprotected=REAL if real else '',
@@ -188,6 +187,26 @@ def _of_kind(generator, models, source, folder, *, seed, show_real):
       )
     )  # fmt: skip
   return drawn
+
+
+def draw_kind(
+  source: DataSource,
+  real: Mapping[str, np.ndarray],
+  made: Mapping[str, np.ndarray],
+  labels: np.ndarray,
+  path: pathlib.Path,
+) -> str:
+  """Draws windows of series, or marginals of a table; returns a caption.
+
+  Args:
+    source: encoded.
+    real: by title decoded held-out examples, in the order of `source.test`.
+    made: by title decoded examples that were generated.
+    labels: that they were asked for.
+    path: of the PNG.
+  """
+  draw = {'lines': _windows, 'marginals': _marginals}[source.kind.picture]
+  return draw(source, real, made, labels, path)
 
 
 def _windows(source, real, made, labels, path):

@@ -6,6 +6,7 @@ the groups apart, in its latents and in what it decodes.
 """
 
 from collections.abc import Mapping, Sequence
+import dataclasses
 import functools
 import pathlib
 
@@ -18,7 +19,7 @@ from fedjax_gen.data.examples import take
 from fedjax_gen.data.sources import DataSource, Examples
 from fedjax_gen.errors import InputError
 from fedjax_gen.evaluation import group_models, pictures
-from fedjax_gen.evaluation.drawing import group_pictures
+from fedjax_gen.evaluation.drawing import gallery, group_pictures
 from fedjax_gen.evaluation.drawing.gallery import REAL, Drawn
 from fedjax_gen.evaluation.group_models import GroupGenerator, GroupVae
 from fedjax_gen.models import elbo
@@ -28,6 +29,7 @@ _COLUMNS = 4  # of a cell, which is as high
 _STEPS = 8
 _MAX_WAYS = 5  # between groups, in a picture
 _RECONSTRUCTED = 8  # images of a group
+_SHOWN_ROWS = 1000  # of a table, and windows of series to choose from
 
 
 def draw_all(
@@ -57,6 +59,8 @@ def draw_all(
   Raises:
     InputError: a method to be drawn `between` is no VAE.
   """
+  if source.kind.has_layout:
+    return _draw_of_kind(generators, source, folder, seed, show_real)
   samples = _draw_samples(
     generators, source, folder / 'groups.png', seed, show_real
   )
@@ -159,6 +163,36 @@ def _draw_samples(generators, source, path, seed, show_real) -> Drawn:
     unprotected=REAL if show_real else '',
     made_by=tuple(generators),
   )
+
+
+def _draw_of_kind(generators, source, folder, seed, show_real) -> list[Drawn]:
+  """Windows or marginals of each group, of all methods."""
+  codec, key = source.codec, keys.derive(seed, 'samples')
+  drawn = []
+  for group, name in enumerate(source.group_names):
+    labels = group_models.labels_of(source, group, _SHOWN_ROWS)
+    made = {
+      method: codec.decode(
+        generator.sample(group, labels, jax.random.fold_in(key, group))
+      )
+      for method, generator in generators.items()
+    }
+    own = dataclasses.replace(
+      source, test=take(source.test, source.test.groups == group)
+    )
+    real = (
+      {'real, held out': codec.decode(own.test.inputs)} if show_real else {}
+    )
+    path = folder / f'samples_group_{group}.png'
+    caption = gallery.draw_kind(own, real, made, labels, path)
+    drawn.append(
+      Drawn(
+        path, f'{name}. {caption}', 'samples',
+        unprotected=REAL if real else '',
+        made_by=tuple(generators),
+      )
+    )  # fmt: skip
+  return drawn
 
 
 def _draw_ways(generators, source, folder) -> list[Drawn]:

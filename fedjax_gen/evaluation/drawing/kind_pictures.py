@@ -4,16 +4,19 @@ from collections.abc import Mapping
 import os
 
 import matplotlib
-from matplotlib import figure
+from matplotlib import figure, ticker
 import numpy as np
 
 from fedjax_gen import files
+from fedjax_gen.data.tables import schema
 from fedjax_gen.data.tables.codec import Codec
 from fedjax_gen.errors import InputError
 from fedjax_gen.evaluation.drawing import theme
 
 _COLUMNS = 6
 _MOST_PANELS = 24
+_MOST_NAMED = 5  # categories that have room for a name of so many letters
+_NAME = 9
 _DPI = 120
 
 
@@ -114,6 +117,13 @@ def marginals(
       )  # fmt: skip
     panel.set_title(column.name, fontsize=8)
     panel.tick_params(labelsize=6)
+    if column.kind == 'date':
+      panel.xaxis_date()  # which counts days from the same one
+      panel.xaxis.set_major_locator(ticker.MaxNLocator(3))
+    elif not column.is_number and len(edges) <= _MOST_NAMED + 1:
+      names = [*column.categories, schema.MISSING][: len(edges) - 1]
+      short = [n if len(n) <= _NAME else f'{n[: _NAME - 1]}…' for n in names]
+      panel.set_xticks(range(len(short)), short)
   for panel in axes[len(columns) :]:
     panel.set_axis_off()
   handles, names = axes[0].get_legend_handles_labels()

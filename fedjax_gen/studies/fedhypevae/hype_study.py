@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import dataclasses
 from typing import NamedTuple
 
-from fedjax_gen import encoding, fields, keys
+from fedjax_gen import fields, keys
 from fedjax_gen.algorithms import fedhypevae as fedhypevae_lib
 from fedjax_gen.algorithms.dp_cgan import CganConfig
 from fedjax_gen.algorithms.dp_merf import MerfConfig
@@ -20,12 +20,12 @@ from fedjax_gen.data.federated import FederatedDataset
 from fedjax_gen.data.sources import DataSource
 from fedjax_gen.errors import InputError
 from fedjax_gen.evaluation.heads import HeadConfig
-from fedjax_gen.federation import FederationConfig, build_partition
+from fedjax_gen.federation import FederationConfig
 from fedjax_gen.kinds import DataSpec
 from fedjax_gen.models.hyper.hypernetwork import HyperVaeConfig
 from fedjax_gen.models.hyper.meta_code import MetaConfig
 from fedjax_gen.running.saves import saving
-from fedjax_gen.studies import audits, options, study
+from fedjax_gen.studies import audits, options, stages, study
 from fedjax_gen.studies.audits import AuditConfig
 from fedjax_gen.studies.command import program
 from fedjax_gen.studies.fedhypevae import (
@@ -86,25 +86,22 @@ def _encoded(asked: Configs, source: DataSource) -> DataSource:
   """Rows of a table as features; other data as they are.
 
   Raises:
-    InputError: the run is private, and ranges of columns, which have no part in
-      its budgets, are not public.
+    InputError: as `stages.encoded_in_public`; or they are to be normalised.
   """
   if source.schema is None:
     return source
-  if asked.privacy.unit != 'none' and not asked.data.encoding:
-    raise InputError(
-      f'Expected no privacy for the {source.kind.name} of {source.name}: '
-      'every client would release the ranges of its columns; got '
-      f'privacy={asked.privacy.unit!r}; --encoding names public ones, and '
-      'python -m experiments.fedvae charges for them.'
-    )
   if asked.hyper.normalise != 'none':
     raise InputError(
       f'Expected normalise=none for {source.name}: each column has a '
       f'scale of its own; got normalise={asked.hyper.normalise!r}.'
     )
-  partition = build_partition(asked.federation, source, seed=asked.run.seed)
-  return encoding.encode(source, partition)
+  return stages.encoded_in_public(
+    source,
+    asked.federation,
+    asked.data,
+    is_private=asked.privacy.unit != 'none',
+    seed=asked.run.seed,
+  )
 
 
 def build(asked: Configs, num_processes: int) -> EmbeddingComparison:

@@ -42,8 +42,8 @@ _EXPLAINED = {
   'test_flow_error': Metric(
     'Mean squared error of the velocity on held-out data.', 'lower'
   ),
-  'num_real': Metric('Held-out images compared with.'),
-  'num_generated': Metric('Generated images; FID falls with their number.'),
+  'num_real': Metric('Held-out examples compared with.'),
+  'num_generated': Metric('Generated examples; FID falls with their number.'),
   'kid': Metric(
     'Kernel distance of features; its mean does not depend on the number of '
     'images.',
@@ -105,10 +105,11 @@ _EXPLAINED = {
   ),
   'group_mean_fid': Metric('Unweighted mean of the groups’ FID.', 'lower'),
   'group_leakage': Metric(
-    'Share of images asked for as one group that look like another.', 'lower'
+    'Share of examples asked for as one group that look like another.',
+    'lower',
   ),
   'group_entropy': Metric(
-    'Doubt about the group an image is of, nats; high for blends.', 'lower'
+    'Doubt about the group of an example, nats; high for blends.', 'lower'
   ),
   'latent_separation': Metric(
     'Accuracy of a linear classifier of groups on the latent means.'

@@ -10,7 +10,7 @@ from fedjax_gen.algorithms.discovery import DiscoveryConfig
 from fedjax_gen.data.sources import DataSource
 from fedjax_gen.errors import InputError
 from fedjax_gen.evaluation import groups as groups_lib
-from fedjax_gen.federation import Federation
+from fedjax_gen.federation import Federation, FederationConfig
 from fedjax_gen.privacy.plan import PrivacyConfig
 from fedjax_gen.studies.fissionvae import fission_discovery
 from fedjax_gen.studies.options import PopulationConfig
@@ -44,21 +44,56 @@ def check_privacy(privacy: PrivacyConfig, discovery: DiscoveryConfig) -> None:
     )
 
 
+def grouped(source: DataSource) -> DataSource:
+  """A source with groups: its own, or else each client that it names."""
+  if source.train.groups is not None or not source.names_clients:
+    return source
+  train, test = (
+    part._replace(groups=part.users) for part in (source.train, source.test)
+  )
+  return dataclasses.replace(
+    source,
+    train=train,
+    test=test,
+    group_names=source.user_names,
+    notes=(*source.notes, 'each client is a group of its own'),
+  )
+
+
+def dealt(
+  config: FederationConfig, source: DataSource, asked: DataSource
+) -> FederationConfig:
+  """How examples are dealt: clients that are groups are the clients.
+
+  Args:
+    config: of the command line.
+    source: with groups.
+    asked: as it was read.
+  """
+  is_made_up = config.clients_per_group or config.group_alpha
+  if asked.train.groups is not None or is_made_up:
+    return config
+  if config.partition != 'groups':
+    return config
+  return dataclasses.replace(config, partition='auto')
+
+
 def check_source(source: DataSource) -> None:
-  """Checks that there are images of every group in both splits."""
-  if source.train.groups is None or not source.is_image:
+  """Checks that there are examples of every group in both splits."""
+  if source.train.groups is None or not source.kind.picture:
     raise InputError(
-      'Expected images with groups (kinds of images): groups:PATH, '
-      'digits_and_shapes, mixed_mnist or charm_proxy; got '
-      f'data={source.name!r}.'
+      'Expected images, series or a table with groups: groups:PATH, '
+      'digits_and_shapes, mixed_mnist or charm_proxy; a table with '
+      'group_column, or data that name their clients, each of them a group; '
+      f'got data={source.name!r}.'
     )
   for split, part in (('training', source.train), ('held-out', source.test)):
     for group, name in enumerate(source.group_names):
       if part.groups is None or not (part.groups == group).any():
         raise InputError(
-          f'Expected {split} images of every group of {source.name}, got none '
-          f'of {name!r}; test_fraction says how many are held out where the '
-          'data have no test split.'
+          f'Expected {split} examples of every group of {source.name}, got '
+          f'none of {name!r}; test_fraction says how many are held out where '
+          'the data have no test split.'
         )
 
 

@@ -57,9 +57,10 @@ def build_reference(
   *,
   seed: int,
 ) -> GroupReference | None:
-  """What generated images are measured by; None if too few are real."""
+  """What generated examples are measured by; None if too few are real."""
   extractor = build_extractor()
-  if extractor is None:
+  # Series and rows have scores that need no network.
+  if extractor is None and not source.kind.has_layout:
     return None
   by_group = groups_lib.group_classifier(source, seed=seed)
   return groups_lib.group_reference(

@@ -25,6 +25,7 @@ from fedjax_gen.studies.run_report import Curve
 from fedjax_gen.studies.shown import Shown
 from fedjax_gen.studies.study import Results, Run
 
+_examples = fission_tables.examples
 _PLAIN = 'FedVAE'
 _PARTS = {
   'L': 'L gives each group a prior of its own.',
@@ -151,8 +152,8 @@ def _lead(facts: Facts) -> str:
   parts = {part for name in facts.results for part in _parts(name)}
   sentences = [
     run_report.who_holds_what(facts),
-    f'Their images are of {len(facts.source.group_names)} kinds, the groups: '
-    f'{", ".join(facts.source.group_names)}.',
+    f'Their {_examples(facts)} are of {len(facts.source.group_names)} kinds, '
+    f'the groups: {", ".join(facts.source.group_names)}.',
   ]
   if facts.discovery:
     sentences.append('The groups of clients were not given but discovered.')
@@ -188,42 +189,34 @@ def _headlines(facts: Facts) -> list[tuple[str, str]]:
 def _samples(
   shown: Shown, facts: Facts, drawn: Sequence[Drawn]
 ) -> report.Section:
-  baselines = [text for name, text in _OTHERS.items() if name in facts.results]
-  return _pictures(
-    drawn,
-    'samples',
-    'Generated images',
-    ' '.join(
-      [
-        'Every column should look like '
-        + ('the real images above it, and like ' if shown.everything else '')
-        + 'no other column.',
-        *baselines,
-      ]
-    ),
-  )
+  texts = [text for name, text in _OTHERS.items() if name in facts.results]
+  if facts.source.is_image:
+    alike = 'the real images above it, and like ' if shown.everything else ''
+    texts.insert(0, f'Every column should look like {alike}no other column.')
+  title = f'Generated {_examples(facts)}'
+  return _pictures(drawn, 'samples', title, ' '.join(texts))
 
 
 def _results(shown: Shown, facts: Facts) -> report.Section:
   text = 'Measured on held-out data.'
   if facts.reference is not None:
     text += (
-      ' Group leakage is the share of images asked for as one group that a '
-      'classifier of groups takes for another.'
+      f' Group leakage is the share of {_examples(facts)} asked for as one '
+      'group that a classifier of groups takes for another.'
     )
   if shown.everything and facts.reference is not None:
     text += (
-      ' Real data show what is the '
-      'best to hope for: the FID of real training images, and how often the '
-      'classifier is wrong about real held-out ones. A method that cannot be '
-      'asked for a group leaks by chance; if all that it makes looks like one '
+      f' Real data show what is the best to hope for: the FID of real training '
+      f'{_examples(facts)}, and how often the classifier is wrong about real '
+      'held-out ones. A method that cannot be asked for a group leaks by '
+      'chance; if all that it makes looks like one '
       'group, it leaks nothing there and everything elsewhere.'
     )
   if shown.everything:
     text += (
       ' Latent separation is how often a linear classifier reads the group off '
       'the latent means; higher tells of latents further apart, not of better '
-      'images.'
+      f'{_examples(facts)}.'
     )
   text += run_report.privacy_remark(facts)
   return report.Section(
@@ -239,15 +232,15 @@ def _curves(facts: Facts) -> report.Section:
     [
       Curve(
         'group_leakage', 'Group leakage',
-        'Share of images that look like another group.',
+        f'Share of {_examples(facts)} that look like another group.',
       ),
       Curve(
         'latent_separation', 'Latent separation',
         'Accuracy of a linear classifier of groups on latent means.',
       ),
       Curve(
-        fission_tables.fid_name(facts), 'FID of all images',
-        'Of few images, hence above the final one.',
+        fission_tables.fid_name(facts), f'FID of all {_examples(facts)}',
+        f'Of few {_examples(facts)}, hence above the final one.',
       ),
       Curve(
         'test_elbo', 'Held-out ELBO, nats per example',
@@ -279,14 +272,16 @@ def _clients(
 
 
 def _all_metrics(facts: Facts) -> report.Section:
-  """Every number: a table of all images, and one of each group."""
+  """Every number: a table of all examples, and one of each group."""
   suffixes = ['', *groups_lib.metric_names(facts.source.group_names)]
   titles = ['Metric', *facts.source.group_names]
   tables = [
     fission_tables.metrics_of(facts, suffix, title)
     for suffix, title in zip(suffixes, titles, strict=True)
   ]
-  text = 'Of all images, then of each group. ★ marks the best of a row.'
+  text = (
+    f'Of all {_examples(facts)}, then of each group. ★ marks the best of a row.'
+  )
   if (reference := facts.reference) is not None:
     used = [e.description for e in reference.extractors if e is not None]
     text += f' Features and groups are those of {" ".join(used)}'
@@ -302,5 +297,7 @@ def _use(shown: Shown, facts: Facts) -> report.Section:
   if method in ('central', 'fedgan'):  # which know no groups
     group = ''
   what = 'Samples of one group' if group else 'Samples'
-  codes = run_report.use(shown, method=method, group=group, what=what)
+  codes = run_report.use(
+    shown, method=method, group=group, made=_examples(facts), what=what
+  )
   return report.Section('Use the model', codes)

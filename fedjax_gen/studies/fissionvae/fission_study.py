@@ -98,10 +98,19 @@ def build(asked: Configs, num_processes: int) -> GroupComparison:
   fission_clients.check_population(
     asked.population, asked.discovery, num_processes
   )
-  source = options.load_source(asked.data, seed=asked.run.seed)
+  read = options.load_source(asked.data, seed=asked.run.seed)
+  source = fission_clients.grouped(read)
   fission_clients.check_source(source)
+  dealt = fission_clients.dealt(asked.federation, source, read)
+  source = stages.encoded_in_public(
+    source,
+    dealt,
+    asked.data,
+    is_private=asked.privacy.is_private,
+    seed=asked.run.seed,
+  )
   federation = build_federation(
-    asked.federation,
+    dealt,
     source,
     seed=asked.run.seed,
     on_host=asked.population.population_on_host,

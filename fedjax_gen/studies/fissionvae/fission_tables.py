@@ -56,6 +56,11 @@ class _Measure(NamedTuple):
   better: str
 
 
+def examples(facts: Facts) -> str:
+  """What the data are called."""
+  return 'images' if facts.source.is_image else 'examples'
+
+
 def show(facts: Facts) -> None:
   """Prints a row for each method and a column for each group."""
   console = Console(highlight=False)
@@ -95,7 +100,7 @@ def measures(facts: Facts, max_groups: int | None = None) -> list[_Measure]:
   def columns(metric, better, text=report_tables.number):
     return [
       *(_Column(n, f'{metric}/{suffix}', better, text) for n, suffix in groups),
-      _Column('All images', metric, better, text),
+      _Column(f'All {examples(facts)}', metric, better, text),
     ]
 
   separation = _Column('Latent separation', 'latent_separation', '', percent)
@@ -106,6 +111,9 @@ def measures(facts: Facts, max_groups: int | None = None) -> list[_Measure]:
   wanted = [
     ('Group leakage', 'lower', leakage),
     ('Held-out ELBO', 'higher', elbo),
+    ('Told from real', 'lower', columns('discriminative_score', 'lower')),
+    ('Column shapes', 'higher', columns('column_shapes', 'higher', percent)),
+    ('Pair trends', 'higher', columns('pair_trends', 'higher', percent)),
   ]
   if fid := fid_name(facts):
     mean = _Column('Mean of groups', f'group_mean_{fid}', 'lower')
@@ -141,7 +149,8 @@ def _how_many(facts: Facts) -> str:
   counts = next(m for m in facts.metrics.values() if 'num_generated' in m)
   return (
     f' Of {counts["num_generated"]:,.0f} generated and '
-    f'{counts["num_real"]:,.0f} real images; FID falls with their number.'
+    f'{counts["num_real"]:,.0f} real {examples(facts)}; FID falls with their '
+    'number.'
   )
 
 
