@@ -96,10 +96,9 @@ Image('sites.png', width=420)
 flags = {}
 if SMALL:
   flags = {
-    'rounds': 2, 'autoencoder_rounds': 1, 'rounds_per_step': 1,
-    'latent_size': 4, 'hidden_size': 16, 'flow_width': 16,
-    'num_examples': 600, 'num_test_examples': 70, 'num_samples': 70,
-    'num_local_models': 1,
+    'generator': 'vae', 'rounds': 2, 'rounds_per_step': 1,
+    'latent_size': 4, 'hidden_size': 16, 'num_local_models': 1,
+    'num_examples': 600, 'num_test_examples': 9, 'num_samples': 10,
   }  # fmt: skip
 done = fedjax_gen.run(
   'fedvae', preset='insurance', methods=['federated', 'local'],
