@@ -565,6 +565,71 @@ def _insurance(records: Sequence[Record]) -> str:
   return '\n'.join(lines + _scores(records, _INSURANCE_ROWS, _INSURANCE_SCORES))
 
 
+_FAMILIES = {
+  'latent_flow': ('flow in latents', ()),
+  'vae': ('VAE', ('--generator=vae', '--latent_size=16')),
+  'gan': ('GAN', ('--generator=gan',)),
+}
+_DEALT = {
+  'iid': ('iid', ()),
+  'dirichlet': ('Dirichlet 0.3', ('--partition=dirichlet', '--alpha=0.3')),
+}
+_FAMILY_DATA = {'mnist': 'MNIST', 'fashion_mnist': 'Fashion-MNIST'}
+_FAMILY_METRICS = (
+  'tstr_accuracy',
+  *(
+    f'{metric}_{data}_classifier'
+    for data in _FAMILY_DATA
+    for metric in ('kid', 'fid')
+  ),
+)
+
+
+def _family_cells() -> tuple[Cell, ...]:
+  return tuple(
+    Cell(
+      f'{data}-{dealt}-{family}',
+      (
+        '--preset=mnist_latent_flow', f'--data={data}', '--data_dir={inputs}',
+        '--eval_every=40', *how, *what,
+      ),
+      (0, 1, 2),
+    )
+    for data in _FAMILY_DATA
+    for dealt, (_, how) in _DEALT.items()
+    for family, (_, what) in _FAMILIES.items()
+  )  # fmt: skip
+
+
+def _families(records: Sequence[Record]) -> str:
+  """Who made the images, by data and how they are dealt."""
+  lines = []
+  for data, title in _FAMILY_DATA.items():
+    for dealt, (how, _) in _DEALT.items():
+      cell = f'{data}-{dealt}'
+      here = [r for r in records if r.cell.startswith(f'{cell}-')]
+      if not here:
+        continue
+      seeds = {
+        name: number
+        for family, (name, _) in _FAMILIES.items()
+        if (number := _num_seeds_of(here, f'{cell}-{family}'))
+      }
+      said = ', '.join(f'{number} ({name})' for name, number in seeds.items())
+      rows = [_Row('real images', cell, 'real_data')] + [
+        _Row(name, f'{cell}-{family}', 'federated')
+        for family, (name, _) in _FAMILIES.items()
+      ]
+      scores = (
+        _Score('accuracy of a classifier of them, %', 'tstr_accuracy', 100, 1),
+        _Score('KID × 1000', f'kid_{data}_classifier', 1000, 2),
+        _Score('FID', f'fid_{data}_classifier', 1, 2),
+      )
+      lines += [f'{title}, {how}. Seeds: {said}.', '']
+      lines += _scores(here, rows, scores)
+  return '\n'.join(lines)
+
+
 TABLES = {
   table.name: table
   for table in [
@@ -583,6 +648,14 @@ TABLES = {
       _PERSONAL_METRICS,
       _personal_cells(),
       _personal,
+    ),
+    Table(
+      'generators',
+      'docs/flow.md',
+      'fedvae',
+      _FAMILY_METRICS,
+      _family_cells(),
+      _families,
     ),
     Table(
       'watch',
