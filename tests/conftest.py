@@ -19,8 +19,8 @@ if _JAXLIB < (0, 11):
   _FLAGS += ' --xla_cpu_use_fusion_emitters=false'
 os.environ.setdefault('XLA_FLAGS', _FLAGS)
 
-# Threads of BLAS wait for each other in loops: where another worker has the core
-# of one of them, a notebook takes ten times as long.
+# Threads of BLAS wait for each other in loops: where another worker has the
+# core of one of them, a notebook takes ten times as long.
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
 
