@@ -105,10 +105,9 @@ Image('windows.png')
 flags = {}
 if SMALL:
   flags = {
-    'rounds': 2, 'autoencoder_rounds': 1, 'rounds_per_step': 1,
+    'generator': 'vae', 'rounds': 2, 'rounds_per_step': 1,
     'channels': [8, 8], 'latent_size': 4, 'hidden_size': 16,
-    'flow_width': 16, 'num_examples': 300, 'num_test_examples': 9,
-    'num_samples': 10,
+    'num_examples': 300, 'num_test_examples': 9, 'num_samples': 10,
   }  # fmt: skip
 done = fedjax_gen.run(
   'fedvae', preset='watch', test_clients=PEOPLE, workdir='runs/watch', **flags
