@@ -253,6 +253,11 @@ class TableTest(parameterized.TestCase):
     days = [f'{i % 3},{1 + i % 28:02d}.03.2020' for i in range(90)]
     source = self.load(['code,day', *days])
     self.assertIn("'01.03.2020' looks like a date", source.notes[0])
+    for written in ('"1,{:03d}"', '"{:d},5"', '{:d} %', '€ {:d}'):
+      source = self.load(
+        ['code,pay', *(f'{i % 3},{written.format(i)}' for i in range(200))]
+      )
+      self.assertIn('looks like a number', source.notes[0])
     towns = [f'{i % 3},t{min(i % 97, 80)}' for i in range(400)]
     source = self.load(['code,town', *towns])
     self.assertLen(source.schema.columns[1].categories, 50)

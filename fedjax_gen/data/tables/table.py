@@ -31,8 +31,10 @@ _MOST_CLASSES = 1000
 # values are names, not categories.
 _NAMES_SHARE = 0.5
 # Where most values are numbers, one that is not is a mistake.
-_OTHER_DATE = re.compile(r'\d{1,4}[./]\d{1,2}[./]\d{2,4}')
 _NUMBERS_SHARE = 0.5
+_OTHER_DATE = re.compile(r'\d{1,4}[./]\d{1,2}[./]\d{2,4}')
+# With separators of thousands, a comma for the point, a currency or a percent.
+_OTHER_NUMBER = re.compile(r'[-+$€£ ]*\d[\d.,\u00a0\u202f ]*[%$€£]?')
 
 
 def is_table(path: str | os.PathLike, *, is_clients: bool = False) -> bool:
@@ -398,13 +400,19 @@ def _found_kind(
     return ('integer' if is_whole else 'number'), ''
   if np.mean([_day(text) is not None for text in present]) > _NUMBERS_SHARE:
     return 'date', ''
-  looks = [bool(_OTHER_DATE.fullmatch(text)) for text in present]
   hint = ''
-  if np.mean(looks) > _NUMBERS_SHARE:
-    hint = (
-      f'column {name!r}: {present[0]!r} looks like a date and is read as text; '
-      'dates are written as 2024-05-31'
-    )
+  for pattern, what, form in (
+    (_OTHER_DATE, 'date', 'dates are written as 2024-05-31'),
+    (_OTHER_NUMBER, 'number', 'numbers are written as 1234.5'),
+  ):
+    if np.mean([bool(pattern.fullmatch(text)) for text in present]) > (
+      _NUMBERS_SHARE
+    ):
+      hint = (
+        f'column {name!r}: {present[0]!r} looks like a {what} and is read as '
+        f'text; {form}'
+      )
+      break
   if len(distinct) > max(_MOST_CATEGORIES, _NAMES_SHARE * len(present)):
     left_out = (
       f'column {name!r} left out: {len(distinct)} different texts in '
